@@ -1,0 +1,229 @@
+"""What the losses cost and how accurate their gradients are, next to the public implementations."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from lovasz_repro.errors import UserError
+from lovasz_repro.losses import Loss, cross_entropy, lovasz_hinge, lovasz_softmax
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input: ``images`` of ``height`` × ``width`` pixels, binary unless there are ``classes``.
+
+    The logits are unit Gaussian noise plus ``gain`` in favour of the right label. With 0 most pixels
+    have a margin error; with 4 about one in a thousand, as few as a trained network leaves.
+    """
+
+    images: int
+    height: int
+    width: int
+    gain: float
+    classes: int = 1
+
+    def __str__(self) -> str:
+        size = f"{self.images}x{self.height}x{self.width}"
+        size += f", {self.classes} classes" if self.classes > 1 else ""
+        return f"{size}, {'easy' if self.gain else 'hard'}"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A loss to be timed, and the loss whose float64 gradient is the right one for it."""
+
+    name: str
+    loss: Loss
+    reference: Loss
+
+
+@dataclass(frozen=True)
+class Row:
+    """Forward and backward of one loss on one case. The first contender of a case is its floor."""
+
+    case: str
+    loss: str
+    milliseconds: float
+    times_floor: float
+    megabytes: float
+    gradient_error: float
+
+
+CASES = [
+    *(Case(n, s, s, gain) for n, s in [(10, 41), (8, 321), (4, 513)] for gain in (0.0, 4.0)),
+    *(Case(2, 512, 1024, gain, classes=19) for gain in (0.0, 4.0)),
+]
+
+
+def bench_loss(device: str = "cpu", rounds: int = 7, out: Path | None = None) -> list[Row]:
+    """Times every loss on every case, prints the table and writes it to ``out`` as CSV.
+
+    Within a case the losses are timed in turn, ``rounds`` times; a figure is the median of its rounds.
+    Megabytes are the peak above what was held before the call. The gradient error is the L1 distance
+    to the exact loss's gradient in float64, relative to the L1 norm of that. The labels have no void,
+    which kornia does not know. A library that is not installed is said and left out.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device {device}: no CUDA GPU was found, use --device cpu")
+    console = Console()
+    missing = [name for name in ("segmentation_models_pytorch", "kornia") if not find_spec(name)]
+    if missing:
+        console.print(f"not installed, left out: {', '.join(missing)}")
+    rows = [row for case in CASES for row in _bench_case(case, torch.device(device), rounds)]
+    console.print(_table(rows, f"{_hardware(torch.device(device))}, median of {rounds} rounds"))
+    if out is not None:
+        _write_csv(rows, out)
+    return rows
+
+
+def _bench_case(case: Case, device: torch.device, rounds: int) -> Iterator[Row]:
+    logits, target = _inputs(case, device)
+    contenders = list(_multiclass() if case.classes > 1 else _binary())
+    calls = [partial(_gradient, c.loss, logits, target) for c in contenders]
+    repeats = max(1, 2_000_000 // logits.numel())  # so that a small case fills the clock's ticks too
+    seconds: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, times in zip(calls, seconds, strict=True):
+            call()  # warm, after another loss had the caches
+            times.append(_seconds(call, repeats, device))
+    for contender, call, times in zip(contenders, calls, seconds, strict=True):
+        exact = _gradient(contender.reference, logits.double(), target)
+        yield Row(
+            case=str(case),
+            loss=contender.name,
+            milliseconds=median(times) * 1e3,
+            times_floor=median(times) / median(seconds[0]),
+            megabytes=_peak_bytes(call, device) / 1e6,
+            gradient_error=float((call() - exact).abs().sum() / exact.abs().sum()),
+        )
+
+
+def _binary() -> Iterator[Contender]:
+    yield Contender("binary cross-entropy (torch)", _torch_cross_entropy, _torch_cross_entropy)
+    yield Contender("cross_entropy", cross_entropy, _torch_cross_entropy)
+    yield Contender("lovasz_hinge sort", lovasz_hinge, lovasz_hinge)
+    yield Contender("lovasz_hinge bins", partial(lovasz_hinge, method="bins"), lovasz_hinge)
+    if find_spec("segmentation_models_pytorch"):
+        from segmentation_models_pytorch.losses import LovaszLoss
+
+        yield Contender("smp", LovaszLoss("binary", True, ignore_index=255), lovasz_hinge)
+    if find_spec("kornia"):
+        from kornia.losses import lovasz_hinge_loss
+
+        yield Contender("kornia", lambda f, y: lovasz_hinge_loss(f[:, None], y), lovasz_hinge)
+
+
+def _multiclass() -> Iterator[Contender]:
+    per_image = partial(lovasz_softmax, classes="all", per_image=True)
+    yield Contender("cross-entropy (torch)", F.cross_entropy, F.cross_entropy)
+    yield Contender("lovasz_softmax sort", lovasz_softmax, lovasz_softmax)
+    yield Contender("lovasz_softmax bins", partial(lovasz_softmax, method="bins"), lovasz_softmax)
+    if find_spec("segmentation_models_pytorch"):
+        from segmentation_models_pytorch.losses import LovaszLoss
+
+        yield Contender("smp", LovaszLoss("multiclass", ignore_index=255), lovasz_softmax)
+    if find_spec("kornia"):
+        from kornia.losses import lovasz_softmax_loss
+
+        yield Contender("kornia", lovasz_softmax_loss, per_image)
+
+
+def _torch_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
+
+
+def _inputs(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Logits ``(B, [C,] H, W)`` and int64 labels ``(B, H, W)``: a disc, or rings of every class."""
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, case.height), torch.linspace(-1, 1, case.width), indexing="ij"
+    )
+    radius = (x**2 + y**2).sqrt().expand(case.images, -1, -1)
+    if case.classes == 1:
+        target = (radius < 0.5).long()
+        right = 2.0 * target - 1
+    else:
+        target = (radius * case.classes / 1.5).long() % case.classes
+        right = F.one_hot(target, case.classes).movedim(-1, 1)
+    logits = torch.randn(right.shape, generator=generator) + case.gain * right
+    return logits.to(device), target.to(device)
+
+
+def _gradient(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
+    logits = logits.detach().requires_grad_()
+    return torch.autograd.grad(loss(logits, target), logits)[0]
+
+
+def _seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
+    _synchronise(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    _synchronise(device)
+    return (time.perf_counter() - start) / repeats
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_bytes(call: Callable[[], object], device: torch.device) -> int:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    held = peak = 0
+    for _, change in changes:
+        held += change
+        peak = max(peak, held)
+    return peak
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
+    return f"torch {torch.__version__}, CPU, {torch.get_num_threads()} threads"
+
+
+def _table(rows: list[Row], title: str) -> Table:
+    table = Table("case", "loss", title=title)
+    for column in ("ms", "x floor", "MB", "gradient error"):
+        table.add_column(column, justify="right")
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        table.add_row(
+            row.case,
+            row.loss,
+            f"{row.milliseconds:.2f}",
+            f"{row.times_floor:.2f}",
+            f"{row.megabytes:.1f}",
+            f"{row.gradient_error:.1e}",
+            end_section=following is None or following.case != row.case,
+        )
+    return table
+
+
+def _write_csv(rows: list[Row], out: Path) -> None:
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)

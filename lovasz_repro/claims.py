@@ -1,0 +1,193 @@
+"""The paper's claims, and what the records say of each by rules that were fixed before any result.
+
+A claim is a statement that one or several paired differences are greater than zero. It is
+
+* reproduced where the 95 % intervals of all of them lie above zero,
+* not reproduced where the interval of any of them lies below zero,
+* undecided otherwise, and where losses or cells are missing ("needs ...").
+
+Shown is the hardest of the differences, the one least above zero in units of its interval. Asking
+for all of several at once needs no correction for their number: it only makes "reproduced" rarer.
+"Not reproduced" needs one of up to twelve and is the easier for it: the explanation counts how many
+lie above zero. The five claims are not corrected for being five.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lovasz_repro.records import MEASURES
+from lovasz_repro.resample import mean_interval
+from lovasz_repro.scores import Arm, Scores
+from lovasz_repro.stats import REFERENCE, compare, gains
+
+Verdict = Literal["reproduced", "not reproduced", "undecided"]
+
+LOVASZ = "lovasz_hinge"
+PAPER_LOSSES = MEASURES  # those the paper trains with are those it measures by
+NAMES = {
+    "cross_entropy": "cross-entropy",
+    "hinge": "hinge",
+    "soft_jaccard": "soft Jaccard",
+    "lovasz_hinge": "the Lovász hinge",
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim and its verdict.
+
+    key: best_image_iou, own_measure, carry_over, small_objects or gap_filling.
+    effect, low, high: 0.01 is one percentage point of `unit`; NaN where the records cannot say.
+    explanation: what was compared, on how many categories; or what the verdict needs.
+    """
+
+    key: str
+    title: str
+    verdict: Verdict
+    effect: float
+    low: float
+    high: float
+    unit: str
+    explanation: str
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference that a claim says is greater than zero; `what` names it."""
+
+    what: str
+    effect: float
+    low: float
+    high: float
+    categories: int
+
+    @property
+    def margin(self) -> float:
+        """Above 1 the interval lies above zero, below -1 below it."""
+        half = (self.high - self.low) / 2
+        if half:
+            return self.effect / half
+        return math.copysign(math.inf, self.effect) if self.effect else 0.0
+
+
+def claims(scores: Scores) -> list[Claim]:
+    """All five, always, in the report's order."""
+    return [
+        best_image_iou(scores),
+        own_measure(scores),
+        carry_over(scores),
+        small_objects(scores),
+        gap_filling(scores),
+    ]
+
+
+def best_image_iou(scores: Scores) -> Claim:
+    """Lovász hinge minus each of the other three losses of the paper, in image-IoU."""
+    rivals = [loss for loss in PAPER_LOSSES if loss != LOVASZ]
+    contrasts = [
+        _contrast(scores, f"against {NAMES[loss]}", Arm(LOVASZ), Arm(loss)) for loss in rivals
+    ]
+    title = "The Lovász hinge gives the best image-IoU"
+    return _claim("best_image_iou", title, "image-IoU", _lacking(scores, PAPER_LOSSES), contrasts)
+
+
+def own_measure(scores: Scores) -> Claim:
+    """By each loss: trained with another minus trained with it, relative to the latter."""
+    contrasts = []
+    for own in PAPER_LOSSES:
+        for loss in PAPER_LOSSES:
+            if loss != own:
+                what = f"by {NAMES[own]} against training with {NAMES[loss]}"
+                contrasts.append(_contrast(scores, what, Arm(loss, own), Arm(own, own), True))
+    title = "Each loss is best on its own measure"
+    unit = "the loss's own value"
+    return _claim("own_measure", title, unit, _lacking(scores, PAPER_LOSSES), contrasts)
+
+
+def carry_over(scores: Scores) -> Claim:
+    """Lovász hinge minus cross-entropy in image-IoU."""
+    contrast = _contrast(scores, "against cross-entropy", Arm(LOVASZ), Arm(REFERENCE))
+    title = "The Lovász hinge carries over to image-IoU"
+    lacking = _lacking(scores, (LOVASZ, REFERENCE))
+    return _claim("carry_over", title, "image-IoU", lacking, [contrast])
+
+
+def small_objects(scores: Scores) -> Claim:
+    """Gain over cross-entropy on the quarter of the smallest objects minus that on the largest."""
+    small, large = (gains(scores, Arm(LOVASZ), Arm(REFERENCE), s) for s in ("size1", "size4"))
+    contrast = (small - large).dropna().to_numpy()
+    low, high = (float(end) for end in mean_interval(contrast))
+    effect = float(contrast.mean()) if len(contrast) else math.nan
+    what = "gain on the smallest quarter of objects minus gain on the largest"
+    title = "Small objects gain most"
+    lacking = _lacking(scores, (LOVASZ, REFERENCE))
+    shown = Contrast(what, effect, low, high, len(contrast))
+    return _claim("small_objects", title, "image-IoU", lacking, [shown])
+
+
+def gap_filling(scores: Scores) -> Claim:
+    """Recall of the Lovász hinge minus that of cross-entropy, on images with the category."""
+    recall = Arm(LOVASZ, "recall")
+    against = Arm(REFERENCE, "recall")
+    contrast = _contrast(scores, "recall against cross-entropy", recall, against)
+    lacking = _lacking(scores, (LOVASZ, REFERENCE))
+    claim = _claim("gap_filling", "The Lovász hinge fills gaps", "recall", lacking, [contrast])
+    if math.isnan(claim.effect):
+        return claim
+    false = compare(scores, Arm(LOVASZ, "false"), Arm(REFERENCE, "false"))
+    tuned = compare(scores, recall, Arm(REFERENCE, "tuned_recall"))
+    more = (
+        f" The falsely marked share of the union changes by {_points(false['difference'])} points; "
+        "against cross-entropy at its tuned threshold, recall changes by "
+        f"{_points(tuned['difference'])}. Recall counts a filled hole, a found object and a wider "
+        "rim alike."
+    )
+    return Claim(**{**vars(claim), "explanation": claim.explanation + more})
+
+
+def _contrast(
+    scores: Scores, what: str, arm: Arm, against: Arm, relative: bool = False
+) -> Contrast:
+    """relative: as a fraction of `against`'s value."""
+    row = compare(scores, arm, against)
+    scale = 1 / row["reference_value"] if relative and row["reference_value"] else 1.0
+    effect, low, high = (scale * row[name] for name in ("difference", "low", "high"))
+    return Contrast(what, effect, low, high, row["categories"])
+
+
+def _lacking(scores: Scores, losses: Iterable[str]) -> list[str]:
+    return [NAMES[loss] for loss in losses if loss not in scores.present]
+
+
+def _claim(
+    key: str, title: str, unit: str, lacking: Sequence[str], contrasts: Sequence[Contrast]
+) -> Claim:
+    needs = f"cells trained with {', '.join(lacking)}" if lacking else ""
+    if not needs and any(contrast.categories < 2 for contrast in contrasts):
+        needs = (
+            "two categories or more with the same finished cells of both losses, and with images"
+        )
+    if needs:
+        nothing = (math.nan, math.nan, math.nan)
+        return Claim(key, title, "undecided", *nothing, unit, f"Needs {needs}.")
+    hardest = min(contrasts, key=lambda contrast: contrast.margin)
+    verdict: Verdict = "undecided"
+    if hardest.low > 0:
+        verdict = "reproduced"
+    elif hardest.high < 0:
+        verdict = "not reproduced"
+    text = f"{hardest.what}, mean over {hardest.categories} categories."
+    if len(contrasts) > 1:
+        above = sum(contrast.low > 0 for contrast in contrasts)
+        counted = f"{above} of {len(contrasts)} comparisons lie wholly above zero"
+        text = f"{counted}. The hardest one: {text}"
+    effect = (hardest.effect, hardest.low, hardest.high)
+    return Claim(key, title, verdict, *effect, unit, text[0].upper() + text[1:])
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")

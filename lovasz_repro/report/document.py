@@ -1,0 +1,186 @@
+"""What a report is made of: sections of paragraphs, tables and pictures, and how numbers are written.
+
+The HTML page and the Markdown report are two renderings of the same document.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from lovasz_repro.report.drawing import Picture
+from lovasz_repro.report.style import style
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a table. order: what its column sorts by; interval: shown small behind the text;
+    loss: the loss whose colour marks the row; best: printed bold; link: an anchor on the page."""
+
+    text: str
+    order: float | str = ""
+    interval: str = ""
+    loss: str = ""
+    best: bool = False
+    link: str = ""
+
+    @property
+    def color(self) -> str:
+        return style(self.loss).color if self.loss else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """name: of its CSV and anchor; data: what goes to the CSV; numeric: right-aligned columns."""
+
+    name: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Field]]
+    data: pd.DataFrame
+    numeric: frozenset[int] = frozenset()
+
+    def interval_width(self, column: int) -> int:
+        """The characters of a column's longest interval, so that its values line up before them."""
+        return max((len(row[column].interval) for row in self.rows), default=0)
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+    lead: bool = False
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A list of points; with `summary` it is folded on the page behind that line."""
+
+    items: Sequence[str]
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one loss predicts for a gallery image."""
+
+    loss: str
+    label: str
+    iou: str
+    overlay: bytes
+
+    @property
+    def color(self) -> str:
+        return style(self.loss).color
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image of the gallery with its pictures."""
+
+    anchor: str
+    category: str
+    title: str
+    note: str
+    width: int
+    height: int
+    image: bytes
+    truth: bytes
+    outline: bytes
+    predictions: Sequence[Prediction]
+    before: Prediction | None  # the two that the slider compares
+    after: Prediction | None
+    strip: bytes  # the same side by side, for Markdown
+
+
+@dataclass(frozen=True)
+class Gallery:
+    examples: Sequence[Example]
+
+    @property
+    def categories(self) -> dict[str, list[Example]]:
+        """The examples by category, in order."""
+        groups: dict[str, list[Example]] = {}
+        for example in self.examples:
+            groups.setdefault(example.category, []).append(example)
+        return groups
+
+
+Block = Paragraph | Listing | Table | Picture | Gallery
+
+
+@dataclass(frozen=True)
+class Section:
+    """short: its line in the table of contents."""
+
+    anchor: str
+    short: str
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Document:
+    """title, facts: the lines of the header (label, text); banner: shown above all if not empty."""
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    banner: str
+    sections: Sequence[Section]
+
+    def blocks(self) -> list[Block]:
+        return [block for section in self.sections for block in section.blocks]
+
+
+MISSING = Field("–", -math.inf)
+
+
+def loss_field(loss: str) -> Field:
+    return Field(style(loss).label, style(loss).label, loss=loss)
+
+
+def percent(value: float) -> str:
+    """A share in percent with one decimal, as in the paper's table."""
+    return f"{100 * value:.1f}" if math.isfinite(value) else "–"
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * value:+.1f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def plain(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def probability(value: float) -> str:
+    if not math.isfinite(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def interval(low: float, high: float, write: Callable[[float], str] = percent) -> str:
+    """`[low, high]`, never broken over lines; nothing where there is none (one category)."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"[{write(low)},\u00a0{write(high)}]"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 cell`, `3 cells`, `2 categories`."""
+    plural = (
+        noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("s") else "s")
+    )
+    return f"{number} {noun if number == 1 else plural}"

@@ -1,0 +1,64 @@
+"""From a drawing function to the bytes of a figure: a wide SVG, a narrow one for phones, a PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from lovasz_repro.report.style import INK, RC
+
+Draw = Callable[[Figure, bool], None]
+"""Draws into an empty figure, whose size it sets; the flag asks for the narrow layout."""
+
+# The ink follows the reader's colour scheme, also where the SVG is shown as an <img>.
+THEME = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#d5dae0}}</style>"
+FONTS = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report.
+
+    name: of its files and its anchor; alt: what it shows, for those who do not see it;
+    caption: what to read from it. wide, narrow: SVG; png: on white, for places that show no SVG.
+    """
+
+    name: str
+    alt: str
+    caption: str
+    wide: bytes
+    narrow: bytes
+    png: bytes
+
+
+def picture(name: str, alt: str, caption: str, draw: Draw) -> Picture:
+    with mpl.rc_context(RC):
+        return Picture(name, alt, caption, _svg(draw, False), _svg(draw, True), _png(draw))
+
+
+def _svg(draw: Draw, narrow: bool) -> bytes:
+    figure = Figure()
+    FigureCanvasSVG(figure)
+    draw(figure, narrow)
+    buffer = io.StringIO()
+    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    text = buffer.getvalue().replace(INK, "currentColor").replace("'DejaVu Sans'", FONTS)
+    start = text.index("<svg")
+    head = text.index(">", start) + 1
+    return f"{text[start:head]}{THEME}{text[head:]}".encode()
+
+
+def _png(draw: Draw) -> bytes:
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    draw(figure, False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()

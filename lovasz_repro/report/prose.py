@@ -1,0 +1,209 @@
+"""The sentences of the report that are made from numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lovasz_repro.claims import Claim
+from lovasz_repro.records import Json, Records
+from lovasz_repro.report import quoted
+from lovasz_repro.report.document import count, interval, listed, percent, points
+from lovasz_repro.report.style import style
+from lovasz_repro.stats import REFERENCE
+
+LOVASZ = "lovasz_hinge"
+NOT_RECORDED = "not recorded"
+
+
+def answer(
+    levels: pd.DataFrame, differences: pd.DataFrame, presence: pd.DataFrame, claims: Sequence[Claim]
+) -> list[str]:
+    """Three sentences: how far the Lovász hinge gets, where its gain lies, which claims hold.
+
+    Args:
+        levels, differences, presence: `mean_levels`, `mean_differences`, `by_presence`.
+    """
+    return [_gain(levels, differences), _where(presence), _verdicts(claims)]
+
+
+def _gain(levels: pd.DataFrame, differences: pd.DataFrame) -> str:
+    value = levels.set_index("loss")
+    if not {LOVASZ, REFERENCE} <= set(value.index[value["categories"] > 0]):
+        return (
+            "These records do not hold one whole category for both the Lovász hinge and "
+            "cross-entropy, so they cannot say which of the two gives the better image-IoU."
+        )
+    change = differences.set_index("loss").loc[LOVASZ]
+    ours, theirs = (percent(value.loc[loss, "value"]) for loss in (LOVASZ, REFERENCE))
+    categories = count(int(change["categories"]), "category")
+    clear = change["low"] > 0 or change["high"] < 0
+    return (
+        f"Training with the Lovász hinge gives an image-IoU of {ours} %, with cross-entropy "
+        f"{theirs} %, mean over {categories}: a difference of {_with_interval(change)}"
+        f"{'' if clear else ', an interval that includes zero'}, where the paper has "
+        f"{points(quoted.gain(LOVASZ))} ({quoted.MARK})."
+    )
+
+
+def _where(presence: pd.DataFrame) -> str:
+    table = presence[presence["loss"] == LOVASZ].dropna(subset="difference").set_index("subset")
+    if not {"present", "absent"} <= set(table.index):
+        return "Where a gain would come from cannot be said from these records."
+    return (
+        "On images that hold the category the difference is "
+        f"{_with_interval(table.loc['present'])}, on images without it "
+        f"{_with_interval(table.loc['absent'])}."
+    )
+
+
+def _with_interval(row: pd.Series) -> str:
+    ends = interval(row["low"], row["high"], points)
+    return f"{points(row['difference'])} points {ends}".strip()
+
+
+def _verdicts(claims: Sequence[Claim]) -> str:
+    counts = Counter[str](claim.verdict for claim in claims)
+    verdicts = ("reproduced", "not reproduced", "undecided")
+    parts = [f"{counts[verdict]} {verdict}" for verdict in verdicts if counts[verdict]]
+    return f"Of the paper’s {count(len(claims), 'claim')} examined here, {listed(parts)}."
+
+
+def completeness(records: Records) -> list[str]:
+    """What the grid has that the records do not, one statement a kind; empty when all is there."""
+    total = len(records.grid.cells())
+    statements = []
+    if records.missing:
+        statements.append(
+            f"{len(records.missing)} of {count(total, 'cell')} have not been run; a category that "
+            "lacks cells is shown as such and left out of means over categories."
+        )
+    if records.failed:
+        statements.append(
+            f"{len(records.failed)} of {count(total, 'cell')} failed and are left out."
+        )
+    if records.stale:
+        statements.append(
+            f"{len(records.stale)} of {count(total, 'cell')} were finished under another "
+            f"configuration than the study’s ({records.study['hash'][:12]}) "
+            "and are left out; run the study again."
+        )
+    return statements
+
+
+def facts(records: Records) -> list[tuple[str, str]]:
+    """The header: label and text; what the records lack is said to be not recorded."""
+    machine, grid = records.machine, records.grid
+    commit = str(machine.get("commit") or NOT_RECORDED)[:12]
+    state = {True: ", with uncommitted changes", False: ", clean", None: ""}[machine.get("dirty")]
+    versions = [
+        f"{name} {machine[name]}" for name in ("python", "torch", "lightning") if machine.get(name)
+    ]
+    hardware = [str(machine[key]) for key in ("device", "processor") if machine.get(key)]
+    cores = f", {machine['cores']} cores" if machine.get("cores") else ""
+    dates = [str(machine[key]) for key in ("started", "finished") if machine.get(key)]
+    done = f"{len(records.results)} of {len(grid.cells())} cells"
+    axes = [
+        count(len(grid.categories), "category"),
+        count(len(grid.losses), "training loss"),
+        count(len(grid.folds), "fold"),
+        count(len(grid.seeds), "seed"),
+    ]
+    return [
+        ("Grid", f"{done}: {listed(axes)}"),
+        ("Commit", commit + state),
+        ("Hardware", (", ".join(hardware) + cores) if hardware else NOT_RECORDED),
+        ("Versions", ", ".join(versions) or NOT_RECORDED),
+        ("Records of", " to ".join(dates) or NOT_RECORDED),
+        ("Wall-clock", duration(machine["seconds"]) if machine.get("seconds") else NOT_RECORDED),
+        ("Configuration", str(records.study["hash"])[:12]),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `12 min`, `3 h 05 min`."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def deviations(study: Json) -> list[str]:
+    """How this study departs from the paper’s experiment, as far as its configuration says."""
+    config = study.get("config", {})
+    data, network, optim = (config.get(key, {}) for key in ("data", "network", "optim"))
+    grid = study["grid"]
+    found: list[tuple[bool, str]] = [
+        (
+            bool(study.get("generated")),
+            "The images are generated shapes, not Pascal VOC: nothing here bears on the paper.",
+        ),
+        (
+            len(grid["categories"]) != 20,
+            f"{count(len(grid['categories']), 'category')} instead of 20.",
+        ),
+        (
+            network.get("kind") == "deeplab_v2",
+            f"The backbone is {network.get('backbone')} instead of ResNet-101 started from MS-COCO.",
+        ),
+        (
+            network.get("kind") == "deeplabv3_resnet101",
+            "The network is torchvision’s DeepLabv3 with ResNet-101, not DeepLabv2.",
+        ),
+        (
+            network.get("train") == "head",
+            "Only the head is trained, on features that stay as they are, so images are not "
+            "augmented cell by cell.",
+        ),
+        (
+            network.get("output_stride", 8) != 8,
+            f"Output stride {network.get('output_stride')} instead of 8.",
+        ),
+        (
+            data.get("crop_size", 321) != 321,
+            f"Training crops of {data.get('crop_size')} pixels instead of 321.",
+        ),
+        (
+            "image_size" in data,
+            f"Images are shrunk to a longest side of at most {data.get('image_size')} pixels "
+            "before the network sees them; image-IoU is still counted at the image’s own size.",
+        ),
+        (
+            network.get("train") != "head"
+            and (data.get("flip") or data.get("scale") not in (None, [1, 1])),
+            "Random scale and flip are on; a flag in the published training code turned them off.",
+        ),
+        (
+            data.get("void_in_empty") == "void",
+            "Void pixels stay void in images without the category; the original makes them background.",
+        ),
+        (
+            optim.get("steps", 1000) != 1000,
+            f"{optim.get('steps')} training steps a cell instead of 1,000.",
+        ),
+        (
+            optim.get("batch_size", 10) != 10,
+            f"{optim.get('batch_size')} images a step instead of 10.",
+        ),
+        (
+            len(grid["folds"]) > 1,
+            f"The val images are scored in {len(grid['folds'])} folds of cross-validation, each by "
+            "a network that did not see them, where the original trains on one fixed training set.",
+        ),
+        (
+            any(loss.startswith(("soft_jaccard", "mixed")) for loss in grid["losses"]),
+            "Soft Jaccard (Rahman and Wang, 2016) and mixed losses are additions to the paper’s table.",
+        ),
+        (
+            True,
+            "A learning rate is chosen for each loss on held-out training images; the original "
+            "uses one schedule.",
+        ),
+    ]
+    return [text for holds, text in found if holds]
+
+
+def loss_names(losses: Sequence[str]) -> str:
+    return listed([style(loss).label for loss in losses])

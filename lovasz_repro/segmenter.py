@@ -1,0 +1,256 @@
+"""Lightning modules: the 21-way base and the binary cell. Both see `datamodule.Batch`."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from lovasz_repro.cache import LABELS
+from lovasz_repro.config import Optim
+from lovasz_repro.datamodule import Batch
+from lovasz_repro.deeplab import DeepLab, to_native
+from lovasz_repro.losses import Loss, cross_entropy, hinge, lovasz_hinge, soft_jaccard
+from lovasz_repro.metrics import ImageIoU, confusion, iou
+from lovasz_repro.records import MEASURES, Json
+from lovasz_repro.voc import VOID
+
+
+class NonFiniteLoss(RuntimeError):
+    """The training loss became infinite or NaN."""
+
+
+class Segmenter(pl.LightningModule):
+    """What both have in common: the optimiser, the training step and what it logs.
+
+    Args:
+        network: inputs -> logits (B, K, h, w) on the grid: a DeepLab, or only its head, whose
+            inputs then are features.
+        optim: the schedule. lr: the head's learning rate.
+        stride: pixels of the canvas per cell of the grid.
+
+    Attributes:
+        curve: one row per validation.
+    """
+
+    def __init__(self, network: nn.Module, optim: Optim, lr: float, stride: int) -> None:
+        super().__init__()
+        self.network = network
+        self.optim = optim
+        self.lr = lr
+        self.stride = stride
+        self.curve: list[dict[str, float]] = []
+        self.train_seconds = 0.0
+        self._started = 0.0
+        self._loss_sum = torch.zeros(())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.network(inputs)
+        return logits.float()
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The training loss of logits (B, K, h, w) and target (B, h, w)."""
+        raise NotImplementedError
+
+    def validation_values(self) -> dict[str, float]:
+        """What the validation just run measured; resets the metrics."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> Any:
+        groups = [{"params": self.network, "lr": self.lr, "name": "head"}]
+        if isinstance(self.network, DeepLab):
+            slow = self.lr * self.optim.backbone_lr_factor
+            groups = [
+                {"params": self.network.backbone, "lr": slow, "name": "backbone"},
+                {"params": self.network.head, "lr": self.lr, "name": "head"},
+            ]
+        for group in groups:
+            module: Any = group["params"]
+            group["params"] = [p for p in module.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(
+            groups, momentum=self.optim.momentum, weight_decay=self.optim.weight_decay
+        )
+        drop = int(self.optim.steps * self.optim.drop_at)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.optim.drop_factor if step >= drop else 1.0
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_train_epoch_start(self) -> None:
+        self._started = time.perf_counter()
+        self._loss_sum = torch.zeros((), device=self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.loss(self(batch.inputs), batch.target)
+        self._loss_sum += loss.detach()
+        self.log("train/loss", loss, on_step=True, on_epoch=False)
+        return loss
+
+    def on_validation_start(self) -> None:
+        if not self._started:  # not within training
+            return
+        # Validation is the end of a training epoch; reading the loss waits for the device, once.
+        steps = self.optim.validate_every
+        mean = float(self._loss_sum) / steps
+        seconds = time.perf_counter() - self._started
+        self.train_seconds += seconds
+        if not math.isfinite(mean):
+            raise NonFiniteLoss(
+                f"training loss {mean} between steps {self.global_step - steps} and "
+                f"{self.global_step}, learning rate {self.lr:g}"
+            )
+        self.log_now({"train/images_per_second": steps * self.optim.batch_size / seconds})
+
+    def on_validation_epoch_end(self) -> None:
+        values = self.validation_values()
+        self.curve.append({"step": self.global_step, **values})
+        self.log_now({f"val/{name}": value for name, value in values.items()})
+
+    def log_now(self, values: dict[str, float]) -> None:
+        """To TensorBoard at the current step, where there is one."""
+        if self.logger:
+            self.logger.log_metrics(values, self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["curve"] = self.curve
+        checkpoint["train_seconds"] = self.train_seconds
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.curve = checkpoint["curve"]
+        self.train_seconds = checkpoint["train_seconds"]
+
+
+class BaseSegmenter(Segmenter):
+    """The 21-way network under cross-entropy; its measure is the mIoU over all val pixels.
+
+    Attributes:
+        label_iou: (21,) after a test, at the files' own sizes.
+    """
+
+    def __init__(self, network: nn.Module, optim: Optim, stride: int) -> None:
+        super().__init__(network, optim, optim.lr, stride)
+        self.confusion = MulticlassConfusionMatrix(LABELS, ignore_index=VOID, validate_args=False)
+        self.label_iou = torch.full((LABELS,), torch.nan)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(logits, target, ignore_index=VOID)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.confusion.update(self(batch.inputs), batch.target)
+
+    def validation_values(self) -> dict[str, float]:
+        return {"miou": float(self._label_iou().nanmean())}
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        logits = self(batch.inputs)
+        for maps, size, target in zip(logits, batch.sizes.tolist(), batch.native, strict=True):
+            native = torch.stack(
+                [to_native(m, tuple(size), tuple(target.shape), self.stride) for m in maps]
+            )
+            self.confusion.update(native[None], target[None])
+
+    def on_test_epoch_end(self) -> None:
+        self.label_iou = self._label_iou()
+
+    def _label_iou(self) -> Tensor:
+        """(21,) intersection over union by label, NaN where a label is neither there nor said."""
+        matrix = self.confusion.compute().double()
+        self.confusion.reset()
+        hit = matrix.diagonal()
+        ratio: Tensor = hit / (matrix.sum(0) + matrix.sum(1) - hit)
+        return ratio
+
+
+class BinarySegmenter(Segmenter):
+    """One category against the rest under any loss, measured by all four losses and image-IoU.
+
+    Args:
+        loss: (logits, target) of one shape (B, ...) -> scalar.
+        threshold: on the logits, chosen on training images, for the `tuned_` columns of a test.
+
+    Attributes:
+        rows: after a test, `records.IMAGE_COLUMNS` of each image but its id, with its `index`.
+        thumbnails: after a test, each image's prediction on its canvas, (C, C) bool.
+    """
+
+    THUMBNAIL = 160  # side of a thumbnail's canvas in pixels
+
+    def __init__(
+        self, network: nn.Module, loss: Loss, optim: Optim, lr: float, stride: int
+    ) -> None:
+        super().__init__(network, optim, lr, stride)
+        self._loss = loss
+        self.threshold = 0.0
+        self.image_iou = ImageIoU()
+        self.losses = MetricCollection({name: MeanMetric() for name in MEASURES})
+        self.rows: list[Json] = []
+        self.thumbnails: list[Tensor] = []
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return self._loss(logits[:, 0], target)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits = self(batch.inputs)[:, 0]
+        self.image_iou.update(logits > 0, batch.target)
+        for name, value in measures(logits, batch.target).items():
+            self.losses[name].update(value)
+
+    def validation_values(self) -> dict[str, float]:
+        values = {name: float(metric.compute()) for name, metric in self.losses.items()}
+        values["image_iou"] = float(self.image_iou.compute())
+        self.losses.reset()
+        self.image_iou.reset()
+        return values
+
+    def on_test_epoch_start(self) -> None:
+        self.rows, self.thumbnails = [], []
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        grids = self(batch.inputs)[:, 0]
+        for grid, size, target, index in zip(
+            grids, batch.sizes.tolist(), batch.native, batch.index.tolist(), strict=True
+        ):
+            native = to_native(grid, tuple(size), tuple(target.shape), self.stride)
+            self.rows.append({"index": index, **image_row(native, target, self.threshold)})
+            self.thumbnails.append(self._thumbnail(grid, size))
+
+    def _thumbnail(self, grid: Tensor, size: list[int]) -> Tensor:
+        """(C, C) bool: the image, its longest side C pixels, at the top left."""
+        side = self.THUMBNAIL
+        height, width = (max(1, round(side * length / max(size))) for length in size)
+        small = to_native(grid, (size[0], size[1]), (height, width), self.stride) > 0
+        return F.pad(small, (0, side - width, 0, side - height)).cpu()
+
+
+def measures(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """The four losses of each image, by `records.MEASURES`: (B, ...) and (B, ...) -> (B,) each."""
+    return {
+        "cross_entropy": cross_entropy(logits, target, reduction="none"),
+        "hinge": hinge(logits, target, reduction="none"),
+        "soft_jaccard": soft_jaccard(logits, target, per_image=True, reduction="none"),
+        "lovasz_hinge": lovasz_hinge(logits, target, per_image=True, reduction="none"),
+    }
+
+
+def image_row(logits: Tensor, target: Tensor, threshold: float) -> Json:
+    """The measures of one image, logits and target (H, W), as `records.IMAGE_COLUMNS`."""
+    row: Json = {"has_category": int((target == 1).any())}
+    for prefix, cut in (("", 0.0), ("tuned_", threshold)):
+        counts = confusion(logits[None] > cut, target[None])
+        names = ("tp", "fp", "fn")
+        row |= {prefix + n: c for n, c in zip(names, counts[0].tolist(), strict=True)}
+        row[prefix + "iou"] = float(iou(counts)[0])
+    valid = int((target != VOID).sum())
+    row["object_fraction"] = (row["tp"] + row["fn"]) / max(valid, 1)
+    losses = measures(logits[None], target[None])
+    return row | {name: float(value[0]) for name, value in losses.items()}

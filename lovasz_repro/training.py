@@ -1,0 +1,120 @@
+"""One Lightning training, resumable: what bases and cells have in common."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lovasz_repro.config import Runtime
+from lovasz_repro.datamodule import DataModule
+from lovasz_repro.segmenter import Segmenter
+
+# Lightning reports devices, tips and seeds on every Trainer; a study makes hundreds.
+for _name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+class StepBar(pl.Callback):
+    """One bar over all steps: how far, how long still, the loss, the last validation."""
+
+    def __init__(self, title: str, steps: int, measure: str) -> None:
+        self.measure = measure
+        self.bar = Progress(
+            TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"), console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        self.task = self.bar.add_task(title, total=steps, state="")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.bar.start()
+        self.bar.update(self.task, completed=trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        # The loss is read only as often as it is logged: reading it waits for the device.
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            assert isinstance(pl_module, Segmenter)
+            state = f"loss {float(outputs['loss']):.3f}"
+            if pl_module.curve:
+                state += f" · val {self.measure} {pl_module.curve[-1][self.measure]:.3f}"
+            self.bar.update(self.task, completed=trainer.global_step, state=state)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.bar.stop()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self.bar.stop()
+
+
+def train(
+    module: Segmenter, data: DataModule, runtime: Runtime, device: torch.device, folder: Path | None,
+    title: str, *, measure: str = "miou", logger: TensorBoardLogger | None = None,
+    skip_training: bool = False,
+) -> pl.Trainer:  # fmt: skip
+    """Train to the end of the schedule, from `folder/resume.ckpt` where that is there.
+
+    The checkpoint is renewed at every validation; without a folder none is kept. Where it cannot
+    be loaded, training starts over: it is only a saving of time.
+
+    Returns: the trainer, for a test with the same settings.
+    """
+    steps, epoch = module.optim.steps, module.optim.validate_every
+    callbacks: list[pl.Callback] = [StepBar(title, steps, measure)]
+    if folder:
+        callbacks.append(
+            ModelCheckpoint(
+                dirpath=folder, filename="resume", enable_version_counter=False, save_top_k=1,
+                every_n_epochs=1, save_on_train_epoch_end=True,
+            )
+        )  # fmt: skip
+    if logger:
+        callbacks.append(LearningRateMonitor("step"))
+    trainer = pl.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        precision=runtime.precision,
+        max_epochs=steps // epoch,
+        # An epoch's batches start where its steps start.
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        logger=logger or False,
+        callbacks=callbacks,
+        enable_checkpointing=folder is not None,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        deterministic=True,
+    )
+    if skip_training:
+        return trainer
+    resume = _resumable(folder / "resume.ckpt") if folder else None
+    with warnings.catch_warnings():
+        # The folder of a resumed run is not empty, on purpose.
+        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    return trainer
+
+
+def _resumable(path: Path) -> Path | None:
+    """`path` where it holds a checkpoint that can be read."""
+    if not path.exists():
+        return None
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises many kinds for a damaged file
+        Console(stderr=True).print(f"{path} cannot be read; training starts over")
+        path.unlink()
+        return None
+    return path

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from synthetic import CATEGORIES, EFFECT, write_study
+
+from lovasz_repro.claims import Claim, claims
+from lovasz_repro.records import MEASURES, Cell, Grid, Records, load
+from lovasz_repro.scores import Scores
+
+KEYS = ["best_image_iou", "own_measure", "carry_over", "small_objects", "gap_filling"]
+
+
+def study(
+    runs: Path,
+    effect: Mapping[str, float] = EFFECT,
+    losses: tuple[str, ...] = MEASURES,
+    categories: tuple[str, ...] = CATEGORIES[:8],
+) -> Records:
+    write_study(runs, categories=categories, losses=losses, seeds=[0], effect=effect)
+    return load(runs)
+
+
+def judged(records: Records) -> dict[str, Claim]:
+    found = claims(Scores(records))
+    assert [claim.key for claim in found] == KEYS
+    return {claim.key: claim for claim in found}
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict"), [(0.12, "reproduced"), (-0.12, "not reproduced"), (0.0, "undecided")]
+)
+def test_verdicts_follow_a_known_effect(tmp_path: Path, shift: float, verdict: str) -> None:
+    found = judged(study(tmp_path, {"lovasz_hinge": shift}))
+    for key in ("best_image_iou", "carry_over", "gap_filling"):
+        claim = found[key]
+        assert claim.verdict == verdict
+        assert claim.low < claim.effect < claim.high
+    assert found["carry_over"].effect == pytest.approx(shift, abs=0.05)
+    assert found["small_objects"].verdict == "undecided"
+
+
+def test_each_loss_is_best_on_its_own_measure_until_one_is_not(tmp_path: Path) -> None:
+    records = study(tmp_path)
+    assert judged(records)["own_measure"].verdict == "reproduced"
+    images = records.images.copy()
+    images.loc[images["loss"] == "hinge", "soft_jaccard"] -= 0.3
+    changed = judged(Records(**{**vars(records), "images": images}))["own_measure"]
+    assert changed.verdict == "not reproduced"
+    assert "11 of 12" in changed.explanation
+    assert "by soft Jaccard against training with hinge" in changed.explanation
+
+
+def test_small_objects_gain_most_when_they_do(tmp_path: Path) -> None:
+    records = study(tmp_path)
+    images = records.images.copy()
+    small = (images["loss"] == "lovasz_hinge") & images["object_fraction"].between(1e-9, 0.03)
+    images.loc[small, "iou"] += 0.4
+    assert judged(Records(**{**vars(records), "images": images}))["small_objects"].verdict == (
+        "reproduced"
+    )
+
+
+def test_the_strongest_rival_decides(tmp_path: Path) -> None:
+    claim = judged(study(tmp_path, {"lovasz_hinge": 0.12, "hinge": 0.12}))["best_image_iou"]
+    assert claim.verdict == "undecided"
+    assert "2 of 3" in claim.explanation
+    assert "against hinge" in claim.explanation
+
+
+def test_losses_without_any_difference_are_undecided(tmp_path: Path) -> None:
+    records = study(tmp_path)
+    same = records.images.assign(**{name: 0.5 for name in ("iou", *MEASURES)})
+    found = judged(Records(**{**vars(records), "images": same}))
+    for key in ("best_image_iou", "own_measure", "carry_over", "small_objects"):
+        assert (found[key].verdict, found[key].effect) == ("undecided", 0)
+
+
+def test_missing_losses_are_named(tmp_path: Path) -> None:
+    found = judged(study(tmp_path, losses=("cross_entropy", "lovasz_hinge")))
+    assert found["carry_over"].verdict != "undecided"
+    for key in ("best_image_iou", "own_measure"):
+        assert found[key].verdict == "undecided"
+        assert found[key].explanation == "Needs cells trained with hinge, soft Jaccard."
+        assert math.isnan(found[key].effect)
+
+
+def test_one_comparable_category_is_not_enough(tmp_path: Path) -> None:
+    runs, categories = tmp_path / "runs", ("bird", "cat")
+    missing = [Cell("cat", "lovasz_hinge", 0, 0)]
+    assert missing[0] in Grid(categories, MEASURES, [0], [0]).cells()
+    write_study(runs, categories=categories, losses=MEASURES, seeds=[0], missing=missing)
+    for claim in judged(load(runs)).values():
+        assert claim.verdict == "undecided"
+        assert claim.explanation.startswith("Needs two categories or more")
