@@ -143,7 +143,7 @@ def feature_cache(
     weights_digest: str,
     backbone: Callable[[Tensor], Tensor],
     load: Callable[[NDArray[np.int64]], Tensor],
-    batch: int = 8,
+    batch: int = 2,
 ) -> NDArray[np.float16]:
     """(N, C, h, w) float16 features of every canvas, computed now if they are not there.
 
@@ -151,6 +151,7 @@ def feature_cache(
         weights_digest: what tells this backbone's weights from others'.
         backbone: (B, 3, S, S) -> (B, C, h, w).
         load: the normalised canvases of some indices, (B, 3, S, S), on the backbone's device.
+        batch: images at once; few, so that their maps stay in a CPU's caches.
     """
     folder = images.folder.with_name(f"features-{_digest(images.folder.name, weights_digest)}")
     if not folder.exists():

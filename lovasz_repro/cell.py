@@ -26,7 +26,7 @@ from lovasz_repro.losses import Loss, make_loss
 from lovasz_repro.metrics import threshold_of_best_image_iou
 from lovasz_repro.records import Cell, Json
 from lovasz_repro.segmenter import BinarySegmenter
-from lovasz_repro.training import train
+from lovasz_repro.training import test, train
 from lovasz_repro.voc import VOID
 from lovasz_repro.workspace import Workspace
 
@@ -55,7 +55,7 @@ def run_cell(workspace: Workspace, cell: Cell, lr: float) -> Json:
     trained = time.perf_counter()
     shown = setting.selection(train_index, limit=THRESHOLD_IMAGES)
     module.threshold = setting.threshold(module, data, shown)[0]
-    trainer.test(module, datamodule=data, verbose=False)
+    test(trainer, module, data)
     images = pd.DataFrame(module.rows)
     images["id"] = [workspace.images.ids[i] for i in images["index"]]
     tp, fp, fn = (int(images[name].sum()) for name in ("tp", "fp", "fn"))

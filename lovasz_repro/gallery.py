@@ -22,12 +22,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from lovasz_repro.claims import LOVASZ
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import Cell, Json, Records, load, write_bytes, write_json
 from lovasz_repro.report.style import style
+from lovasz_repro.stats import REFERENCE
 from lovasz_repro.voc import CATEGORIES, VOC
 
-GAINER, REFERENCE = "lovasz_hinge", "cross_entropy"
 MASK_SIDE = 160  # of the canvas in predictions.npz
 IMAGE_SIDE = 200
 TINT_OPACITY = 150  # of 255
@@ -69,9 +70,9 @@ def choose(images: pd.DataFrame, category: str) -> list[Json]:
     rows = images[(images["category"] == category) & (images["has_category"] == 1)]
     keys = ["fold", "id", "seed"]
     iou = rows.pivot_table(index=keys, columns="loss", values="iou").reindex(
-        columns=[GAINER, REFERENCE]
+        columns=[LOVASZ, REFERENCE]
     )
-    gains = (iou[GAINER] - iou[REFERENCE]).dropna().rename("gain").reset_index()
+    gains = (iou[LOVASZ] - iou[REFERENCE]).dropna().rename("gain").reset_index()
     if gains.empty:
         return []
     by_image = gains.groupby(["fold", "id"], as_index=False).agg(

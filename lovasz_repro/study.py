@@ -24,8 +24,8 @@ from lovasz_repro import records
 from lovasz_repro.cell import Setting, run_cell
 from lovasz_repro.config import Experiment, known_category
 from lovasz_repro.errors import UserError
-import lovasz_repro.report  # noqa: F401
 from lovasz_repro.gallery import write_gallery
+from lovasz_repro.overview import write_overview
 from lovasz_repro.records import Cell, Grid, Json
 from lovasz_repro.segmenter import NonFiniteLoss
 from lovasz_repro.workspace import Workspace
@@ -71,6 +71,7 @@ def study(config: Experiment, *, dry_run: bool = False) -> int:
         tune(workspace)
         failed = _run_cells(workspace, grid)
         write_gallery(workspace.folder, workspace.voc)
+        write_overview(workspace.folder)
         workspace.close()
     console.print(summary(workspace, grid))
     for cell, error in failed.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,14 @@ from lovasz_repro.segmenter import Segmenter
 # Lightning reports devices, tips and seeds on every Trainer; a study makes hundreds.
 for _name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+EXPECTED = (
+    "Checkpoint directory .* exists and is not empty",  # it is the cell's folder, resumed or not
+    "Found .* module.* in eval mode",  # the frozen BatchNorm
+    ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 with torch 2.15
+)
+"""Warnings of Lightning that say nothing new here."""
 
 
 class StepBar(pl.Callback):
@@ -89,7 +99,7 @@ def train(
         # An epoch's batches start where its steps start.
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
+        log_every_n_steps=min(10, epoch),
         logger=logger or False,
         callbacks=callbacks,
         enable_checkpointing=folder is not None,
@@ -100,11 +110,23 @@ def train(
     if skip_training:
         return trainer
     resume = _resumable(folder / "resume.ckpt") if folder else None
-    with warnings.catch_warnings():
-        # The folder of a resumed run is not empty, on purpose.
-        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+    with _quiet():
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return trainer
+
+
+def test(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
+    """The module's test, on the trainer's device."""
+    with _quiet():
+        trainer.test(module, datamodule=data, verbose=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for expected in EXPECTED:
+            warnings.filterwarnings("ignore", expected)
+        yield
 
 
 def _resumable(path: Path) -> Path | None:

@@ -37,7 +37,7 @@ from lovasz_repro.deeplab import DeepLab, build, state_digest
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import Cell, Json
 from lovasz_repro.segmenter import BaseSegmenter
-from lovasz_repro.training import train
+from lovasz_repro.training import test, train
 from lovasz_repro.voc import CATEGORIES, VOC
 
 console = Console(stderr=True)
@@ -241,7 +241,7 @@ class Workspace:
             module, data, self.config.runtime, self.device, folder, f"base fold {fold}",
             skip_training=base.train == "none",
         )  # fmt: skip
-        trainer.test(module, datamodule=data, verbose=False)
+        test(trainer, module, data)
         values = module.label_iou.tolist()
         network = network.cpu()
         with records.atomic(folder / "network.pt") as temporary:

@@ -21,7 +21,7 @@ def disc(shift: int, radius: int) -> NDArray[np.bool_]:
 
 
 def write_voc(runs: Path, root: Path) -> Path:
-    """An image with a disc for every id in `runs`; what the disc is a category of, its records say."""
+    """A disc for every id in `runs` that holds a category, labelled as that category."""
     images = load(runs).images
     folder = root / "VOCdevkit" / "VOC2012"
     (folder / "JPEGImages").mkdir(parents=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pandas as pd
 
 from lovasz_repro.records import Records
@@ -23,6 +25,7 @@ from lovasz_repro.report.style import style
 from lovasz_repro.report.surrogates import PIXELS, SHARES, SWEPT, Sweep, sweep
 
 
+@cache
 def surrogates() -> Section:
     sweeps = [sweep(share) for share in SHARES]
     return Section(
@@ -64,7 +67,9 @@ def _sweep_sentence(sweeps: list[Sweep]) -> str:
     """Which surrogate's best bias costs the least Jaccard loss, at each share of foreground."""
     parts = []
     for one in sweeps:
-        best = [style(name).label for name in _least_costly(one)]
+        best = [
+            f"the {style(name).label.removesuffix(' per image')}" for name in _least_costly(one)
+        ]
         parts.append(f"at {100 * one.share:g} % foreground by {listed(best)}")
     return (
         "The paper’s synthetic experiment asks which surrogate a classifier with a single "
@@ -110,7 +115,7 @@ def practice(records: Records) -> Section:
     else:
         blocks.append(Paragraph("Costs: not recorded."))
     blocks.append(Paragraph("Deviations from the paper:"))
-    blocks.append(Listing(prose.deviations(records.study)))
+    blocks.append(Listing(prose.deviations(records)))
     blocks.append(Paragraph(_bases(records)))
     if records.study.get("data", {}).get("lists"):
         blocks.append(tables.list_table(records))
@@ -123,22 +128,22 @@ def practice(records: Records) -> Section:
 
 def _rates(records: Records) -> list[Block]:
     given = records.learning_rates
-    rates = {loss: given[loss] for loss in records.grid.losses if loss in given}
+    rates = {loss: given[loss] for loss in records.grid.losses if given.get(loss, {}).get("curve")}
     if not rates:
         return [Paragraph("Learning rates tried: not recorded.")]
-    tried = tables.rate_frame(rates)
-    chosen = {loss: entry["chosen"] for loss, entry in rates.items()}
+    edge = [style(loss).label for loss, entry in rates.items() if entry.get("at_edge")]
+    note = f" The rate of {listed(edge)} lies at the edge of what was tried." if edge else ""
     return [
         Paragraph(
             "Every loss got the same rates to try, on training images only; the rate that gave the "
-            "best image-IoU on held-out training images was taken for all its cells."
+            "best image-IoU on held-out training images was taken for all its cells." + note
         ),
         picture(
             "learning-rates",
             f"Image-IoU over the learning rate for {prose.loss_names(list(rates))}.",
-            "Image-IoU on held-out training images over the learning rate; "
-            "the rate taken is ringed.",
-            figures.learning_rates(chosen, tried),
+            "Image-IoU on held-out training images over the learning rate; the rate taken is "
+            "ringed. A point is missing where training diverged.",
+            figures.learning_rates(tables.rate_frame(rates)),
         ),
         tables.rate_table(rates),
     ]

@@ -1,4 +1,4 @@
-"""What a report is made of: sections of paragraphs, tables and pictures, and how numbers are written.
+"""What a report is made of: sections of text, tables and pictures, and how numbers are written.
 
 The HTML page and the Markdown report are two renderings of the same document.
 """
@@ -144,20 +144,27 @@ def loss_field(loss: str) -> Field:
 
 def percent(value: float) -> str:
     """A share in percent with one decimal, as in the paper's table."""
-    return f"{100 * value:.1f}" if math.isfinite(value) else "–"
+    return _written(100 * value, 1)
 
 
 def points(value: float) -> str:
     """A difference of shares in percentage points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "−") if math.isfinite(value) else "–"
+    return _written(100 * value, 1, "+")
 
 
 def plain(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−") if math.isfinite(value) else "–"
+    return _written(value, 3)
 
 
 def signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−") if math.isfinite(value) else "–"
+    return _written(value, 2, "+")
+
+
+def _written(value: float, digits: int, sign: str = "") -> str:
+    """With a true minus; zero has none (what is left of -0.0 by adding 0.0); a dash for NaN."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")
 
 
 def probability(value: float) -> str:

@@ -39,13 +39,15 @@ class Picture:
 
 def picture(name: str, alt: str, caption: str, draw: Draw) -> Picture:
     with mpl.rc_context(RC):
-        return Picture(name, alt, caption, _svg(draw, False), _svg(draw, True), _png(draw))
+        wide, narrow = Figure(), Figure()
+        draw(wide, False)
+        draw(narrow, True)
+        svgs = _svg(wide), _svg(narrow)
+        return Picture(name, alt, caption, *svgs, _png(wide))
 
 
-def _svg(draw: Draw, narrow: bool) -> bytes:
-    figure = Figure()
+def _svg(figure: Figure) -> bytes:
     FigureCanvasSVG(figure)
-    draw(figure, narrow)
     buffer = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
@@ -55,10 +57,10 @@ def _svg(draw: Draw, narrow: bool) -> bytes:
     return f"{text[start:head]}{THEME}{text[head:]}".encode()
 
 
-def _png(draw: Draw) -> bytes:
-    figure = Figure()
+def _png(figure: Figure) -> bytes:
+    """Of a figure that has been laid out: to do it again would take most of the time."""
+    figure.set_layout_engine("none")
     FigureCanvasAgg(figure)
-    draw(figure, False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
+from lovasz_repro.claims import LOVASZ
 from lovasz_repro.errors import UserError
-from lovasz_repro.gallery import GAINER, REFERENCE
 from lovasz_repro.records import Json
 from lovasz_repro.report.document import Example, Gallery, Prediction, percent, points
 from lovasz_repro.report.style import style
+from lovasz_repro.stats import REFERENCE
 
 
 def gallery(entries: Sequence[Json], losses: Sequence[str], files: Mapping[str, bytes]) -> Gallery:
@@ -52,7 +53,7 @@ def _example(entry: Json, losses: Sequence[str], files: Mapping[str, bytes]) -> 
         outline=outline,
         predictions=predictions,
         before=by_loss.get(REFERENCE),
-        after=by_loss.get(GAINER),
+        after=by_loss.get(LOVASZ),
         strip=_strip(image, [[truth], *([p.overlay, outline] for p in predictions)]),
     )
 

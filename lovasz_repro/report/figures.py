@@ -58,7 +58,7 @@ def gains(table: pd.DataFrame, quoted: dict[str, float]) -> Draw:
         _rows(axes, table["loss"])
         axes.set_ylim(len(table) - 0.4, -0.6)
         _zero(axes)
-        axes.set_xlabel("image-IoU minus cross-entropy’s, percentage points")
+        axes.set_xlabel("gain over cross-entropy, points")
 
     return draw
 
@@ -98,7 +98,7 @@ def per_category(levels: pd.DataFrame, pairs: pd.DataFrame, loss: str) -> Draw:
             axes.set_ylim(len(order) - 0.5, -0.5)
         _zero(right)
         left.set_title("Image-IoU, %")
-        right.set_title(f"{style(loss).label} − cross-entropy, points")
+        right.set_title("Lovász − cross-entropy, points")
         figure.legend(
             *left.get_legend_handles_labels(),
             loc="outside upper left", ncols=1 if narrow else 3, fontsize=9, handletextpad=0.2,
@@ -195,7 +195,7 @@ def forests(panels: Sequence[tuple[str, pd.DataFrame]], label: str) -> Draw:
         panels: title; a table with loss, difference, low, high.
         label: of the axes.
     """
-    losses = list(dict.fromkeys(loss for _, table in panels for loss in table["loss"]))
+    losses = max((list(table["loss"]) for _, table in panels), key=len)
     places = {loss: place for place, loss in enumerate(losses)}
 
     def draw(figure: Figure, narrow: bool) -> None:
@@ -223,15 +223,15 @@ def forests(panels: Sequence[tuple[str, pd.DataFrame]], label: str) -> Draw:
     return draw
 
 
-def learning_rates(chosen: dict[str, float], tried: pd.DataFrame) -> Draw:
+def learning_rates(tried: pd.DataFrame) -> Draw:
     """Held-out image-IoU over the learning rate; the chosen rate is ringed.
 
     Args:
-        tried: loss, lr, image_iou.
+        tried: loss, lr, image_iou, chosen.
     """
 
     def draw(figure: Figure, narrow: bool) -> None:
-        figure.set_size_inches(NARROW if narrow else WIDE, 3.4 if not narrow else 4.4)
+        figure.set_size_inches(*((NARROW, 4.4) if narrow else (WIDE, 3.4)))
         axes = figure.subplots()
         for loss, rows in tried.groupby("loss", sort=False):
             look = style(str(loss))
@@ -239,16 +239,15 @@ def learning_rates(chosen: dict[str, float], tried: pd.DataFrame) -> Draw:
                 rows["lr"], 100 * rows["image_iou"], look.line, marker=look.marker,
                 color=look.color, label=look.label,
             )  # fmt: skip
-            best = rows[rows["lr"] == chosen[str(loss)]]
-            axes.plot(
-                best["lr"], 100 * best["image_iou"], "o", ms=12, mfc="none", mec=look.color, mew=1.4
-            )
+            best = rows[rows["chosen"]]
+            ring = {"ms": 12, "mfc": "none", "mec": look.color, "mew": 1.4}
+            axes.plot(best["lr"], 100 * best["image_iou"], "o", **ring)
         axes.set_xscale("log")
         rates = sorted(tried["lr"].unique())
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates], minor=False)
         axes.set_xticks([], minor=True)
         axes.set_xlabel("learning rate")
-        axes.set_ylabel("image-IoU on held-out training images, %")
+        axes.set_ylabel("held-out image-IoU, %")
         figure.legend(
             loc="outside upper left" if narrow else "outside right center",
             fontsize=9,

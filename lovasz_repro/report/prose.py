@@ -7,43 +7,39 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lovasz_repro.claims import Claim
+from lovasz_repro.claims import LOVASZ, Claim
 from lovasz_repro.records import Json, Records
 from lovasz_repro.report import quoted
 from lovasz_repro.report.document import count, interval, listed, percent, points
 from lovasz_repro.report.style import style
 from lovasz_repro.stats import REFERENCE
 
-LOVASZ = "lovasz_hinge"
 NOT_RECORDED = "not recorded"
 
 
-def answer(
-    levels: pd.DataFrame, differences: pd.DataFrame, presence: pd.DataFrame, claims: Sequence[Claim]
-) -> list[str]:
+def answer(differences: pd.DataFrame, presence: pd.DataFrame, claims: Sequence[Claim]) -> list[str]:
     """Three sentences: how far the Lovász hinge gets, where its gain lies, which claims hold.
 
     Args:
-        levels, differences, presence: `mean_levels`, `mean_differences`, `by_presence`.
+        differences, presence: `mean_differences`, `by_presence`.
     """
-    return [_gain(levels, differences), _where(presence), _verdicts(claims)]
+    return [_gain(differences), _where(presence), _verdicts(claims)]
 
 
-def _gain(levels: pd.DataFrame, differences: pd.DataFrame) -> str:
-    value = levels.set_index("loss")
-    if not {LOVASZ, REFERENCE} <= set(value.index[value["categories"] > 0]):
+def _gain(differences: pd.DataFrame) -> str:
+    rows = differences[(differences["loss"] == LOVASZ) & (differences["categories"] > 0)]
+    if rows.empty:
         return (
-            "These records do not hold one whole category for both the Lovász hinge and "
+            "These records do not hold one category with the same cells for the Lovász hinge and "
             "cross-entropy, so they cannot say which of the two gives the better image-IoU."
         )
-    change = differences.set_index("loss").loc[LOVASZ]
-    ours, theirs = (percent(value.loc[loss, "value"]) for loss in (LOVASZ, REFERENCE))
-    categories = count(int(change["categories"]), "category")
-    clear = change["low"] > 0 or change["high"] < 0
+    row = rows.iloc[0]
+    clear = row["low"] > 0 or row["high"] < 0
     return (
-        f"Training with the Lovász hinge gives an image-IoU of {ours} %, with cross-entropy "
-        f"{theirs} %, mean over {categories}: a difference of {_with_interval(change)}"
-        f"{'' if clear else ', an interval that includes zero'}, where the paper has "
+        f"Training with the Lovász hinge gives an image-IoU of {percent(row['value'])}\u00a0%, "
+        f"with cross-entropy {percent(row['reference_value'])}\u00a0%, mean over "
+        f"{count(int(row['categories']), 'category')}: a difference of {_with_interval(row)}"
+        f"{'' if clear else ', which cannot be told from zero'}, where the paper has "
         f"{points(quoted.gain(LOVASZ))} ({quoted.MARK})."
     )
 
@@ -71,26 +67,42 @@ def _verdicts(claims: Sequence[Claim]) -> str:
     return f"Of the paper’s {count(len(claims), 'claim')} examined here, {listed(parts)}."
 
 
-def completeness(records: Records) -> list[str]:
-    """What the grid has that the records do not, one statement a kind; empty when all is there."""
-    total = len(records.grid.cells())
+def completeness(records: Records) -> str:
+    """What the grid has that the records do not; empty when all is there."""
+    total = count(len(records.grid.cells()), "cell")
     statements = []
     if records.missing:
-        statements.append(
-            f"{len(records.missing)} of {count(total, 'cell')} have not been run; a category that "
-            "lacks cells is shown as such and left out of means over categories."
-        )
+        statements.append(f"{len(records.missing)} of {total} have not been run.")
     if records.failed:
-        statements.append(
-            f"{len(records.failed)} of {count(total, 'cell')} failed and are left out."
-        )
+        statements.append(f"{len(records.failed)} of {total} failed.")
     if records.stale:
         statements.append(
-            f"{len(records.stale)} of {count(total, 'cell')} were finished under another "
-            f"configuration than the study’s ({records.study['hash'][:12]}) "
-            "and are left out; run the study again."
+            f"{len(records.stale)} of {total} were finished under another configuration than the "
+            f"study’s ({records.study['hash'][:12]}); run the study again."
         )
-    return statements
+    if statements:
+        statements.append(
+            "They are left out, and a category counts in a comparison only where both losses have "
+            "the same cells."
+        )
+    return " ".join(statements)
+
+
+def common_categories(levels: pd.DataFrame, records: Records) -> str:
+    """Which categories the means of `mean_levels` stand on, where that is not the whole grid."""
+    common, total = int(levels["categories"].max()), len(records.grid.categories)
+    if common == total:
+        return ""
+    if not common:
+        return (
+            "No category has the same finished cells under every loss, so the losses’ levels "
+            "cannot be set side by side; gains stand on the categories that a loss and "
+            "cross-entropy share."
+        )
+    return (
+        f"Levels are means over {common} of {count(total, 'category')}, those in which every loss "
+        "has the same finished cells."
+    )
 
 
 def facts(records: Records) -> list[tuple[str, str]]:
@@ -99,11 +111,17 @@ def facts(records: Records) -> list[tuple[str, str]]:
     commit = str(machine.get("commit") or NOT_RECORDED)[:12]
     state = {True: ", with uncommitted changes", False: ", clean", None: ""}[machine.get("dirty")]
     versions = [
-        f"{name} {machine[name]}" for name in ("python", "torch", "lightning") if machine.get(name)
+        f"{name} {machine[name]}"
+        for name in ("python", "torch", "torchvision", "lightning", "timm")
+        if machine.get(name)
     ]
     hardware = [str(machine[key]) for key in ("device", "processor") if machine.get(key)]
     cores = f", {machine['cores']} cores" if machine.get("cores") else ""
-    dates = [str(machine[key]) for key in ("started", "finished") if machine.get(key)]
+    dates = [
+        str(machine[key])[:16].replace("T", " ")
+        for key in ("started", "finished")
+        if machine.get(key)
+    ]
     done = f"{len(records.results)} of {len(grid.cells())} cells"
     axes = [
         count(len(grid.categories), "category"),
@@ -116,7 +134,7 @@ def facts(records: Records) -> list[tuple[str, str]]:
         ("Commit", commit + state),
         ("Hardware", (", ".join(hardware) + cores) if hardware else NOT_RECORDED),
         ("Versions", ", ".join(versions) or NOT_RECORDED),
-        ("Records of", " to ".join(dates) or NOT_RECORDED),
+        ("Records of (UTC)", " to ".join(dates) or NOT_RECORDED),
         ("Wall-clock", duration(machine["seconds"]) if machine.get("seconds") else NOT_RECORDED),
         ("Configuration", str(records.study["hash"])[:12]),
     ]
@@ -130,11 +148,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def deviations(study: Json) -> list[str]:
-    """How this study departs from the paper’s experiment, as far as its configuration says."""
+def deviations(records: Records) -> list[str]:
+    """How this study departs from the paper's experiment, as far as its configuration says."""
+    study, grid = records.study, records.study["grid"]
     config = study.get("config", {})
-    data, network, optim = (config.get(key, {}) for key in ("data", "network", "optim"))
-    grid = study["grid"]
+    data, network, optim, base = (
+        config.get(key, {}) for key in ("data", "network", "optim", "base")
+    )
     found: list[tuple[bool, str]] = [
         (
             bool(study.get("generated")),
@@ -146,7 +166,7 @@ def deviations(study: Json) -> list[str]:
         ),
         (
             network.get("kind") == "deeplab_v2",
-            f"The backbone is {network.get('backbone')} instead of ResNet-101 started from MS-COCO.",
+            f"The backbone is {network.get('backbone')} instead of ResNet-101 from MS-COCO.",
         ),
         (
             network.get("kind") == "deeplabv3_resnet101",
@@ -177,7 +197,7 @@ def deviations(study: Json) -> list[str]:
         ),
         (
             data.get("void_in_empty") == "void",
-            "Void pixels stay void in images without the category; the original makes them background.",
+            "Void stays void in images without the category; the original makes it background.",
         ),
         (
             optim.get("steps", 1000) != 1000,
@@ -194,11 +214,15 @@ def deviations(study: Json) -> list[str]:
         ),
         (
             any(loss.startswith(("soft_jaccard", "mixed")) for loss in grid["losses"]),
-            "Soft Jaccard (Rahman and Wang, 2016) and mixed losses are additions to the paper’s table.",
+            "Soft Jaccard (Rahman and Wang, 2016) and mixed losses are added to the paper’s table.",
         ),
         (
-            True,
-            "A learning rate is chosen for each loss on held-out training images; the original "
+            base.get("train", "none") != "none",
+            "The 21-way base network is trained here, on the training list of each fold.",
+        ),
+        (
+            bool(records.learning_rates),
+            "Each loss has its own learning rate, chosen on held-out training images; the original "
             "uses one schedule.",
         ),
     ]

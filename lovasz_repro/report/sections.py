@@ -9,21 +9,20 @@ from functools import cached_property
 import pandas as pd
 
 from lovasz_repro import stats
-from lovasz_repro.claims import Claim, claims
+from lovasz_repro.claims import LOVASZ, Claim, claims
 from lovasz_repro.records import MEASURES, Records
 from lovasz_repro.report import figures, prose, quoted, tables
-from lovasz_repro.report.document import Block, Listing, Paragraph, Section, count, listed
+from lovasz_repro.report.document import Block, Listing, Paragraph, Section, count
 from lovasz_repro.report.drawing import picture
 from lovasz_repro.report.examples import gallery
-from lovasz_repro.report.prose import LOVASZ
 from lovasz_repro.scores import Scores
 from lovasz_repro.stats import REFERENCE
 
 PRESENCE = {"present": "with the category", "absent": "without it"}
 CONTROLS = {
-    "zero_vs_tuned_reference": "at 0 − cross-entropy tuned",
-    "both_tuned": "tuned − cross-entropy tuned",
-    "own_tuning": "tuned − itself at 0",
+    "zero_vs_tuned_reference": "only reference tuned",
+    "both_tuned": "both tuned",
+    "own_tuning": "gain by tuning",
 }
 PARTS = {"recall": "recall", "missed": "missed", "false": "false"}
 
@@ -63,17 +62,16 @@ class Study:
 
 def answer(study: Study, anchors: set[str]) -> Section:
     """anchors: the figures and tables of the other sections, which the claims link to."""
-    lead = " ".join(prose.answer(study.levels, study.differences, study.presence, study.claims))
-    blocks: list[Block] = [Paragraph(lead, lead=True)]
-    blocks += [Paragraph(text, warning=True) for text in prose.completeness(study.records)]
-    gaps = [
-        (study.records.missing, "Cells not run"),
-        (study.records.stale, "Cells of another configuration"),
-    ]
-    blocks += [Listing([str(cell) for cell in cells], title) for cells, title in gaps if cells]
-    if study.records.failed:
-        errors = [f"{cell}: {error}" for cell, error in study.records.failed.items()]
-        blocks.append(Listing(errors, "Cells that failed"))
+    lead, *more = prose.answer(study.differences, study.presence, study.claims)
+    blocks: list[Block] = [Paragraph(lead, lead=True), Paragraph(" ".join(more))]
+    if gaps := prose.completeness(study.records):
+        blocks.append(Paragraph(gaps, warning=True))
+    lists = {
+        "Cells not run": [str(cell) for cell in study.records.missing],
+        "Cells that failed": [f"{cell}: {e}" for cell, e in study.records.failed.items()],
+        "Cells of another configuration": [str(cell) for cell in study.records.stale],
+    }
+    blocks += [Listing(cells, title) for title, cells in lists.items() if cells]
     if study.comparable:
         anchors = anchors | {"gain"}
     blocks.append(tables.claims_table(study.claims, anchors))
@@ -94,7 +92,10 @@ def answer(study: Study, anchors: set[str]) -> Section:
 
 
 def table_1(study: Study) -> Section:
-    blocks: list[Block] = [tables.paper_table(study.levels, study.differences)]
+    blocks: list[Block] = []
+    if note := prose.common_categories(study.levels, study.records):
+        blocks.append(Paragraph(note, warning=True))
+    blocks.append(tables.paper_table(study.levels, study.differences))
     matrix = stats.own_measure_matrix(study.scores)
     blocks.append(
         Paragraph(
@@ -232,11 +233,11 @@ def _size_labels(sizes: pd.DataFrame) -> dict[str, str]:
     borders = sizes.groupby("subset")[["fraction_low", "fraction_high"]].first() * 100
     labels = {}
     for subset, (low, high) in borders.iterrows():
-        text = f"{low:.2g}–{high:.2g} %"
+        text = f"{low:.2g}–{high:.2g}\u00a0%"
         if low == 0:
-            text = f"< {high:.2g} %"
+            text = f"<\u00a0{high:.2g}\u00a0%"
         elif high == 100:
-            text = f"> {low:.2g} %"
+            text = f">\u00a0{low:.2g}\u00a0%"
         labels[str(subset)] = text
     return labels
 
@@ -252,10 +253,11 @@ def _controls(study: Study) -> list[Block]:
         ),
         picture(
             "thresholds",
-            f"Differences in image-IoU with 95 % intervals by loss: {listed(list(CONTROLS.values()))}.",
-            "Threshold control: differences in image-IoU, mean over categories with 95 % interval, "
-            "each threshold at 0 or tuned on training images.",
-            figures.forests(panels, "difference in image-IoU, points"),
+            "Differences in image-IoU with 95 % intervals by loss, with thresholds at 0 or tuned.",
+            "Threshold control, mean over categories with 95 % interval. First: each loss at "
+            "threshold 0 against cross-entropy at its tuned threshold. Second: both tuned. Third: "
+            "each loss tuned against itself at 0.",
+            figures.forests(panels, "difference, points"),
         ),
         tables.gains_table(
             "thresholds-table", "The threshold control in points.", "comparison", panels, table
@@ -278,7 +280,7 @@ def _gap_filling(study: Study) -> list[Block]:
             "Change against cross-entropy on images with the category, mean over categories with "
             "95 % interval. Recall is the share of the object that is found; missed and false are "
             "shares of the union of truth and prediction.",
-            figures.forests(panels, "change against cross-entropy, points"),
+            figures.forests(panels, "change, points"),
         ),
         tables.gains_table(
             "gap-filling-table", "The same in points.", "share", panels, table, levels=True
@@ -300,7 +302,7 @@ def qualitative(study: Study) -> Section:
                 "the one on which it loses most. No image was picked by hand. Predictions are "
                 "those of the first seed; the thin line is the outline of the truth."
             ),
-            gallery(study.records.gallery, study.files),
+            gallery(study.records.gallery, study.scores.losses, study.files),
         ],
     )
 

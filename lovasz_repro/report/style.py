@@ -1,7 +1,7 @@
 """One name, colour, marker and line per loss, and the house style of the figures.
 
-The hues follow Okabe and Ito's colour-blind safe set, moved to mid-tones so that each has a contrast
-of at least 3:1 on the page's white and on its dark grey. Marker and line differ as well.
+The hues follow Okabe and Ito's colour-blind safe set, moved to mid-tones so that each has a
+contrast of at least 3:1 on the page's white and on its dark grey. Marker and line differ as well.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class LossStyle:
 LOSSES = {
     "cross_entropy": LossStyle("cross-entropy", "#2b7fc4", "o", "-"),
     "hinge": LossStyle("hinge", "#009e73", "s", "--"),
-    "soft_jaccard": LossStyle("soft Jaccard, per batch", "#8c6bb1", "^", "-."),
-    "soft_jaccard_per_image": LossStyle("soft Jaccard, per image", "#c0609f", "v", ":"),
+    "soft_jaccard": LossStyle("soft Jaccard per batch", "#8c6bb1", "^", "-."),
+    "soft_jaccard_per_image": LossStyle("soft Jaccard per image", "#c0609f", "v", ":"),
     "lovasz_hinge": LossStyle("Lovász hinge", "#d55e00", "D", "-"),
-    "lovasz_hinge_per_batch": LossStyle("Lovász hinge, per batch", "#8b5a2b", "P", "--"),
+    "lovasz_hinge_per_batch": LossStyle("Lovász hinge per batch", "#a26a4a", "P", "--"),
     "mixed": LossStyle("cross-entropy + Lovász", "#b58900", "X", "-."),
 }
 

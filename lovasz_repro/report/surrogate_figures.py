@@ -77,7 +77,8 @@ def bias(sweeps: Sequence[Sweep]) -> Draw:
         figure.legend(
             [Line2D([], [], color=c, ls=line, marker=m) for c, line, m in map(_look, names)],
             ["Jaccard loss", *(style(name).label for name in SWEPT)],
-            loc="outside upper left", ncols=1 if narrow else 5, fontsize=9, handlelength=2.4, columnspacing=1.2,
+            loc="outside upper left", ncols=1 if narrow else 5, fontsize=9, handlelength=2.4,
+            columnspacing=1.2,
         )  # fmt: skip
 
     return draw

@@ -61,8 +61,8 @@ class Sweep:
         return int(self.values[name].argmin())
 
     def bias(self, name: str) -> float:
-        """That bias, to the hundredth: what is left of zero in floats is not shown as -0."""
-        return round(float(BIASES[self.minimiser(name)]), 2) + 0.0
+        """That bias."""
+        return float(BIASES[self.minimiser(name)])
 
     def jaccard_at(self, name: str) -> float:
         """The Jaccard loss paid for taking the bias that minimises loss `name`."""
@@ -73,8 +73,8 @@ class Sweep:
 def sweep(share: float) -> Sweep:
     """Foreground scores ~ N(+1/2, 1), background scores ~ N(-1/2, 1), one bias added to all.
 
-    In place of a draw each class takes the evenly spaced quantiles of its distribution, which is the
-    sample of its size that lies nearest to it.
+    In place of a draw each class takes the evenly spaced quantiles of its distribution, which is
+    the sample of its size that lies nearest to it.
     """
     foreground = round(PIXELS * share)
     scores = torch.cat([_quantiles(foreground) + 0.5, _quantiles(PIXELS - foreground) - 0.5])
@@ -93,4 +93,5 @@ def sweep(share: float) -> Sweep:
 def _quantiles(count: int) -> Tensor:
     """`(count,)` mid-point quantiles of the standard normal distribution."""
     levels = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    return torch.distributions.Normal(0.0, 1.0).icdf(levels)
+    quantiles: Tensor = torch.special.ndtri(levels)
+    return quantiles

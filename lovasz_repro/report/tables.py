@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -45,7 +46,7 @@ def claims_table(claims: Sequence[Claim], anchors: set[str]) -> Table:
         effect = _difference(claim.effect, claim.low, claim.high)
         if not math.isfinite(claim.effect):
             effect = MISSING
-        verdict = Field(f"{VERDICT_MARKS[claim.verdict]} {claim.verdict}", best=True)
+        verdict = Field(f"{VERDICT_MARKS[claim.verdict]}\u00a0{claim.verdict}", best=True)
         of = Field(claim.unit)
         rows.append([Field(claim.title), verdict, effect, of, Field(claim.explanation), shown])
     return Table(
@@ -92,7 +93,7 @@ def measure_table(matrix: pd.DataFrame) -> Table:
         is_loss = measure in MEASURES
         write = plain if is_loss else percent
         label = MEASURE_LABELS.get("image_iou" if measure == "iou" else measure, measure)
-        row = [Field(f"{label} ↓" if is_loss else f"{label}, % ↑")]
+        row = [Field(f"{label}\u00a0↓" if is_loss else f"{label},\u00a0%\u00a0↑")]
         for loss in losses:
             cell = cells[measure, loss]
             ends = interval(cell.low, cell.high, write)
@@ -164,7 +165,7 @@ def gains_table(
         data: what goes to the CSV.
         levels: also show cross-entropy's own value.
     """
-    losses = list(dict.fromkeys(loss for _, table in parts for loss in table["loss"]))
+    losses = max((list(table["loss"]) for _, table in parts), key=len)
     rows = []
     for place, (text, table) in enumerate(parts):
         found = {row.loss: row for row in table.itertuples()}
@@ -222,18 +223,12 @@ def rate_table(rates: Json) -> Table:
     data = rate_frame(rates)
     tried = sorted(data["lr"].unique())
     rows = []
-    for loss, entry in rates.items():
-        gave = {point["lr"]: point["image_iou"] for point in entry["curve"]}
-        fields = [
-            Field(percent(gave[lr]), gave[lr], best=lr == entry["chosen"])
-            if lr in gave
-            else MISSING
-            for lr in tried
-        ]
-        rows.append([loss_field(loss), *fields])
+    for loss, table in data.groupby("loss", sort=False):
+        found = {row.lr: row for row in table.itertuples()}
+        rows.append([loss_field(str(loss)), *(_rate(found.get(lr)) for lr in tried)])
     return Table(
         "rates-table",
-        "Image-IoU in percent on held-out training images by learning rate; the rate taken is in bold.",
+        "Image-IoU in percent on held-out training images by learning rate; bold: the rate taken.",
         ("training loss", *(f"{lr:g}" for lr in tried)),
         rows,
         data,
@@ -241,15 +236,24 @@ def rate_table(rates: Json) -> Table:
     )
 
 
+def _rate(row: Any) -> Field:
+    if row is None:
+        return MISSING
+    if not math.isfinite(row.image_iou):
+        return Field("diverged", -math.inf)
+    return Field(percent(row.image_iou), row.image_iou, best=row.chosen)
+
+
 def rate_frame(rates: Json) -> pd.DataFrame:
-    """loss, lr, image_iou, chosen."""
-    return pd.DataFrame(
+    """loss, lr, image_iou (NaN where training diverged), chosen."""
+    frame = pd.DataFrame(
         [
             {"loss": loss, **point, "chosen": point["lr"] == entry["chosen"]}
             for loss, entry in rates.items()
             for point in entry["curve"]
         ]
     )
+    return frame.astype({"image_iou": float})
 
 
 def list_table(records: Records) -> Table:

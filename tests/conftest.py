@@ -1,0 +1,28 @@
+"""What several tests share: small generated data sets, and whether the real sample is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lovasz_repro.shapes import generate
+
+REAL = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training and 12 val images of shapes."""
+    root = tmp_path_factory.mktemp("shapes")
+    generate(root, train=24, val=12, size=(60, 80))
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_root() -> Path:
+    """The sample of real VOC beside the project, where it is."""
+    root = REAL / "voc"
+    if not root.is_dir():
+        pytest.skip("no ../shared/voc: nothing is tested on real images here")
+    return root

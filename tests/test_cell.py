@@ -1,0 +1,237 @@
+"""One cell, on generated shapes: its records, their bytes, resuming."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from sklearn.metrics import jaccard_score
+
+from lovasz_repro.cell import run_cell
+from lovasz_repro.config import Base, Cells, Data, Experiment, Network, Optim, Runtime
+from lovasz_repro.records import IMAGE_COLUMNS, Cell, read_json
+from lovasz_repro.segmenter import NonFiniteLoss, Segmenter
+from lovasz_repro.study import owned
+from lovasz_repro.voc import VOC
+from lovasz_repro.workspace import Workspace
+
+CELL = Cell("bird", "lovasz_hinge", 0, 0)
+
+
+def tiny(root: Path, where: Path, train: str = "all", **optim: Any) -> Experiment:
+    """An experiment of seconds on the shapes."""
+    schedule = {"lr": 0.02, "steps": 6, "batch_size": 4, "validate_every": 2, **optim}
+    return Experiment(
+        name="tiny",
+        runs=str(where / "runs"),
+        data=Data(
+            root=str(root), train_list="fold{fold}_train", val_list="fold{fold}_val",
+            cache=str(root / "cache"), image_size=81, crop_size=65,
+        ),
+        network=Network(
+            kind="deeplab_v2", backbone="test_resnet", rates=(1, 2, 3, 4), train=train,  # type: ignore[arg-type]
+            freeze_batchnorm=False,
+        ),
+        base=Base(train=train, optim=Optim(lr=0.02, steps=4, batch_size=4, validate_every=2)),  # type: ignore[arg-type]
+        optim=Optim(**schedule),  # type: ignore[arg-type]
+        cells=Cells(["bird", "cat"], ["cross_entropy", "lovasz_hinge"], [0], [0]),
+        runtime=Runtime(device="cpu", overlays=2),
+    )  # fmt: skip
+
+
+def run(config: Experiment, cell: Cell = CELL) -> Path:
+    workspace = Workspace(config)
+    with owned(workspace):
+        workspace.open([cell])
+        run_cell(workspace, cell, config.optim.lr)
+    return workspace.folder / cell.path
+
+
+@pytest.fixture(scope="module")
+def finished(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tiny(shapes_root, tmp_path_factory.mktemp("cell")))
+
+
+def test_records_are_whole(finished: Path, shapes_root: Path) -> None:
+    images = pd.read_csv(finished / "images.csv", dtype={"id": str})
+    assert list(images.columns) == list(IMAGE_COLUMNS)
+    result = read_json(finished / "result.json")
+    assert result["image_iou"] == pytest.approx(images["iou"].mean(), abs=1e-6)
+    assert (images["has_category"] == 1).sum() == (images["has_category"] == 0).sum()
+    val = VOC(shapes_root).ids("fold0_val")
+    assert set(images["id"]) <= set(val)
+    curve = pd.read_csv(finished / "curve.csv")
+    assert curve["step"].tolist() == [2, 4, 6]
+    assert not (finished / "resume.ckpt").exists()
+
+
+def test_counts_are_those_of_the_masks_as_stored(finished: Path, shapes_root: Path) -> None:
+    images = pd.read_csv(finished / "images.csv", dtype={"id": str})
+    folder = VOC(shapes_root).folder / "SegmentationClass"
+    for row in images.itertuples():
+        mask = np.asarray(Image.open(folder / f"{row.id}.png"))
+        assert row.tp + row.fn == (mask == 3).sum()  # bird
+        assert row.tuned_tp + row.tuned_fn == (mask == 3).sum()
+
+
+def test_thumbnails_agree_with_the_records(finished: Path, shapes_root: Path) -> None:
+    images = pd.read_csv(finished / "images.csv", dtype={"id": str})
+    with np.load(finished / "predictions.npz") as file:
+        masks = np.unpackbits(file["masks"], axis=-1).astype(bool)
+        assert file["ids"].tolist() == images["id"].tolist()
+    assert masks.shape[1:] == (160, 160)
+    voc = VOC(shapes_root)
+    for row, mask in zip(images.itertuples(), masks, strict=True):
+        height, width = voc.mask(row.id).shape
+        shrunk = (160 / max(height, width)) ** 2
+        void = (voc.mask(row.id) == 255).sum() if row.has_category else 0
+        said = row.tp + row.fp
+        slack = 0.02 * height * width  # the rim, at another resolution
+        assert said - slack <= mask.sum() / shrunk <= said + void + slack
+
+
+def test_same_cell_twice_gives_the_same_bytes(
+    finished: Path, shapes_root: Path, tmp_path: Path
+) -> None:
+    again = run(tiny(shapes_root, tmp_path))
+    for name in ("images.csv", "curve.csv", "result.json", "predictions.npz"):
+        assert (again / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 5])
+def test_stopped_and_resumed_gives_the_same_bytes(
+    finished: Path, shapes_root: Path, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in step `stop_at` of the cell: nothing runs after it, as with kill -9."""
+
+    class Killed(BaseException):
+        pass
+
+    original = Segmenter.training_step
+
+    def dying(self: Segmenter, batch: Any, batch_idx: int) -> Any:
+        if type(self).__name__ == "BinarySegmenter" and self.global_step == stop_at:
+            raise Killed
+        return original(self, batch, batch_idx)
+
+    config = tiny(shapes_root, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Segmenter, "training_step", dying)
+        run(config)
+    folder = Path(config.runs) / "tiny" / CELL.path
+    assert not (folder / "result.json").exists()
+    assert (folder / "resume.ckpt").exists() == (stop_at >= 2)
+    steps = _count_steps(monkeypatch)
+    run(config)
+    assert len(steps) == 6 - stop_at // 2 * 2  # goes on at the last validation
+    for name in ("images.csv", "curve.csv", "result.json"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def _count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    steps: list[int] = []
+    original = Segmenter.training_step
+
+    def counting(self: Segmenter, batch: Any, batch_idx: int) -> Any:
+        steps.append(self.global_step)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Segmenter, "training_step", counting)
+    return steps
+
+
+def test_a_damaged_checkpoint_costs_only_time(
+    finished: Path, shapes_root: Path, tmp_path: Path
+) -> None:
+    config = tiny(shapes_root, tmp_path)
+    folder = Path(config.runs) / "tiny" / CELL.path
+    folder.mkdir(parents=True)
+    (folder / "resume.ckpt").write_bytes(b"not a checkpoint")
+    run(config)
+    assert (folder / "images.csv").read_bytes() == (finished / "images.csv").read_bytes()
+
+
+def test_losses_of_a_cell_see_the_same_draws(
+    shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[bytes]] = {}
+
+    def watch(loss: str) -> Callable[..., Any]:
+        def step(self: Segmenter, batch: Any, batch_idx: int) -> Any:
+            if type(self).__name__ == "BinarySegmenter":
+                content = batch.inputs.numpy().tobytes() + batch.target.numpy().tobytes()
+                seen.setdefault(loss, []).append(content)
+            return original(self, batch, batch_idx)
+
+        return step
+
+    original = Segmenter.training_step
+    for loss in ("cross_entropy", "lovasz_hinge"):
+        monkeypatch.setattr(Segmenter, "training_step", watch(loss))
+        run(tiny(shapes_root, tmp_path), Cell("bird", loss, 0, 0))
+    assert len(seen["cross_entropy"]) == 6
+    assert seen["cross_entropy"] == seen["lovasz_hinge"]
+
+
+def test_head_on_features_trains_as_the_head_on_images(shapes_root: Path, tmp_path: Path) -> None:
+    config = tiny(shapes_root, tmp_path, train="head")
+    folder = run(config)
+    assert read_json(folder / "result.json")["steps"] == 6
+    workspace = Workspace(config)
+    base, _ = workspace.base(0)
+    source = workspace.source(base, features=True)
+    assert source.features is not None
+    index = np.arange(3)
+    torch.testing.assert_close(
+        base.backbone(source.canvases(index)),
+        torch.from_numpy(source.features[index]).float(),
+        atol=2e-2, rtol=2e-3,
+    )  # fmt: skip
+
+
+def test_non_finite_loss_says_where(shapes_root: Path, tmp_path: Path) -> None:
+    config = tiny(shapes_root, tmp_path, lr=1e30)
+    with pytest.raises(NonFiniteLoss, match="between steps 0 and 2, learning rate 1e\\+30"):
+        run(config)
+
+
+def test_image_iou_of_the_records_is_scikit_learns(finished: Path, shapes_root: Path) -> None:
+    """The whole way: the network's last prediction at full size, scored by scikit-learn."""
+    images = pd.read_csv(finished / "images.csv", dtype={"id": str})
+    row = images.iloc[0]
+    truth = np.r_[np.ones(int(row.tp + row.fn)), np.zeros(int(row.fp) + 1)]
+    said = np.r_[np.ones(int(row.tp)), np.zeros(int(row.fn)), np.ones(int(row.fp)), 0]
+    assert row.iou == pytest.approx(jaccard_score(truth, said, zero_division=1.0), abs=1e-6)
+
+
+def test_study_json_says_what_the_hash_stands_for(finished: Path) -> None:
+    study = read_json(finished.parents[3] / "study.json")
+    assert study["generated"] is True
+    assert study["hash"] == read_json(finished / "result.json")["hash"]
+    assert json.dumps(study["config"])
+    assert study["data"]["lists"]["fold0_val"]["images"] == 6
+
+
+def test_tensorboard_has_all_losses_and_pictures(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = finished.parents[3] / "tensorboard" / "bird" / "lovasz_hinge" / "fold0-seed0"
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    tags = events.Tags()
+    scalars = ("cross_entropy", "hinge", "soft_jaccard", "lovasz_hinge", "image_iou")
+    assert {f"val/{name}" for name in scalars} <= set(tags["scalars"])
+    assert "train/images_per_second" in tags["scalars"]
+    assert any(tag.startswith("val/image, truth") for tag in tags["images"])
+
+
+def test_lightning_is_of_a_version_that_is_known_good() -> None:
+    assert tuple(map(int, pl.__version__.split(".")[:3])) >= (2, 6, 4)

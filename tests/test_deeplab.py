@@ -1,0 +1,112 @@
+"""The networks: the head against conv2d, the binary channel against the 21-way network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lovasz_repro.config import Network
+from lovasz_repro.deeplab import AtrousHead, DeepLab, build, state_digest, to_native
+from lovasz_repro.errors import UserError
+
+SMALL = Network(kind="deeplab_v2", backbone="test_resnet", output_stride=8, rates=(1, 2, 3, 4))
+
+
+def image(size: int = 65) -> torch.Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("labels", [1, 21])
+def test_head_is_the_sum_of_dilated_convolutions(labels: int) -> None:
+    torch.manual_seed(0)
+    head = AtrousHead(8, labels, (1, 2, 5))
+    torch.nn.init.normal_(head.bias)
+    features = torch.randn(2, 8, 9, 11, requires_grad=True)
+    expected = head.bias.view(1, -1, 1, 1).expand(2, -1, 9, 11)
+    for rate, weight in zip(head.rates, head.weight, strict=True):
+        # fold puts a tap's product where the tap points from: the kernel is mirrored.
+        kernel = weight.permute(1, 2, 0).reshape(labels, 8, 3, 3).flip(2, 3)
+        expected = expected + F.conv2d(features, kernel, padding=rate, dilation=rate)
+    torch.testing.assert_close(head(features), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_grid_corners_meet_image_corners(stride: int) -> None:
+    network = build(Network(kind="deeplab_v2", backbone="test_resnet", output_stride=stride))  # type: ignore[arg-type]
+    assert network(image(65)).shape == (2, 21, 64 // stride + 1, 64 // stride + 1)
+
+
+def test_binary_network_is_one_channel_of_the_base() -> None:
+    base = build(SMALL).eval()
+    binary = base.binary(8).eval()
+    torch.testing.assert_close(binary(image())[:, 0], base(image())[:, 8])
+    next(iter(binary.backbone.parameters())).data.add_(1)
+    assert not torch.equal(binary(image())[:, 0], base(image())[:, 8])  # nothing is shared
+
+
+def test_torchvision_binary_network_is_one_channel_of_the_base() -> None:
+    base = build(Network(kind="deeplabv3_resnet101"), pretrained=False).eval()
+    logits = base(image())
+    assert logits.shape == (2, 21, 9, 9)
+    single = base.binary(8).eval()(image())[:, 0]
+    torch.testing.assert_close(single, logits[:, 8], rtol=1e-2, atol=1e-3)
+
+
+def test_frozen_batchnorm_does_not_move() -> None:
+    network = build(SMALL).train()
+    before = state_digest(network.backbone)
+    network(image())
+    assert state_digest(network.backbone) == before
+    thawed = build(Network(**{**vars(SMALL), "freeze_batchnorm": False})).train()
+    before = state_digest(thawed.backbone)
+    thawed(image())
+    assert state_digest(thawed.backbone) != before
+
+
+def test_weights_file_is_loaded(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = build(SMALL).backbone.model  # type: ignore[union-attr]
+    path = tmp_path / "w.pth"
+    torch.save({**model.state_dict(), "fc.weight": torch.zeros(2)}, path)  # type: ignore[operator]
+    torch.manual_seed(2)
+    loaded = build(Network(**{**vars(SMALL), "weights": str(path)}))
+    assert state_digest(loaded.backbone.model) == state_digest(model)  # type: ignore[arg-type, union-attr]
+
+
+def test_bad_weights_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    for content, message in ((b"nonsense", "not a state dict"), (None, "there is no file")):
+        if content:
+            path.write_bytes(content)
+        else:
+            path.unlink()
+        with pytest.raises(UserError, match=f"{message}|w.pth"):
+            build(Network(**{**vars(SMALL), "weights": str(path)}))
+    torch.save({"a": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match="tensors missing"):
+        build(Network(**{**vars(SMALL), "weights": str(path)}))
+
+
+def test_unknown_backbone_lists_what_is_near() -> None:
+    with pytest.raises(UserError, match="resnet101"):
+        build(Network(kind="deeplab_v2", backbone="resnet1001"))
+
+
+def test_to_native_is_bilinear_with_corners_on_corners() -> None:
+    grid = torch.randn(9, 9, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(grid[None, None], (65, 65), mode="bilinear", align_corners=True)[0, 0]
+    torch.testing.assert_close(to_native(grid, (65, 65), (65, 65), 8), expected)
+    torch.testing.assert_close(to_native(grid, (40, 65), (40, 65), 8), expected[:40])
+    halved = to_native(grid, (65, 65), (33, 33), 8)  # every second pixel of the canvas
+    torch.testing.assert_close(halved, expected[::2, ::2])
+
+
+def test_digest_tells_networks_apart() -> None:
+    torch.manual_seed(0)
+    one: DeepLab = build(SMALL)
+    other = build(SMALL)
+    assert state_digest(one) == state_digest(one)
+    assert state_digest(one) != state_digest(other)

@@ -1,0 +1,145 @@
+"""The gallery: who is chosen, what is written, and what is said where something is missing."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import photographs
+import pytest
+import synthetic
+from PIL import Image
+
+from lovasz_repro.errors import UserError
+from lovasz_repro.gallery import choose, scaled, write_gallery
+from lovasz_repro.records import load
+from lovasz_repro.voc import VOC
+
+CATEGORIES = synthetic.CATEGORIES[:2]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, VOC]:
+    root = tmp_path_factory.mktemp("study")
+    runs = root / "runs"
+    losses = ("cross_entropy", "hinge", "lovasz_hinge")
+    synthetic.write_study(runs, categories=CATEGORIES, losses=losses, images_per_cell=10)
+    photographs.write_predictions(runs)
+    voc = VOC(photographs.write_voc(runs, root / "voc"))
+    write_gallery(runs, voc)
+    return runs, voc
+
+
+def rows(gains: dict[str, tuple[float, float]], present: int = 1) -> pd.DataFrame:
+    """Images of one category under both losses and two seeds; a gain by seed."""
+    return pd.DataFrame(
+        [
+            {"category": "cat", "fold": 0, "seed": seed, "id": name, "has_category": present}
+            | {"loss": loss, "iou": 0.4 + (gain[seed] if loss == "lovasz_hinge" else 0)}
+            for name, gain in gains.items()
+            for seed in (0, 1)
+            for loss in ("cross_entropy", "lovasz_hinge")
+        ]
+    )
+
+
+def test_the_rule_takes_the_mean_over_seeds() -> None:
+    gains = {"a": (0.5, -0.5), "b": (0.2, 0.3), "c": (0.1, 0.1), "d": (-0.3, 0.0), "e": (-0.1, 0.0)}
+    picked = {entry["rule"]: entry for entry in choose(rows(gains), "cat")}
+    assert {rule: entry["id"] for rule, entry in picked.items()} == {
+        "largest gain": "b",
+        "median": "a",
+        "largest loss": "d",
+    }
+    assert picked["largest gain"]["gain"] == pytest.approx(0.25)
+
+
+def test_ties_go_by_id_and_no_image_is_shown_twice() -> None:
+    picked = choose(rows({"b": (0.1, 0.1), "a": (0.1, 0.1)}), "cat")
+    assert [(entry["id"], entry["rule"]) for entry in picked] == [
+        ("a", "largest gain"),
+        ("b", "largest loss"),
+    ]
+
+
+def test_images_without_the_category_are_not_chosen() -> None:
+    assert choose(rows({"a": (0.1, 0.1)}, present=0), "cat") == []
+
+
+def test_entries_name_their_pictures_and_scores(study: tuple[Path, VOC]) -> None:
+    runs, _ = study
+    records = load(runs)
+    assert [entry["category"] for entry in records.gallery] == [
+        c for c in CATEGORIES for _ in "123"
+    ]
+    for entry in records.gallery:
+        files = [entry["image"], entry["truth"], entry["outline"], *entry["overlays"].values()]
+        assert all((runs / "gallery" / name).is_file() for name in files)
+        cells = records.images.query(
+            "category == @entry['category'] and id == @entry['id'] and seed == @entry['seed']"
+        )
+        assert entry["iou"] == pytest.approx(dict(zip(cells["loss"], cells["iou"], strict=True)))
+
+
+def test_the_overlay_is_the_prediction(study: tuple[Path, VOC]) -> None:
+    runs, _ = study
+    entry = load(runs).gallery[0]
+    cell = f"cells/{entry['category']}/hinge/fold{entry['fold']}-seed{entry['seed']}"
+    with np.load(runs / cell / "predictions.npz") as arrays:
+        place = list(arrays["ids"]).index(entry["id"])
+        canvas = np.unpackbits(arrays["masks"][place], axis=-1).astype(bool)
+    overlay = Image.open(runs / "gallery" / entry["overlays"]["hinge"])
+    opaque = np.asarray(overlay.convert("RGBA"))[..., 3] > 0
+    width, height = scaled((photographs.WIDTH, photographs.HEIGHT), 160)
+    assert opaque.shape == (height, width)
+    assert (opaque == canvas[:height, :width]).all()
+
+
+def test_truth_and_outline_lie_on_the_object(study: tuple[Path, VOC]) -> None:
+    runs, _ = study
+    entry = load(runs).gallery[0]
+    truth, outline = (
+        np.asarray(Image.open(runs / "gallery" / entry[key]).convert("RGBA")).astype(int)
+        for key in ("truth", "outline")
+    )
+    inside = truth[..., 3] > 0
+    white = (outline[..., 3] > 0) & (outline[..., 0] == 255)
+    black = (outline[..., 3] > 0) & (outline[..., 0] == 0)
+    assert inside.mean() == pytest.approx(np.pi * 25**2 / (90 * 120), rel=0.05)
+    assert (inside[white]).all()
+    assert not inside[black].any()
+
+
+def test_pictures_are_small(study: tuple[Path, VOC]) -> None:
+    runs, _ = study
+    for path in (runs / "gallery").glob("*.[jp][pn]g"):
+        assert max(Image.open(io.BytesIO(path.read_bytes())).size) <= 200
+        assert path.stat().st_size < 20_000
+
+
+def test_written_again_it_has_the_same_bytes_and_nothing_left_over(study: tuple[Path, VOC]) -> None:
+    runs, voc = study
+    folder = runs / "gallery"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "old.png").write_bytes(b"of an earlier choice")
+    write_gallery(runs, voc)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_without_both_losses_the_gallery_is_empty(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    synthetic.write_study(runs, categories=CATEGORIES, losses=("hinge",), images_per_cell=4)
+    write_gallery(runs, VOC(photographs.write_voc(runs, tmp_path / "voc")))
+    assert json.loads((runs / "gallery/gallery.json").read_text()) == {"images": []}
+
+
+def test_missing_predictions_are_named(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    losses = ("cross_entropy", "lovasz_hinge")
+    synthetic.write_study(runs, categories=CATEGORIES, losses=losses, images_per_cell=4)
+    voc = VOC(photographs.write_voc(runs, tmp_path / "voc"))
+    with pytest.raises(UserError, match=r"predictions\.npz: cannot be read"):
+        write_gallery(runs, voc)

@@ -1,0 +1,73 @@
+"""image-IoU against scikit-learn, image by image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.metrics import jaccard_score
+
+from lovasz_repro.metrics import ImageIoU, confusion, iou, threshold_of_best_image_iou
+
+
+def batch(count: int = 30) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 3, (count, 5, 7), generator=generator)
+    target[target == 2] = 255
+    prediction = torch.rand(count, 5, 7, generator=generator) < 0.4
+    # Empty truth with and without a prediction, and an image of void.
+    target[0], prediction[0] = 0, False
+    target[1] = 0
+    target[2] = 255
+    return prediction, target
+
+
+def sklearn_image_iou(prediction: torch.Tensor, target: torch.Tensor) -> float:
+    scores = []
+    for said, truth in zip(prediction, target, strict=True):
+        valid = truth != 255
+        if not valid.any():
+            scores.append(1.0)
+            continue
+        scores.append(jaccard_score(truth[valid], said[valid], zero_division=1.0))
+    return sum(scores) / len(scores)
+
+
+def test_as_scikit_learn() -> None:
+    prediction, target = batch()
+    metric = ImageIoU()
+    for start in range(0, len(target), 7):  # in uneven batches
+        metric.update(prediction[start : start + 7], target[start : start + 7])
+    assert float(metric.compute()) == pytest.approx(sklearn_image_iou(prediction, target), abs=1e-9)
+
+
+def test_empty_union_counts_one_and_a_false_alarm_zero() -> None:
+    prediction, target = batch()
+    values = iou(confusion(prediction, target))
+    assert values[0] == 1
+    assert values[1] == 0
+    assert values[2] == 1
+
+
+def test_probabilities_are_refused() -> None:
+    with pytest.raises(TypeError, match="bool expected"):
+        ImageIoU().update(torch.rand(1, 4), torch.zeros(1, 4))
+
+
+def test_shapes_that_differ_are_refused() -> None:
+    with pytest.raises(ValueError, match="differ"):
+        ImageIoU().update(torch.zeros(1, 4, dtype=torch.bool), torch.zeros(1, 5))
+
+
+def test_the_threshold_undoes_a_shift() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = (torch.rand(20, 30, generator=generator) < 0.3).long()
+    logits = torch.where(target == 1, 1.0, -1.0) + 0.1 * torch.randn(20, 30, generator=generator)
+    threshold, best = threshold_of_best_image_iou(logits - 3, target)
+    assert best > 0.97
+    assert -3.9 < threshold < -2.1
+
+
+def test_zero_is_kept_among_equals() -> None:
+    target = torch.tensor([[1, 0, 0, 0]])
+    logits = torch.tensor([[2.0, -1.0, -1.5, -2.0]])
+    assert threshold_of_best_image_iou(logits, target) == (0.0, 1.0)

@@ -1,0 +1,187 @@
+"""A study on shapes: what is done is skipped, what is killed goes on, what fails is named."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lovasz_repro import study as module
+from lovasz_repro.__main__ import main
+from lovasz_repro.records import load, read_json
+from lovasz_repro.segmenter import BinarySegmenter
+
+ROOT = Path(__file__).parents[1]
+UNREPRODUCIBLE = {"machine.json", "cost.json", "owner.json", ".lock"}
+
+
+def command(shapes_root: Path, runs: Path) -> list[str]:
+    """Two categories, two losses, one tuned learning rate of two, all within seconds."""
+    return [
+        "study", "--config", str(ROOT / "experiments" / "demo.yaml"),
+        "--data.root", str(shapes_root), "--data.cache", str(shapes_root / "cache"),
+        "--runs", str(runs), "--data.image_size", "81", "--data.crop_size", "65",
+        "--base.optim.steps", "6", "--base.optim.validate_every", "3",
+        "--base.optim.batch_size", "4", "--optim.batch_size", "4",
+        "--optim.steps", "6", "--optim.validate_every", "2",
+        "--tuning.lrs", "[0.001, 0.01]", "--tuning.categories", "[bird]", "--tuning.steps", "2",
+        "--cells.categories", "[bird, cat]", "--cells.losses", "[cross_entropy, lovasz_hinge]",
+        "--cells.seeds", "[0]", "--runtime.device", "cpu",
+    ]  # fmt: skip
+
+
+def contents(runs: Path) -> dict[str, bytes]:
+    """Every file of a run that should be the same whenever it is made."""
+    return {
+        str(path.relative_to(runs)): path.read_bytes()
+        for path in sorted(runs.rglob("*"))
+        if path.is_file() and path.name not in UNREPRODUCIBLE and "tensorboard" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("study")
+    assert main(command(shapes_root, runs)) == 0
+    return runs / "demo"
+
+
+def test_every_cell_is_recorded_under_one_hash(finished: Path) -> None:
+    records = load(finished)
+    assert len(records.results) == 4
+    assert not (records.missing or records.failed or records.stale)
+    assert {result["hash"] for result in records.results.values()} == {records.study["hash"]}
+    assert set(records.bases) == {0}
+    assert records.bases[0]["miou"] > 0
+
+
+def test_each_loss_has_a_rate_of_its_own_and_its_curve(finished: Path) -> None:
+    rates = read_json(finished / "learning_rates.json")
+    assert set(rates) == {"cross_entropy", "lovasz_hinge"}
+    for entry in rates.values():
+        assert [point["lr"] for point in entry["curve"]] == [0.001, 0.01]
+        scores = {point["lr"]: point["image_iou"] for point in entry["curve"]}
+        assert scores[entry["chosen"]] == max(scores.values())
+    for cell, result in load(finished).results.items():
+        assert result["lr"] == rates[cell.loss]["chosen"]
+
+
+def test_rates_are_chosen_without_val_images(
+    shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lovasz_repro.cell import Setting
+
+    seen: list[set[str]] = []
+    original = Setting.train
+
+    def watch(self: Setting, *arguments: Any, **rest: Any) -> Any:
+        ids = self.workspace.images.ids
+        seen.append({ids[i] for index in arguments[3:5] for i in index})
+        assert not set(arguments[3]) & set(arguments[4])  # held out of the trial's training
+        return original(self, *arguments, **rest)
+
+    monkeypatch.setattr(Setting, "train", watch)
+    monkeypatch.setattr(module, "_run_cells", lambda *_: {})
+    monkeypatch.setattr(module, "write_gallery", lambda *_: None)
+    assert main(command(shapes_root, tmp_path)) == 0
+    train = (shapes_root / "VOCdevkit/VOC2012/ImageSets/Segmentation/fold0_train.txt").read_text()
+    assert len(seen) == 4
+    assert set.union(*seen) <= set(train.split())
+
+
+def test_a_second_run_does_nothing(
+    finished: Path, shapes_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("images.csv")}
+    assert main(command(shapes_root, finished.parent)) == 0
+    assert "4 cells, 4 done, 0 to run" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("images.csv")} == before
+
+
+def test_dry_run_says_what_is_left(
+    finished: Path, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command(shapes_root, finished.parent), "--dry-run"]) == 0
+    assert "4 cells, 4 done, 0 to run" in capsys.readouterr().out
+    assert main([*command(shapes_root, tmp_path), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "4 cells, 0 done, 4 to run" in out
+    assert "to run  bird · cross_entropy · fold 0 · seed 0" in out
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_cell_that_fails_is_named_and_the_others_go_on(
+    finished: Path, shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    original = BinarySegmenter.loss
+
+    def poisoned(self: BinarySegmenter, logits: Any, target: Any) -> Any:
+        value = original(self, logits, target)
+        is_cell = self.optim.steps == 6 and "cross_entropy" in str(self._loss)
+        return value * torch.nan if is_cell else value
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BinarySegmenter, "loss", poisoned)
+        assert main(command(shapes_root, tmp_path)) == 1
+    out = capsys.readouterr().out
+    assert "failed bird · cross_entropy · fold 0 · seed 0: NonFiniteLoss: training loss nan" in out
+    records = load(tmp_path / "demo")
+    assert {cell.loss for cell in records.failed} == {"cross_entropy"}
+    assert {cell.loss for cell in records.results} == {"lovasz_hinge"}
+    # The cause is gone: the same command finishes, with nothing left of the failure.
+    assert main(command(shapes_root, tmp_path)) == 0
+    assert contents(tmp_path / "demo") == contents(finished)
+
+
+def test_a_folder_in_use_names_its_owner(
+    shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hold = "import filelock, sys, time; l = filelock.FileLock(sys.argv[1]); l.acquire(); "
+    hold += "print('held', flush=True); time.sleep(60)"
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "owner.json").write_text('{"pid": 4711, "host": "elsewhere"}')
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(folder / ".lock")], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert main(command(shapes_root, tmp_path)) == 1
+        process.kill()
+    assert "in use by process 4711 on elsewhere" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments(finished: Path, shapes_root: Path, tmp_path: Path) -> None:
+    """kill -9, restart, ten times: the records are those of the undisturbed run."""
+    moments = random.Random(0)
+    arguments = [sys.executable, "-m", "lovasz_repro", *command(shapes_root, tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    owner = tmp_path / "demo" / "owner.json"
+    kills = 0
+    while kills < 10:
+        owner.unlink(missing_ok=True)
+        with subprocess.Popen(
+            arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            while not owner.exists() and process.poll() is None:
+                time.sleep(0.02)  # imports are over when it takes the folder
+            deadline = time.monotonic() + moments.uniform(0.05, 2.5)
+            while time.monotonic() < deadline and process.poll() is None:
+                time.sleep(0.005)
+            if process.poll() is not None:
+                break  # done before its time: fewer kills are possible on a fast machine
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+    assert kills >= 3
+    assert main(command(shapes_root, tmp_path)) == 0
+    assert contents(tmp_path / "demo") == contents(finished)
