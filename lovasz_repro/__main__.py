@@ -38,6 +38,9 @@ def parser() -> ArgumentParser:
     report = _Parser(description="build the report from records", exit_on_error=False)
     report.add_argument("--runs", type=Path, required=True, help="a run's folder, or records.zip")
     report.add_argument("--out", type=Path, required=True, help="where the report goes")
+    report.add_argument(
+        "--readme", type=Path | None, default=None, help="renew the result table in this file"
+    )
     commands.add_subcommand("report", report)
 
     actions = _group(commands, "data", "fetch, check or generate data")
@@ -122,9 +125,11 @@ def _run(command: str, options: Namespace) -> int:
         cell = (options.category, options.loss, options.fold, options.seed)
         return study.fit(experiment, *cell)
     if command == "report":
-        from lovasz_repro.report import write_report
+        from lovasz_repro.report import update_readme, write_report
 
-        print(write_report(options.runs, options.out))
+        print(f"Report: {write_report(options.runs, options.out)}")
+        if options.readme:
+            update_readme(options.readme, options.out.parent)
         return 0
     what = options.subcommand
     if command == "data":

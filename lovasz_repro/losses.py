@@ -38,6 +38,7 @@ Method = Literal["sort", "bins"]
 OCTAVES = 20
 BINS_PER_OCTAVE_LOG2 = 8
 BIN_OFFSET_LOG2 = -8
+BINS = OCTAVES << BINS_PER_OCTAVE_LOG2
 
 
 def cross_entropy(
@@ -170,18 +171,18 @@ class _Extension(torch.autograd.Function):
     def forward(
         scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor, method: Method
     ) -> tuple[Tensor, Tensor]:
-        slope = -_sign(foreground, valid)  # d errors / d scores, in int8
+        slope = _slope(foreground, valid)
         errors = slope.to(scores.dtype).mul_(scores)
         errors.add_(foreground if probability else 1)
         # An error of 0 has neither loss nor gradient: void needs no other treatment. Its bits are
         # set to 0, since NaN times 0 is not. Errors are finite lest inf meet a weight of 0.
         bits = _bits(errors)
-        bits *= valid.to(bits.dtype)
+        bits *= valid
         errors.clamp_(0, torch.finfo(errors.dtype).max)
         weights = _WEIGHTS[method](errors, foreground)
         # Not a dot product: autocast would take it in half precision.
         losses = errors.mul_(weights).sum(1)
-        return losses, weights.mul_(slope.to(scores.dtype))
+        return losses, weights.mul_(errors.copy_(slope))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -275,26 +276,38 @@ def _weights_by_bins(errors: Tensor, foreground: Tensor) -> Tensor:
     With errors that are equal wherever they share a bin, and none in (0, 2**-16), L' = L and w is a
     subgradient. Errors of 2**12 and more share the last bin: L' <= L still holds.
     """
-    rows, count = errors.shape[0], OCTAVES << BINS_PER_OCTAVE_LOG2
-    key = _bin(errors)
-    key += count * torch.arange(rows, dtype=torch.int32, device=key.device)[:, None]
-    key.add_(foreground.int(), alpha=rows * count)
+    rows = errors.shape[0]
+    # One block for both: the C library keeps it for the next call, where it would give smaller ones
+    # back to the system, and on a CPU new pages cost more than a pass over the pixels.
+    weights, scratch = errors.new_empty(2, *errors.shape)
+    key, first = _bin(errors, scratch)
+    key += BINS * torch.arange(rows, dtype=key.dtype, device=key.device)[:, None] - first
+    key.add_(_bits(weights).copy_(foreground), alpha=rows * BINS)
     key = key.view(-1)  # (R * N,), indices into a table (2, R, K)
-    counts = torch.zeros(2 * rows * count, dtype=torch.int32, device=key.device)
-    counts.index_add_(0, key, counts.new_ones(1).expand_as(key))
-    weights = _bin_weights(counts.view(2, rows, count), errors.dtype)
-    return weights.view(-1).index_select(0, key).view_as(errors)
+    table = _bin_weights(_count(key, 2 * rows * BINS).view(2, rows, BINS), errors.dtype)
+    torch.index_select(table.view(-1), 0, key, out=weights.view(-1))
+    return weights
 
 
-def _bin(errors: Tensor) -> Tensor:
-    """The bin of each error, int32 from 0 to K - 1; that of NaN may be any."""
+def _bin(errors: Tensor, out: Tensor) -> tuple[Tensor, int]:
+    """The bin of each error, as integers in the memory of ``out``, and the number of the first.
+
+    The bin of NaN may be any.
+    """
     mantissa, bias = (52, 1023) if errors.dtype == torch.float64 else (23, 127)
     shift = mantissa - BINS_PER_OCTAVE_LOG2
     first = (bias + BIN_OFFSET_LOG2) << BINS_PER_OCTAVE_LOG2
-    bins = _bits(errors + 2.0**BIN_OFFSET_LOG2)
+    bins = _bits(torch.add(errors, 2.0**BIN_OFFSET_LOG2, out=out))
     bins >>= shift
-    bins.sub_(first).clamp_(0, (OCTAVES << BINS_PER_OCTAVE_LOG2) - 1)
-    return bins.int()
+    return bins.clamp_(first, first + BINS - 1), first
+
+
+def _count(key: Tensor, size: int) -> Tensor:
+    """How often each of 0 ... size - 1 is in ``key``, in int32."""
+    if _on_cpu(key):  # the faster of the two; elsewhere it would wait for the device
+        return torch.bincount(key, minlength=size).int()
+    counts = torch.zeros(size, dtype=torch.int32, device=key.device)
+    return counts.index_add_(0, key, counts.new_ones(1).expand_as(key))
 
 
 def _bin_weights(counts: Tensor, dtype: torch.dtype) -> Tensor:
@@ -305,15 +318,14 @@ def _bin_weights(counts: Tensor, dtype: torch.dtype) -> Tensor:
     """
     background, foreground = counts
     # Errors decrease from the last bin down, so a cumulative sum counts what is not yet taken.
-    before = foreground.cumsum(1, dtype=torch.int32)  # I
-    untaken = background.cumsum(1, dtype=torch.int32)
-    union_after = before[:, -1:] + untaken[:, -1:] - untaken + background
-    union = union_after - background
-    inverse = union.to(dtype).reciprocal_()
-    inverse_after = union_after.clamp(min=1).to(dtype).reciprocal_()
+    untaken, before = counts.cumsum(2, dtype=torch.int32)  # of background, and I
+    union = (before + untaken)[:, -1:] - untaken
+    divisor = union.clamp(min=1)
+    inverse = divisor.to(dtype).reciprocal_()
+    inverse_after = (union + background).clamp_(min=1).to(dtype).reciprocal_()
     # A union of 0 is that of no foreground and no pixel yet: the pixels here share the loss 1.
-    on_background = torch.where(union == 0, 1, (before - foreground / 2) * inverse) * inverse_after
-    weights = torch.stack([on_background, (inverse + inverse_after) / 2])
+    intersection = (before + (divisor - union)).to(dtype).sub_(foreground, alpha=0.5)
+    weights = torch.stack([intersection * inverse * inverse_after, (inverse + inverse_after) / 2])
     weights[:, :, 0] = 0
     return weights
 
@@ -354,10 +366,24 @@ def _binary(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, 
     if ignore_index in (0, 1):
         raise ValueError(f"ignore_index must not be a label, got {ignore_index}")
     logits, target = _flat(logits, target, logits.shape)
+    target = _bytes(target, ignore_index)
     foreground = _equal(target, 1)
     valid = foreground | _equal(target, 0)
     _check_labels(target, valid | _equal(target, ignore_index), f"0, 1 or {ignore_index}")
     return logits, foreground, valid
+
+
+def _bytes(target: Tensor, ignore_index: int) -> Tensor:
+    """The labels as they are, or in uint8: on a CPU bytes compare several times faster."""
+    if target.is_floating_point() or not (_on_cpu(target) and 0 <= ignore_index <= 255):
+        return target
+    lowest, highest = target.aminmax()
+    return target.to(torch.uint8) if lowest >= 0 and highest <= 255 else target
+
+
+def _on_cpu(x: Tensor) -> bool:
+    """Whether values may be read at no cost and NumPy be called: on a CPU, and not compiled."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _equal(target: Tensor, label: int) -> Tensor:
@@ -365,7 +391,7 @@ def _equal(target: Tensor, label: int) -> Tensor:
 
 
 def _check_labels(target: Tensor, known: Tensor, allowed: str) -> None:
-    if target.device.type == "cpu" and not torch.compiler.is_compiling():
+    if _on_cpu(target):
         if known.amin() == 0:
             raise ValueError(f"labels must be {allowed}, got {set(target.flatten().tolist())}")
     else:
@@ -373,16 +399,16 @@ def _check_labels(target: Tensor, known: Tensor, allowed: str) -> None:
         torch._assert_async((known == 1).all(), f"labels must be {allowed}")
 
 
-def _sign(foreground: Tensor, valid: Tensor) -> Tensor:
-    """+1 on foreground, -1 on background, 0 on void, in int8."""
-    return 2 * foreground.to(torch.int8) - valid.to(torch.int8)
+def _slope(foreground: Tensor, valid: Tensor) -> Tensor:
+    """-s: how an error moves with its score. -1 on foreground, +1 on background, 0 on void."""
+    return torch.sub(valid.view(torch.int8), foreground.view(torch.int8), alpha=2)
 
 
 def _margin(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
     """The margin s f, 0 on void, and the masks of foreground and valid pixels. ``(B, N)`` each."""
     logits, foreground, valid = _binary(logits, target, ignore_index)
-    sign = _sign(foreground, valid).to(logits.dtype)
-    return torch.where(valid == 1, sign * logits, 0), foreground, valid
+    margin = -_slope(foreground, valid) * logits
+    return torch.where(valid == 1, margin, 0), foreground, valid
 
 
 def _rows(per_image: bool, reduction: Reduction, *tensors: Tensor) -> tuple[Tensor, ...]:

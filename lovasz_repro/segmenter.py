@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from lovasz_repro.cache import LABELS
 from lovasz_repro.config import Optim
@@ -113,6 +112,12 @@ class Segmenter(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         values = self.validation_values()
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise NonFiniteLoss(
+                f"validation at step {self.global_step}: {', '.join(broken)} not finite, learning "
+                f"rate {self.lr:g}"
+            )
         self.curve.append({"step": self.global_step, **values})
         self.log_now({f"val/{name}": value for name, value in values.items()})
 
@@ -134,19 +139,34 @@ class BaseSegmenter(Segmenter):
     """The 21-way network under cross-entropy; its measure is the mIoU over all val pixels.
 
     Attributes:
+        matrix: (21, 21) valid pixels by target and predicted label.
         label_iou: (21,) after a test, at the files' own sizes.
     """
 
+    matrix: Tensor
+
     def __init__(self, network: nn.Module, optim: Optim, stride: int) -> None:
         super().__init__(network, optim, optim.lr, stride)
-        self.confusion = MulticlassConfusionMatrix(LABELS, ignore_index=VOID, validate_args=False)
+        self.register_buffer("matrix", torch.zeros(LABELS, LABELS, dtype=torch.int64), False)
         self.label_iou = torch.full((LABELS,), torch.nan)
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(logits, target, ignore_index=VOID)
 
+    def on_validation_epoch_start(self) -> None:
+        self.matrix.zero_()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def _count(self, logits: Tensor, target: Tensor) -> None:
+        """Add the valid pixels of (B, 21, ...) and (B, ...) by target and predicted label."""
+        valid = target != VOID
+        pairs = target[valid].long() * LABELS + logits.argmax(1)[valid]
+        # torchmetrics' confusion matrix is hundreds of times slower when torch is deterministic.
+        self.matrix += torch.bincount(pairs, minlength=LABELS**2).view(LABELS, LABELS)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.confusion.update(self(batch.inputs), batch.target)
+        self._count(self(batch.inputs), batch.target)
 
     def validation_values(self) -> dict[str, float]:
         return {"miou": float(self._label_iou().nanmean())}
@@ -157,15 +177,14 @@ class BaseSegmenter(Segmenter):
             native = torch.stack(
                 [to_native(m, tuple(size), tuple(target.shape), self.stride) for m in maps]
             )
-            self.confusion.update(native[None], target[None])
+            self._count(native[None], target[None])
 
     def on_test_epoch_end(self) -> None:
         self.label_iou = self._label_iou()
 
     def _label_iou(self) -> Tensor:
         """(21,) intersection over union by label, NaN where a label is neither there nor said."""
-        matrix = self.confusion.compute().double()
-        self.confusion.reset()
+        matrix = self.matrix.double()
         hit = matrix.diagonal()
         ratio: Tensor = hit / (matrix.sum(0) + matrix.sum(1) - hit)
         return ratio
@@ -192,7 +211,7 @@ class BinarySegmenter(Segmenter):
         self._loss = loss
         self.threshold = 0.0
         self.image_iou = ImageIoU()
-        self.losses = MetricCollection({name: MeanMetric() for name in MEASURES})
+        self.losses = MetricCollection({name: MeanMetric(nan_strategy="disable") for name in MEASURES})
         self.rows: list[Json] = []
         self.thumbnails: list[Tensor] = []
 

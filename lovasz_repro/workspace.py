@@ -143,7 +143,7 @@ class Workspace:
             "generated": self.voc.generated,
             "hash": self.digest,
             "grid": _grid(cells),
-            "config": _plain(asdict(self.config)),
+            "config": _settings(self.config),
             "data": self.data,
         }
         if path.exists():
@@ -323,6 +323,13 @@ def _grid(cells: Sequence[Cell], earlier: Json | None = None) -> Json:
     }  # fmt: skip
 
 
+def _settings(config: Experiment) -> Json:
+    """The configuration without the folders of this machine."""
+    settings: Json = _plain(asdict(config))
+    del settings["runs"], settings["data"]["root"], settings["data"]["cache"]
+    return settings
+
+
 def _plain(value: Any) -> Any:
     """As JSON will give it back: tuples are lists."""
     if isinstance(value, dict):
@@ -336,7 +343,7 @@ def _differences(there: Json, here: Json) -> str:
     changed = [
         f"{key}: {old.get(key)} there, {new.get(key)} now"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(("cells.", "runtime.", "runs"))
+        if old.get(key) != new.get(key) and not key.startswith(("cells.", "runtime.", "expected"))
     ]
     if there["data"] != here["data"]:
         changed.append("the data lists or the weights")

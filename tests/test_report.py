@@ -22,8 +22,9 @@ import synthetic
 from lovasz_repro import report
 from lovasz_repro.errors import UserError
 from lovasz_repro.gallery import write_gallery
-from lovasz_repro.records import Cell, load
+from lovasz_repro.records import Cell, load, write_bytes, write_cell
 from lovasz_repro.report import drawing
+from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.document import points, signed
 from lovasz_repro.report.readme import BEGIN, END
 from lovasz_repro.voc import VOC
@@ -213,7 +214,7 @@ class TestIncomplete:
             for seed in (0,)
         ]
         text = text_of(self.study(tmp_path, losses=losses, missing=missing))
-        assert "6 of 30 cells have not been run" in text
+        assert "Cells not run: 6 of 30." in text
         assert "cannot say which of the two gives the better image-IoU" in text
         assert re.search(r"^\| Lovász hinge \| \*\*80\.5\*\* \| missing", text, re.MULTILINE)
 
@@ -221,7 +222,7 @@ class TestIncomplete:
         self, tmp_path: Path, text_of: Callable[[Path], str]
     ) -> None:
         text = text_of(self.study(tmp_path, missing=[CELL]))
-        assert "1 of 30 cells have not been run" in text
+        assert "Cells not run: 1 of 30." in text
         assert str(CELL) in text
         assert "Levels are means over 2 of 3 categories" in text
         assert "mean over 3 categories: a difference of" in text  # which does not need the hinge
@@ -246,12 +247,12 @@ class TestIncomplete:
 
     def test_a_failed_cell(self, tmp_path: Path, text_of: Callable[[Path], str]) -> None:
         text = text_of(self.study(tmp_path, failed={CELL: "loss not finite at step 30"}))
-        assert "1 of 30 cells failed" in text
+        assert "Cells that failed: 1 of 30." in text
         assert f"{CELL}: loss not finite at step 30" in text
 
     def test_mixed_hashes(self, tmp_path: Path, text_of: Callable[[Path], str]) -> None:
         text = text_of(self.study(tmp_path, stale=[CELL]))
-        assert "1 of 30 cells were finished under another configuration" in text
+        assert "(5ca1ab1e): 1 of 30; run the study again." in text
         assert str(CELL) in text
 
     def test_a_truncated_table_is_named(self, tmp_path: Path) -> None:
@@ -269,7 +270,7 @@ class TestIncomplete:
         images = synthetic.images_of(cell, 6, 0.0).assign(iou=float("nan"))
         result = json.loads((runs / cell.path / "result.json").read_text())
         curve = synthetic.curve_of(cell, 300)
-        synthetic.write_cell(runs / cell.path, images, curve, result, {})
+        write_cell(runs / cell.path, images, curve, result, {})
         with pytest.raises(UserError, match=r"images\.csv: not a finite number in column iou"):
             report.write_report(runs, tmp_path / "out")
 
@@ -278,7 +279,7 @@ class TestIncomplete:
         for path in runs.glob("cells/*/*/*/result.json"):
             path.unlink()
         text = text_of(runs)
-        assert "3 of 3 cells have not been run" in text
+        assert "Cells not run: 3 of 3." in text
         assert "Needs cells trained with" in text
 
     def test_nothing_but_cells_and_study(
@@ -354,7 +355,7 @@ def test_zero_bias_has_no_minus() -> None:
 
 class TestReadme:
     @pytest.fixture
-    def reports(self, tmp_path: Path, undrawn: None) -> Path:
+    def reports(self, tmp_path: Path) -> Path:
         for name, generated in (("head", False), ("demo", True), ("finetune", False)):
             runs = tmp_path / "runs" / name
             synthetic.write_study(
@@ -365,7 +366,8 @@ class TestReadme:
                 experiment=name,
                 generated=generated,
             )
-            report.write_report(runs, tmp_path / "reports" / name)
+            archive = tmp_path / "reports" / name / "records.zip"
+            write_bytes(archive, pack(read_files(runs, load(runs))))
         return tmp_path / "reports"
 
     def test_the_table_stands_between_the_markers(self, tmp_path: Path, reports: Path) -> None:

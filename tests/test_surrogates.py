@@ -56,7 +56,7 @@ def test_the_sweep_is_the_limit_of_many_pixels(share: float, bias: float) -> Non
     def mean(loss: object) -> float:
         assert callable(loss)
         parts = [quad(lambda e, n=n: loss(e) * n.pdf(e), -12, 12, limit=200)[0] for n in (on, off)]
-        return share * parts[0] + (1 - share) * parts[1]
+        return float(share * parts[0] + (1 - share) * parts[1])
 
     expected = {
         "jaccard": jaccard_above(1.0),  # wrong where the margin is below zero

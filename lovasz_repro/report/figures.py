@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lovasz_repro.report.document import points
 from lovasz_repro.report.drawing import Draw
 from lovasz_repro.report.style import INK, MEASURE_LABELS, style
 
@@ -35,7 +36,7 @@ def gains(table: pd.DataFrame, quoted: dict[str, float]) -> Draw:
             look = style(row.loss)
             _interval(axes, place, row.difference, row.low, row.high, row.loss)
             axes.annotate(
-                f"{100 * row.difference:+.1f}".replace("-", "−"),
+                points(row.difference),
                 (100 * row.difference, place),
                 xytext=(0, 7),
                 textcoords="offset points",
@@ -240,8 +241,9 @@ def learning_rates(tried: pd.DataFrame) -> Draw:
                 color=look.color, label=look.label,
             )  # fmt: skip
             best = rows[rows["chosen"]]
-            ring = {"ms": 12, "mfc": "none", "mec": look.color, "mew": 1.4}
-            axes.plot(best["lr"], 100 * best["image_iou"], "o", **ring)
+            axes.plot(
+                best["lr"], 100 * best["image_iou"], "o", ms=12, mfc="none", mec=look.color, mew=1.4
+            )
         axes.set_xscale("log")
         rates = sorted(tried["lr"].unique())
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates], minor=False)

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lovasz_repro.claims import LOVASZ, Claim
-from lovasz_repro.records import Json, Records
+from lovasz_repro.records import Records
 from lovasz_repro.report import quoted
 from lovasz_repro.report.document import count, interval, listed, percent, points
 from lovasz_repro.report.style import style
-from lovasz_repro.stats import REFERENCE
 
 NOT_RECORDED = "not recorded"
 
@@ -69,16 +68,16 @@ def _verdicts(claims: Sequence[Claim]) -> str:
 
 def completeness(records: Records) -> str:
     """What the grid has that the records do not; empty when all is there."""
-    total = count(len(records.grid.cells()), "cell")
+    total = len(records.grid.cells())
     statements = []
     if records.missing:
-        statements.append(f"{len(records.missing)} of {total} have not been run.")
+        statements.append(f"Cells not run: {len(records.missing)} of {total}.")
     if records.failed:
-        statements.append(f"{len(records.failed)} of {total} failed.")
+        statements.append(f"Cells that failed: {len(records.failed)} of {total}.")
     if records.stale:
         statements.append(
-            f"{len(records.stale)} of {total} were finished under another configuration than the "
-            f"study’s ({records.study['hash'][:12]}); run the study again."
+            "Cells finished under another configuration than the study’s "
+            f"({records.study['hash'][:12]}): {len(records.stale)} of {total}; run the study again."
         )
     if statements:
         statements.append(
@@ -109,7 +108,8 @@ def facts(records: Records) -> list[tuple[str, str]]:
     """The header: label and text; what the records lack is said to be not recorded."""
     machine, grid = records.machine, records.grid
     commit = str(machine.get("commit") or NOT_RECORDED)[:12]
-    state = {True: ", with uncommitted changes", False: ", clean", None: ""}[machine.get("dirty")]
+    dirty = machine.get("dirty")
+    state = "" if dirty is None else ", with uncommitted changes" if dirty else ", clean"
     versions = [
         f"{name} {machine[name]}"
         for name in ("python", "torch", "torchvision", "lightning", "timm")

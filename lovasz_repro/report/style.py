@@ -70,6 +70,7 @@ RC: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "lines.markersize": 5.5,
     "legend.frameon": False,
+    "text.parse_math": False,  # a name may hold dollar signs
     "svg.fonttype": "none",
     "svg.hashsalt": "lovasz_repro",
     "figure.constrained_layout.use": True,
