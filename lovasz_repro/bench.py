@@ -44,11 +44,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Contender:
-    """A loss to be timed, and the loss whose float64 gradient is the right one for it."""
+    """A loss to be timed, and the loss whose float64 gradient is the right one for it.
+
+    ``labels`` is the dtype that it takes its target in, converted outside the timing.
+    """
 
     name: str
     loss: Loss
     reference: Loss
+    labels: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,9 @@ def bench_loss(device: str = "cpu", rounds: int = 7, out: Path | None = None) ->
     Within a case the losses are timed in turn, ``rounds`` times; a figure is the median of its
     rounds. Megabytes are the peak above what was held before the call. The gradient error is the
     L1 distance to the exact loss's gradient in float64, relative to the L1 norm of that. The
-    labels have no void, which kornia does not know. A library that is not installed is said and
-    left out.
+    labels have no void, which kornia does not know. Binary labels are bytes, as the training passes
+    them, and floats for torch's cross-entropy; labels of many classes are int64. A library that is
+    not installed is said and left out.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device}: no CUDA GPU was found, use --device cpu")
@@ -94,7 +99,7 @@ def bench_loss(device: str = "cpu", rounds: int = 7, out: Path | None = None) ->
 def _bench_case(case: Case, device: torch.device, rounds: int) -> Iterator[Row]:
     logits, target = _inputs(case, device)
     contenders = list(_multiclass() if case.classes > 1 else _binary())
-    calls = [partial(_gradient, c.loss, logits, target) for c in contenders]
+    calls = [partial(_gradient, c.loss, logits, target.to(c.labels)) for c in contenders]
     repeats = min(20, 1 + 2_000_000 // logits.numel())  # a small case is over too soon to time once
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
@@ -114,33 +119,38 @@ def _bench_case(case: Case, device: torch.device, rounds: int) -> Iterator[Row]:
 
 
 def _binary() -> Iterator[Contender]:
-    yield Contender("binary cross-entropy (torch)", _torch_cross_entropy, _torch_cross_entropy)
-    yield Contender("cross_entropy", cross_entropy, _torch_cross_entropy)
-    yield Contender("lovasz_hinge sort", lovasz_hinge, lovasz_hinge)
-    yield Contender("lovasz_hinge bins", partial(lovasz_hinge, method="bins"), lovasz_hinge)
+    floor, bins, labels = _torch_cross_entropy, partial(lovasz_hinge, method="bins"), torch.uint8
+    yield Contender("binary cross-entropy (torch)", floor, floor, torch.float32)
+    yield Contender("cross_entropy", cross_entropy, floor, labels)
+    yield Contender("lovasz_hinge sort", lovasz_hinge, lovasz_hinge, labels)
+    yield Contender("lovasz_hinge bins", bins, lovasz_hinge, labels)
     if find_spec("segmentation_models_pytorch"):
         from segmentation_models_pytorch.losses import LovaszLoss
 
-        yield Contender("smp", LovaszLoss("binary", True, ignore_index=255), lovasz_hinge)
+        yield Contender("smp", LovaszLoss("binary", True, ignore_index=255), lovasz_hinge, labels)
     if find_spec("kornia"):
         from kornia.losses import lovasz_hinge_loss
 
-        yield Contender("kornia", lambda f, y: lovasz_hinge_loss(f[:, None], y), lovasz_hinge)
+        yield Contender(
+            "kornia", lambda f, y: lovasz_hinge_loss(f[:, None], y), lovasz_hinge, labels
+        )
 
 
 def _multiclass() -> Iterator[Contender]:
     per_image = partial(lovasz_softmax, classes="all", per_image=True)
-    yield Contender("cross-entropy (torch)", F.cross_entropy, F.cross_entropy)
-    yield Contender("lovasz_softmax sort", lovasz_softmax, lovasz_softmax)
-    yield Contender("lovasz_softmax bins", partial(lovasz_softmax, method="bins"), lovasz_softmax)
+    bins, labels = partial(lovasz_softmax, method="bins"), torch.int64
+    yield Contender("cross-entropy (torch)", F.cross_entropy, F.cross_entropy, labels)
+    yield Contender("lovasz_softmax sort", lovasz_softmax, lovasz_softmax, labels)
+    yield Contender("lovasz_softmax bins", bins, lovasz_softmax, labels)
     if find_spec("segmentation_models_pytorch"):
         from segmentation_models_pytorch.losses import LovaszLoss
 
-        yield Contender("smp", LovaszLoss("multiclass", ignore_index=255), lovasz_softmax)
+        smp = LovaszLoss("multiclass", ignore_index=255)
+        yield Contender("smp", smp, lovasz_softmax, labels)
     if find_spec("kornia"):
         from kornia.losses import lovasz_softmax_loss
 
-        yield Contender("kornia", lovasz_softmax_loss, per_image)
+        yield Contender("kornia", lovasz_softmax_loss, per_image, labels)
 
 
 def _torch_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

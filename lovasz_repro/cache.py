@@ -156,7 +156,7 @@ def feature_cache(
     folder = images.folder.with_name(f"features-{_digest(images.folder.name, weights_digest)}")
     if not folder.exists():
         with _built(folder) as building, torch.inference_mode():
-            features: NDArray[np.float16] | None = None
+            features: Any = None
             count = len(images.ids)
             for start in track(range(0, count, batch), "Computing features"):
                 index = np.arange(start, min(start + batch, count))
@@ -165,7 +165,6 @@ def feature_cache(
                     shape = (count, *values.shape[1:])
                     features = open_memmap(building / "features.npy", "w+", np.float16, shape)
                 features[index] = values
-            assert features is not None  # lists are never empty
             features.flush()
     loaded: NDArray[np.float16] = np.load(folder / "features.npy", mmap_mode="r")
     return loaded

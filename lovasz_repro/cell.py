@@ -37,7 +37,7 @@ THRESHOLD_IMAGES = 100
 def run_cell(workspace: Workspace, cell: Cell, lr: float) -> Json:
     """Train, evaluate at the files' own sizes, and leave the cell's records.
 
-    Returns: what `result.json` holds. Raises: NonFiniteLoss.
+    Returns: what `result.json` holds. Raises: NonFiniteError.
     """
     started = time.perf_counter()
     config = workspace.config
@@ -195,7 +195,7 @@ def overlay(cache: ImageCache, index: int, prediction: Tensor, task: Task) -> Te
     canvas = cache.images[index, :, :h, :w].transpose(1, 2, 0)
     image = small(canvas, Image.Resampling.BILINEAR).permute(2, 0, 1) / 255  # (3, side, side)
     labels = small(cache.masks[index, :h, :w], Image.Resampling.NEAREST)[None, ..., 0]
-    truth = task.target(labels, torch.tensor([bool((labels == task.label).any())]))[0]
+    truth = task.target(labels, labels.eq(task.label or 0).flatten(1).any(1))[0]
     grey = torch.where(truth == VOID, 0.5, (truth == 1).float())
     wrong = prediction & (truth == 0)
     missed = ~prediction & (truth == 1)

@@ -29,7 +29,8 @@ class Data:
         val_list: list of the images that are scored.
         cache: folder of the memory-mapped arrays.
         image_size: longest side in the cache in pixels, a multiple of the output stride
-            plus 1, so that the network's grid meets the canvas's corners; larger images are shrunk to it, smaller ones kept.
+            plus 1, so that the network's grid meets the canvas's corners; larger images are
+            shrunk to it, smaller ones kept.
         crop_size: side of the training crop in pixels, as above.
         scale: smallest and largest random scale of a training image.
         flip: mirror half of the training crops.
@@ -257,6 +258,7 @@ class Experiment:
 
 NUMERICS = (
     "augment", "binary", "cache", "cell", "datamodule", "deeplab", "losses", "metrics", "segmenter",
+    "training", "voc", "workspace",
 )  # fmt: skip
 """The modules whose code can change a number in the records."""
 

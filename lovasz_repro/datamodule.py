@@ -41,7 +41,7 @@ class Whole(NamedTuple):
     masks: Tensor  # (B, h, w) uint8 at the grid's cells
     sizes: Tensor  # (B, 2)
     present: Tensor  # (B,) bool
-    index: Tensor  # (B,) into the cache
+    chosen: Tensor  # (B,) indices into the cache
     native: list[Tensor]  # B labels (H, W) uint8 at the file's size; empty unless asked for
 
 
@@ -50,8 +50,8 @@ class Batch(NamedTuple):
 
     inputs: Tensor  # (B, 3, S, S) or (B, C, h, w) float32
     target: Tensor  # (B, h, w) at the grid's cells
-    sizes: Tensor
-    index: Tensor
+    sizes: Tensor  # (B, 2) height and width on the canvas
+    chosen: Tensor  # (B,) indices into the cache
     native: list[Tensor]  # B targets (H, W)
 
 
@@ -193,7 +193,7 @@ class DataModule(pl.LightningDataModule):
             self.task.target(labels[None], present[None])[0]
             for labels, present in zip(raw.native, raw.present, strict=False)
         ]
-        return Batch(inputs, target.masked_fill(~inside, VOID), raw.sizes, raw.index, native)
+        return Batch(inputs, target.masked_fill(~inside, VOID), raw.sizes, raw.chosen, native)
 
 
 class Steps:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class AtrousHead(nn.Module):
         size = features.shape[-2:]
         labels, channels = self.weight.shape[2:]
         taps = self.weight.reshape(-1, channels) @ features.flatten(2)  # (B, R·9·K, h·w)
-        branches = taps.unflatten(1, (len(self.rates), 9, labels))  # (B, R, 9, K, h·w)
+        branches = taps.view(len(taps), len(self.rates), 9, labels, -1)  # (B, R, 9, K, h·w)
         total = self.bias.view(-1, 1, 1)
         for index, rate in enumerate(self.rates):
             columns = branches[:, index].transpose(1, 2).flatten(1, 2)  # (B, K·9, h·w)
@@ -64,10 +65,10 @@ class TorchvisionHead(nn.Sequential):
     def channel(self, label: int) -> TorchvisionHead:
         """A head with the one output `label`, its weights copied."""
         *body, last = copy.deepcopy(list(self))
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        assert isinstance(last, nn.Conv2d)
         single = nn.Conv2d(last.in_channels, 1, 1)
-        single.weight.data.copy_(last.weight.data[label : label + 1])
-        single.bias.data.copy_(last.bias.data[label : label + 1])  # type: ignore[union-attr]
+        chosen = {name: value[label : label + 1] for name, value in last.state_dict().items()}
+        single.load_state_dict(chosen)
         return TorchvisionHead(*body, single)
 
 
@@ -147,13 +148,14 @@ def build(config: Network, *, pretrained: bool = True) -> DeepLab:
         raise UserError(f"network.backbone: timm has no {config.backbone!r}; near: {near}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # timm warns of classifier layers that it drops
-        model = timm.create_model(
+        model: Any = timm.create_model(
             config.backbone, pretrained=False, features_only=True, out_indices=(-1,),
             output_stride=config.output_stride,
         )  # fmt: skip
     if weights is not None:
         _load(model, weights, str(config.weights))
     data = timm.get_pretrained_cfg(config.backbone)
+    assert data is not None  # every model of timm has one
     channels = model.feature_info.channels()[-1]
     return DeepLab(
         _LastFeature(model), AtrousHead(channels, LABELS, config.rates), config.output_stride,
@@ -229,11 +231,13 @@ def grid_matrix(length: int, extent: int, grid: int, stride: int) -> Tensor:
     return (1 - distance.abs()).clamp(min=0).float()
 
 
-def to_native(logits: Tensor, canvas: tuple[int, int], native: tuple[int, int], stride: int) -> Tensor:
-    """One image's logits (h, w) on the grid of its canvas -> (H, W) at the file's own size.
+def to_native(
+    logits: Tensor, canvas: Sequence[int], native: Sequence[int], stride: int
+) -> Tensor:
+    """One image's logits (..., h, w) on the grid of its canvas -> (..., H, W) at the file's size.
 
     canvas: height and width of the image on the canvas. native: in the file.
     """
-    rows = grid_matrix(native[0], canvas[0], logits.shape[0], stride).to(logits.device)
-    columns = grid_matrix(native[1], canvas[1], logits.shape[1], stride).to(logits.device)
+    rows = grid_matrix(native[0], canvas[0], logits.shape[-2], stride).to(logits.device)
+    columns = grid_matrix(native[1], canvas[1], logits.shape[-1], stride).to(logits.device)
     return rows @ logits.float() @ columns.T

@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """A wrong key, value or file. The message names it and says what to do; no traceback is shown."""
+    """A wrong key, value or file: the message names it and says what to do, without traceback."""

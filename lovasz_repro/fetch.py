@@ -32,7 +32,9 @@ from torchvision.datasets.utils import calculate_md5
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from lovasz_repro.errors import UserError
-from lovasz_repro.voc import VOC, VOC_FOLDER, find_voc, save_mask, write_atomically, write_folds
+from lovasz_repro.folds import write_folds
+from lovasz_repro.records import write_bytes
+from lovasz_repro.voc import VOC, VOC_FOLDER, find_voc, save_mask
 
 TRAINAUG_SIZE = 10_582
 TIMEOUT_SECONDS = 60
@@ -202,4 +204,5 @@ def _write_trainaug(voc: VOC, masks: Path) -> None:
     """(SBD train, SBD val, VOC train) without VOC val. These are the images that have a mask and
     are not in val: SBD has masks for its train and val alone, and so has VOC."""
     ids = {mask.stem for mask in masks.glob("*.png")} - set(voc.ids("val"))
-    write_atomically(voc.lists_folder / "trainaug.txt", "".join(f"{i}\n" for i in sorted(ids)))
+    lines = "".join(f"{i}\n" for i in sorted(ids))
+    write_bytes(voc.lists_folder / "trainaug.txt", lines.encode())

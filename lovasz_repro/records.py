@@ -1,7 +1,7 @@
 """What a study leaves behind, how it is written so that nothing is half there, and how it is read.
 
     runs/<experiment>/
-        study.json              experiment, configuration, grid, data lists with hashes, numerics hash
+        study.json              experiment, configuration, grid, data lists, hash
         machine.json            commit, versions, hardware, dates: true, but not reproducible
         learning_rates.json     per loss: the rates tried, what each gave, the one chosen
         base/fold<k>/           network.pt, result.json (mIoU), cost.json
@@ -142,7 +142,7 @@ def read_json(path: Folder) -> Json:
     except (OSError, KeyError) as error:  # zipfile.Path: KeyError
         raise UserError(f"{path}: cannot be read ({error})") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it to have it made again") from error
+        raise UserError(f"{path}: not valid JSON ({error}); delete it to make it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
@@ -168,7 +168,7 @@ def read_table(path: Folder, digest: str, columns: Sequence[str]) -> pd.DataFram
         raise UserError(f"{path}: cannot be read ({error})") from error
     if sha256(content) != digest:
         raise UserError(
-            f"{path}: does not have the SHA-256 in the result.json beside it (truncated or edited); "
+            f"{path}: truncated or edited, the result.json beside it has another SHA-256; "
             "delete that result.json and run the study again"
         )
     table = pd.read_csv(io.BytesIO(content), dtype={"id": str})

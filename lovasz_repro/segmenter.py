@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from lovasz_repro.cache import LABELS
 from lovasz_repro.config import Optim
@@ -22,7 +22,7 @@ from lovasz_repro.records import MEASURES, Json
 from lovasz_repro.voc import VOID
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteError(RuntimeError):
     """The training loss became infinite or NaN."""
 
 
@@ -104,7 +104,7 @@ class Segmenter(pl.LightningModule):
         seconds = time.perf_counter() - self._started
         self.train_seconds += seconds
         if not math.isfinite(mean):
-            raise NonFiniteLoss(
+            raise NonFiniteError(
                 f"training loss {mean} between steps {self.global_step - steps} and "
                 f"{self.global_step}, learning rate {self.lr:g}"
             )
@@ -114,7 +114,7 @@ class Segmenter(pl.LightningModule):
         values = self.validation_values()
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
-            raise NonFiniteLoss(
+            raise NonFiniteError(
                 f"validation at step {self.global_step}: {', '.join(broken)} not finite, learning "
                 f"rate {self.lr:g}"
             )
@@ -174,9 +174,7 @@ class BaseSegmenter(Segmenter):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self(batch.inputs)
         for maps, size, target in zip(logits, batch.sizes.tolist(), batch.native, strict=True):
-            native = torch.stack(
-                [to_native(m, tuple(size), tuple(target.shape), self.stride) for m in maps]
-            )
+            native = to_native(maps, size, target.shape, self.stride)
             self._count(native[None], target[None])
 
     def on_test_epoch_end(self) -> None:
@@ -211,7 +209,10 @@ class BinarySegmenter(Segmenter):
         self._loss = loss
         self.threshold = 0.0
         self.image_iou = ImageIoU()
-        self.losses = MetricCollection({name: MeanMetric(nan_strategy="disable") for name in MEASURES})
+        means: dict[str, Metric | MetricCollection] = {}
+        for name in MEASURES:
+            means[name] = MeanMetric(nan_strategy="disable")  # NaN stays NaN
+        self.losses = MetricCollection(means)
         self.rows: list[Json] = []
         self.thumbnails: list[Tensor] = []
 
@@ -237,9 +238,9 @@ class BinarySegmenter(Segmenter):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         grids = self(batch.inputs)[:, 0]
         for grid, size, target, index in zip(
-            grids, batch.sizes.tolist(), batch.native, batch.index.tolist(), strict=True
+            grids, batch.sizes.tolist(), batch.native, batch.chosen.tolist(), strict=True
         ):
-            native = to_native(grid, tuple(size), tuple(target.shape), self.stride)
+            native = to_native(grid, size, target.shape, self.stride)
             self.rows.append({"index": index, **image_row(native, target, self.threshold)})
             self.thumbnails.append(self._thumbnail(grid, size))
 
@@ -247,7 +248,7 @@ class BinarySegmenter(Segmenter):
         """(C, C) bool: the image, its longest side C pixels, at the top left."""
         side = self.THUMBNAIL
         height, width = (max(1, round(side * length / max(size))) for length in size)
-        small = to_native(grid, (size[0], size[1]), (height, width), self.stride) > 0
+        small = to_native(grid, size, (height, width), self.stride) > 0
         return F.pad(small, (0, side - width, 0, side - height)).cpu()
 
 

@@ -20,6 +20,7 @@ from rich.progress import track
 from scipy.ndimage import maximum_filter
 
 from lovasz_repro.errors import UserError
+from lovasz_repro.folds import write_folds
 from lovasz_repro.voc import (
     CATEGORIES,
     SHAPES_MARKER,
@@ -28,7 +29,6 @@ from lovasz_repro.voc import (
     VOID,
     UInt8Array,
     save_mask,
-    write_folds,
 )
 
 FloatArray = npt.NDArray[np.float64]

@@ -27,7 +27,7 @@ from lovasz_repro.errors import UserError
 from lovasz_repro.gallery import write_gallery
 from lovasz_repro.overview import write_overview
 from lovasz_repro.records import Cell, Grid, Json
-from lovasz_repro.segmenter import NonFiniteLoss
+from lovasz_repro.segmenter import NonFiniteError
 from lovasz_repro.workspace import Workspace
 
 console = Console(highlight=False)
@@ -116,11 +116,9 @@ def is_done(workspace: Workspace, cell: Cell) -> bool:
     if not path.exists() or not base.exists():
         return False
     result = records.read_json(path)
-    return (
-        result["hash"] == workspace.digest
-        and result["base"] == records.read_json(base)["sha256"]
-        and result["lr"] == learning_rate(workspace, cell.loss)[0]
-    )
+    made_with = (result["hash"], result["base"], result["lr"])
+    rate = learning_rate(workspace, cell.loss)[0]
+    return made_with == (workspace.digest, records.read_json(base)["sha256"], rate)
 
 
 def learning_rate(workspace: Workspace, loss: str) -> tuple[float, str]:
@@ -170,7 +168,7 @@ def tune(workspace: Workspace) -> None:
                     module, _, _ = setting.train(
                         loss, lr, 0, rest, val, optim, None, f"{loss} at {lr:g}: {category}"
                     )
-                except NonFiniteLoss:
+                except NonFiniteError:
                     break
                 scores.append(module.curve[-1]["image_iou"])
             complete = len(scores) == len(tuning.categories)

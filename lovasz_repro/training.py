@@ -69,9 +69,9 @@ class StepBar(pl.Callback):
 
 
 def train(
-    module: Segmenter, data: DataModule, runtime: Runtime, device: torch.device, folder: Path | None,
-    title: str, *, measure: str = "miou", logger: TensorBoardLogger | None = None,
-    skip_training: bool = False,
+    module: Segmenter, data: DataModule, runtime: Runtime, device: torch.device,
+    folder: Path | None, title: str, *, measure: str = "miou",
+    logger: TensorBoardLogger | None = None, skip_training: bool = False,
 ) -> pl.Trainer:  # fmt: skip
     """Train to the end of the schedule, from `folder/resume.ckpt` where that is there.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import os
 import platform
 import re
 import subprocess
@@ -16,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,7 @@ class Workspace:
                 network.mean.cpu(), network.std.cpu(),
             )  # fmt: skip
             if features:
-                network = network.to(self.device, memory_format=torch.channels_last).eval()
+                network = network.to(self.device).eval()
                 arrays = feature_cache(
                     cache, backbone, network.backbone,
                     lambda index: source.canvases(index).to(self.device),
@@ -228,7 +228,6 @@ class Workspace:
         network = build(self.config.network)
         head_only = base.train == "head"
         source = self.source(network, features=head_only)
-        network.to(memory_format=torch.contiguous_format)
         trained = network.head if head_only else network
         module = BaseSegmenter(trained, base.optim, network.stride)
         plan = SamplePlan(
@@ -301,11 +300,11 @@ def describe_machine(device: torch.device) -> Json:
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "lightning": pl.__version__,
+        "lightning": version("pytorch_lightning"),
         "torchmetrics": torchmetrics.__version__,
         "timm": timm.__version__,
         "processor": name,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "started": now,
     }

@@ -40,8 +40,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if not path.exists():
             model = build(network, pretrained=False)
             is_timm = network.kind == "deeplab_v2"
-            module = model.backbone.model if is_timm else model
-            state = module.state_dict()  # type: ignore[operator, union-attr]
+            module = model.backbone.get_submodule("model") if is_timm else model
+            state = module.state_dict()
             if not is_timm:  # as torchvision's own file names them
                 state = {
                     key.replace("backbone.model.", "backbone.").replace("head.", "classifier."): v

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise, product
+from itertools import pairwise, permutations, product
 from typing import Literal
 
 import hypothesis.extra.numpy as arrays
@@ -18,7 +18,6 @@ from lovasz_repro.errors import UserError
 from lovasz_repro.losses import (
     LOSSES,
     Loss,
-    Method,
     cross_entropy,
     hinge,
     lovasz_hinge,
@@ -26,6 +25,7 @@ from lovasz_repro.losses import (
     make_loss,
     soft_jaccard,
 )
+from lovasz_repro.lovasz import Method
 
 # Timing is no test; the examples are many small batches, each with several images.
 settings.register_profile("losses", max_examples=25, deadline=None)
@@ -63,6 +63,25 @@ def batches(draw: st.DrawFn, pixels: int = 12, void: bool = True) -> Batch:
     return torch.from_numpy(steps).double() * scale, torch.from_numpy(target)
 
 
+def all_subsets(pixels: int) -> Tensor:
+    """Every set of pixels as a row, ``(2**p, p)``: bit i of a row's number is pixel i."""
+    return (torch.arange(2**pixels)[:, None] >> torch.arange(pixels) & 1).bool()
+
+
+def jaccard_of_all_subsets(foreground: Tensor) -> Tensor:
+    """The Jaccard loss of every set of wrong pixels, ``(2**p,)``."""
+    losses = [jaccard_loss(wrong, foreground) for wrong in all_subsets(len(foreground))]
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+def lovasz_by_all_orders(errors: Tensor, foreground: Tensor) -> float:
+    """The Lovász extension of a submodular function as the greatest value that an order gives."""
+    orders = torch.tensor(list(permutations(range(len(errors)))), dtype=torch.int64)  # (p!, p)
+    taken = F.pad((1 << orders).cumsum(1), (1, 0))  # the subset after each step, from none
+    steps = jaccard_of_all_subsets(foreground)[taken].diff(dim=1)
+    return float((steps * errors[orders]).sum(1).max())
+
+
 def random_batch(*shape: int, dtype: torch.dtype = torch.float64, void: float = 0.2) -> Batch:
     generator = torch.Generator().manual_seed(sum(shape))
     target = torch.randint(0, 2, shape, generator=generator, dtype=torch.uint8)
@@ -86,6 +105,32 @@ def valid_errors(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def test_sort_is_the_lovasz_extension(batch: Batch) -> None:
     for logits, target, loss in zip(*batch, lovasz_hinge(*batch, reduction="none"), strict=True):
         assert loss.item() == pytest.approx(lovasz_by_threshold(*valid_errors(logits, target)))
+
+
+@given(batches(pixels=6))
+def test_no_order_of_the_pixels_gives_more(batch: Batch) -> None:
+    for logits, target, loss in zip(*batch, lovasz_hinge(*batch, reduction="none"), strict=True):
+        assert loss.item() == pytest.approx(lovasz_by_all_orders(*valid_errors(logits, target)))
+
+
+@pytest.mark.parametrize("foreground", range(9))
+def test_no_order_of_eight_pixels_gives_more(foreground: int) -> None:
+    logits = random_batch(1, 8)[0]
+    target = (torch.arange(8) < foreground).to(torch.uint8)[None]
+    expected = lovasz_by_all_orders(*valid_errors(logits, target))
+    assert lovasz_hinge(logits, target).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(batches(pixels=8))
+def test_no_subset_weighs_more_than_its_jaccard_loss(method: Method, batch: Batch) -> None:
+    """The gradient with respect to the errors is in the base polytope: all 2**p constraints."""
+    loss = partial(lovasz_hinge, reduction="none", method=method)
+    slopes = gradient(lambda f, y: loss(f, y).sum(), *batch)
+    for slope, y in zip(slopes, batch[1], strict=True):
+        weights, foreground = slope[y != 255].abs(), y[y != 255] == 1
+        sums = all_subsets(len(weights)).double() @ weights
+        assert (sums <= jaccard_of_all_subsets(foreground) + 1e-12).all()
 
 
 @given(batches(pixels=8))
@@ -288,7 +333,7 @@ def test_softmax_is_the_lovasz_extension_of_each_class(classes: Literal["present
 
 
 def test_float32_gradient_agrees_with_float64() -> None:
-    logits, target = random_batch(8, 512, 512, dtype=torch.float32, void=0.05)
+    logits, target = random_batch(32, 513, 513, dtype=torch.float32, void=0.05)
     exact = gradient(lovasz_hinge, logits.double(), target)
     error = (gradient(lovasz_hinge, logits, target) - exact).abs().sum() / exact.abs().sum()
     assert error < 1e-5
@@ -371,6 +416,7 @@ def test_half_precision_is_computed_in_single(loss: Loss) -> None:
 def test_labels_of_any_real_dtype(loss: Loss, dtype: torch.dtype) -> None:
     logits, target = random_batch(2, 30)
     torch.testing.assert_close(loss(logits, target.to(dtype)), loss(logits, target))
+    torch.testing.assert_close(loss(logits, target == 1), loss(logits, (target == 1).to(dtype)))
 
 
 @pytest.mark.parametrize("loss", BINARY)
@@ -421,6 +467,9 @@ def test_says_what_does_not_fit(loss: Loss) -> None:
         loss(logits, target.to("meta"))
     with pytest.raises(ValueError, match=r"0, 1 or 255, got .*7"):
         loss(logits, torch.tensor([[0, 1, 7], [0, 0, 1]]))
+    for wraps in (256, -255, 2**32 + 1):
+        with pytest.raises(ValueError, match=f"got .*{wraps}"):
+            loss(logits, torch.tensor([[0, 1, wraps], [0, 0, 1]]))
     with pytest.raises(ValueError, match="ignore_index"):
         loss(logits, target, ignore_index=1)  # type: ignore[call-arg]
 

@@ -57,7 +57,8 @@ def finished(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_every_cell_is_recorded_under_one_hash(finished: Path) -> None:
     records = load(finished)
     assert len(records.results) == 4
-    assert not (records.missing or records.failed or records.stale)
+    assert records.missing == records.stale == []
+    assert records.failed == {}
     assert {result["hash"] for result in records.results.values()} == {records.study["hash"]}
     assert set(records.bases) == {0}
     assert records.bases[0]["miou"] > 0
@@ -133,7 +134,7 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(
         patch.setattr(BinarySegmenter, "loss", poisoned)
         assert main(command(shapes_root, tmp_path)) == 1
     out = capsys.readouterr().out
-    assert "failed bird · cross_entropy · fold 0 · seed 0: NonFiniteLoss: training loss nan" in out
+    assert "failed bird · cross_entropy · fold 0 · seed 0: NonFiniteError: training loss nan" in out
     records = load(tmp_path / "demo")
     assert {cell.loss for cell in records.failed} == {"cross_entropy"}
     assert {cell.loss for cell in records.results} == {"lovasz_hinge"}
