@@ -33,8 +33,13 @@ step() {
     "$@" || fail "step failed: $title"
 }
 
+# Whether the user has activated an environment; conda's own base does not count.
+active() {
+    [[ -n ${VIRTUAL_ENV:-} || (-n ${CONDA_PREFIX:-} && ${CONDA_DEFAULT_ENV:-base} != base) ]]
+}
+
 activate() {
-    if [[ -n ${VIRTUAL_ENV:-} || -n ${CONDA_PREFIX:-} && ${CONDA_DEFAULT_ENV:-base} != base ]]; then
+    if active; then
         return
     fi
     if command -v conda >/dev/null; then
@@ -72,12 +77,18 @@ install() {
     printf '%s' "$want" >"$stamp"
 }
 
-has_gpu() { python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; }
+has_gpu() {
+    if [[ -n $dry ]]; then # nothing is installed for a dry run
+        nvidia-smi -L >/dev/null 2>&1
+    else
+        python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
+    fi
+}
 
 has_voc() { [[ -d data/voc/VOCdevkit/VOC2012/JPEGImages ]]; }
 
 can_fetch() {
-    python - <<'EOF'
+    [[ -z $dry ]] && python - <<'EOF'
 import sys, urllib.request
 from torchvision.datasets.voc import DATASET_YEAR_DICT as archives
 try:
@@ -127,29 +138,46 @@ if [[ -n ${1:-} && $1 != --* ]]; then
         fail "no experiment '$experiment'; there is $(cd experiments && echo *.yaml | sed 's/\.yaml//g')"
 fi
 
-activate
-install ""
+if [[ -z $dry ]]; then
+    activate
+    install ""
+elif ! active && [[ -f .venv/bin/activate ]]; then
+    # shellcheck disable=SC1091
+    source .venv/bin/activate
+fi
 if [[ -z $experiment ]]; then
     read -r experiment why < <(choose)
     echo "Experiment: $experiment ($why)"
 fi
 config=experiments/$experiment.yaml
-expected=$(sed -n 's/^expected: //p' "$config")
-echo "$experiment: $expected"
+echo "$experiment: $(sed -n 's/^expected: //p' "$config")"
+
+data=data/voc runs=runs
+[[ $experiment != demo ]] || data=data/shapes
+arguments=("$@")
+for ((i = 0; i + 1 < $#; i++)); do
+    case ${arguments[i]} in
+    --data.root) data=${arguments[i + 1]} ;;
+    --runs) runs=${arguments[i + 1]} ;;
+    esac
+done
+has_data() { [[ -d $data/VOCdevkit/VOC2012/JPEGImages || -d $data/JPEGImages ]]; }
 
 if [[ -n $dry ]]; then
-    echo "would run: data, lovasz-repro study --config $config $*, lovasz-repro report"
-    if [[ $experiment == demo || $* == *--data.root* ]] || has_voc; then
-        [[ $experiment != demo ]] || lovasz-repro data shapes --root data/shapes
+    has_data || echo "would make the data in $data first"
+    echo "would run: lovasz-repro study --config $config $*; lovasz-repro report"
+    if has_data && command -v lovasz-repro >/dev/null; then
         lovasz-repro study --config "$config" --dry_run "$@"
     fi
     exit
 fi
-if [[ $experiment == demo ]]; then
-    step "Data: generated shapes" lovasz-repro data shapes --root data/shapes
-elif [[ $* != *--data.root* ]] && ! has_voc; then
-    step "Data: VOC 2012 and SBD" lovasz-repro data fetch --root data/voc
+if ! has_data; then
+    if [[ $experiment == demo ]]; then
+        step "Data: generated shapes" lovasz-repro data shapes --root "$data"
+    else
+        step "Data: VOC 2012 and SBD" lovasz-repro data fetch --root "$data"
+    fi
 fi
 step "Study: $experiment" lovasz-repro study --config "$config" "$@"
-step "Report" lovasz-repro report --runs "runs/$experiment" --out "reports/$experiment"
-echo "TensorBoard: tensorboard --logdir runs/$experiment/tensorboard"
+step "Report" lovasz-repro report --runs "$runs/$experiment" --out "reports/$experiment"
+echo "TensorBoard: tensorboard --logdir $runs/$experiment/tensorboard"

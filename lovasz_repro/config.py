@@ -257,8 +257,8 @@ class Experiment:
 
 
 NUMERICS = (
-    "augment", "binary", "cache", "cell", "datamodule", "deeplab", "losses", "metrics", "segmenter",
-    "training", "voc", "workspace",
+    "augment", "binary", "cache", "cell", "datamodule", "deeplab", "losses", "lovasz", "metrics",
+    "segmenter", "training", "voc", "workspace",
 )  # fmt: skip
 """The modules whose code can change a number in the records."""
 

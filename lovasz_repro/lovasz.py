@@ -173,7 +173,7 @@ def _bin(errors: Tensor, out: Tensor) -> tuple[Tensor, int]:
 
 def _count(key: Tensor, size: int) -> Tensor:
     """How often each of 0 ... size - 1 is in ``key``, in int32."""
-    if on_cpu(key):  # the faster of the two; elsewhere it would wait for the device
+    if on_cpu(key):  # there the faster of the two; on a GPU it would wait for the device
         return torch.bincount(key, minlength=size).int()
     counts = torch.zeros(size, dtype=torch.int32, device=key.device)
     return counts.index_add_(0, key, counts.new_ones(1).expand_as(key))

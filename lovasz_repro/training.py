@@ -111,7 +111,10 @@ def train(
         return trainer
     resume = _resumable(folder / "resume.ckpt") if folder else None
     with _quiet():
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from stop
     return trainer
 
 

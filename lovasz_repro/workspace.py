@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import io
 import platform
 import re
 import subprocess
@@ -243,8 +244,9 @@ class Workspace:
         test(trainer, module, data)
         values = module.label_iou.tolist()
         network = network.cpu()
-        with records.atomic(folder / "network.pt") as temporary:
-            torch.save(network.state_dict(), temporary)
+        content = io.BytesIO()  # torch writes a file's name into the file, here a temporary one
+        torch.save(network.state_dict(), content)
+        records.write_bytes(folder / "network.pt", content.getvalue())
         records.write_json(folder / "cost.json", {"train_seconds": module.train_seconds})
         records.write_json(
             folder / "result.json",

@@ -122,12 +122,12 @@ def test_no_order_of_eight_pixels_gives_more(foreground: int) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@given(batches(pixels=8))
-def test_no_subset_weighs_more_than_its_jaccard_loss(method: Method, batch: Batch) -> None:
+def test_no_subset_weighs_more_than_its_jaccard_loss(method: Method) -> None:
     """The gradient with respect to the errors is in the base polytope: all 2**p constraints."""
+    logits, target = random_batch(60, 8)
     loss = partial(lovasz_hinge, reduction="none", method=method)
-    slopes = gradient(lambda f, y: loss(f, y).sum(), *batch)
-    for slope, y in zip(slopes, batch[1], strict=True):
+    slopes = gradient(lambda f, y: loss(f, y).sum(), logits.round(), target)  # many ties
+    for slope, y in zip(slopes, target, strict=True):
         weights, foreground = slope[y != 255].abs(), y[y != 255] == 1
         sums = all_subsets(len(weights)).double() @ weights
         assert (sums <= jaccard_of_all_subsets(foreground) + 1e-12).all()

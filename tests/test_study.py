@@ -161,6 +161,18 @@ def test_a_folder_in_use_names_its_owner(
     assert "in use by process 4711 on elsewhere" in capsys.readouterr().err
 
 
+def test_ctrl_c_says_how_to_go_on(shapes_root: Path, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "lovasz_repro", *command(shapes_root, tmp_path)]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "demo" / "base" / "fold0" / "resume.ckpt").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert "the same command goes on from here" in process.stderr.read()
+    assert process.returncode == 130
+
+
 @pytest.mark.slow
 def test_killed_at_ten_random_moments(finished: Path, shapes_root: Path, tmp_path: Path) -> None:
     """kill -9, restart, ten times: the records are those of the undisturbed run."""
