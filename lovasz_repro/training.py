@@ -38,9 +38,11 @@ class StepBar(pl.Callback):
 
     def __init__(self, title: str, steps: int, measure: str) -> None:
         self.measure = measure
+        console = Console(stderr=True)
         self.bar = Progress(
             TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}"), console=Console(stderr=True), transient=True,
+            TextColumn("{task.fields[state]}"), console=console, transient=True,
+            disable=not console.is_terminal,
         )  # fmt: skip
         self.task = self.bar.add_task(title, total=steps, state="")
 
