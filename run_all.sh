@@ -58,7 +58,7 @@ make_venv() {
     local python
     for python in python3.13 python3.12 python3.11 python3 python; do
         if command -v "$python" >/dev/null &&
-            "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+            "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             "$python" -m venv .venv
             return
         fi

@@ -223,7 +223,7 @@ def summary(workspace: Workspace, grid: Grid) -> Table:
     table.add_column("category")
     values: dict[str, list[float]] = {loss: [] for loss in grid.losses}
     for loss in grid.losses:
-        table.add_column(loss, justify="right")
+        table.add_column(loss.replace("_", " "), justify="right")
     per_loss = len(grid.folds) * len(grid.seeds)
     for category in grid.categories:
         row = []
