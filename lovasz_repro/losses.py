@@ -177,7 +177,8 @@ def _binary(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, 
     target = _bytes(target, ignore_index)
     foreground = _equal(target, 1)
     valid = foreground | _equal(target, 0)
-    _check_labels(target, valid | _equal(target, ignore_index), f"0, 1 or {ignore_index}")
+    if not on_cpu(valid) or valid.amin() == 0:
+        _check_labels(target, valid | _equal(target, ignore_index), f"0, 1 or {ignore_index}")
     return logits, foreground, valid
 
 

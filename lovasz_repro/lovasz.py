@@ -28,8 +28,8 @@ def lovasz_extension(
 
     At the errors ``max(0, 1 - s score)``, or ``|y - score|`` where the score is a probability.
     """
-    if method not in _WEIGHTS:
-        raise ValueError(f"method must be one of {', '.join(_WEIGHTS)}, got {method!r}")
+    if method not in _GRADIENTS:
+        raise ValueError(f"method must be one of {', '.join(_GRADIENTS)}, got {method!r}")
     losses: Tensor = _Extension.apply(scores, probability, foreground, valid, method)[0]
     return losses
 
@@ -41,18 +41,18 @@ class _Extension(torch.autograd.Function):
     def forward(
         scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor, method: Method
     ) -> tuple[Tensor, Tensor]:
-        slope = error_slope(foreground, valid)
-        errors = slope.to(scores.dtype).mul_(scores)
-        errors.add_(foreground if probability else 1)
+        slope = error_slope(foreground, valid).to(scores.dtype)
+        right = foreground.to(scores.dtype) if probability else slope.new_ones(1)
+        errors = torch.addcmul(right, slope, scores)
         # An error of 0 has neither loss nor gradient: void needs no other treatment. Its bits are
         # set to 0, since NaN times 0 is not. Errors are finite lest inf meet a weight of 0.
-        bits = _bits(errors)
-        bits *= valid
+        if not on_cpu(valid) or valid.amin() == 0:
+            bits = _bits(errors)
+            bits *= valid
         errors.clamp_(0, torch.finfo(errors.dtype).max)
-        weights = _WEIGHTS[method](errors, foreground)
+        gradient = _GRADIENTS[method](errors, foreground)
         # Not a dot product: autocast would take it in half precision.
-        losses = errors.mul_(weights).sum(1)
-        return losses, weights.mul_(errors.copy_(slope))
+        return errors.mul_(gradient).abs_().sum(1), gradient
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -79,6 +79,7 @@ def _weights_by_sort(errors: Tensor, foreground: Tensor) -> Tensor:
     rank = torch.arange(order.shape[1], device=errors.device)
     steps = _jaccard_steps(is_foreground, total, rank, errors.dtype).masked_fill_(rank >= active, 0)
     # Adds, since the entries past ``active`` may all name one pixel.
+    steps *= 1 - 2 * is_foreground.view(torch.int8)
     weights = torch.zeros_like(errors).view(-1)
     return weights.index_add_(0, order.view(-1), steps.view(-1)).view_as(errors)
 
@@ -194,7 +195,7 @@ def _bin_weights(counts: Tensor, dtype: torch.dtype) -> Tensor:
     inverse_after = (union + background).clamp_(min=1).to(dtype).reciprocal_()
     # A union of 0 is that of no foreground and no pixel yet: the pixels here share the loss 1.
     intersection = (before + (divisor - union)).to(dtype).sub_(foreground, alpha=0.5)
-    weights = torch.stack([intersection * inverse * inverse_after, (inverse + inverse_after) / 2])
+    weights = torch.stack([intersection * inverse * inverse_after, (inverse + inverse_after) / -2])
     weights[:, :, 0] = 0
     return weights
 
@@ -204,7 +205,7 @@ def _bits(x: Tensor) -> Tensor:
     return x.view(torch.int64 if x.dtype == torch.float64 else torch.int32)
 
 
-_WEIGHTS = {"sort": _weights_by_sort, "bins": _weights_by_bins}
+_GRADIENTS = {"sort": _weights_by_sort, "bins": _weights_by_bins}
 
 
 def error_slope(foreground: Tensor, valid: Tensor) -> Tensor:
