@@ -95,7 +95,7 @@ def lovasz_hinge(
     Yu & Blaschko (ICML 2015, arXiv 1512.07797); Berman, Rannen Triki & Blaschko (CVPR 2018, arXiv
     1705.08790). ``per_image=False`` takes the batch as one image. ``method="sort"`` is exact;
     ``"bins"`` is a bounded approximation at about the price of a pointwise loss, see
-    ``_weights_by_bins`` in :mod:`lovasz_repro.lovasz`. A pixel with a margin of 1 or more has no
+    ``_gradient_by_bins`` in :mod:`lovasz_repro.lovasz`. A pixel with a margin of 1 or more has no
     gradient.
     """
     logits, foreground, valid = _binary(logits, target, ignore_index)

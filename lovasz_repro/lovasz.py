@@ -14,7 +14,7 @@ from torch import Tensor
 
 Method = Literal["sort", "bins"]
 
-# Errors from 0 to 2**12 - 2**-8 in 20 octaves of 256 bins: see _weights_by_bins.
+# Errors from 0 to 2**12 - 2**-8 in 20 octaves of 256 bins: see _gradient_by_bins.
 OCTAVES = 20
 BINS_PER_OCTAVE_LOG2 = 8
 BIN_OFFSET_LOG2 = -8
@@ -58,17 +58,20 @@ class _Extension(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         losses, gradient = output
         ctx.mark_non_differentiable(gradient)
+        ctx.set_materialize_grads(False)  # spares a tensor of zeros as the grad of ``gradient``
         ctx.save_for_backward(losses, gradient)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 5
         losses, gradient = ctx.saved_tensors
         grad = torch.where(losses.isnan(), losses, grad)  # NaN must not train on
         return grad[:, None] * gradient, None, None, None, None
 
 
-def _weights_by_sort(errors: Tensor, foreground: Tensor) -> Tensor:
-    """The gradient of the Lovász extension of the Jaccard loss at ``errors``, ``(R, N)`` each.
+def _gradient_by_sort(errors: Tensor, foreground: Tensor) -> Tensor:
+    """The weights times -s, the gradient in the scores, at ``errors``, ``(R, N)`` each.
 
     In decreasing order of the errors, each pixel's weight is what it adds to the Jaccard loss.
     Among equal errors any order gives the same loss, and a subgradient.
@@ -80,8 +83,8 @@ def _weights_by_sort(errors: Tensor, foreground: Tensor) -> Tensor:
     steps = _jaccard_steps(is_foreground, total, rank, errors.dtype).masked_fill_(rank >= active, 0)
     # Adds, since the entries past ``active`` may all name one pixel.
     steps *= 1 - 2 * is_foreground.view(torch.int8)
-    weights = torch.zeros_like(errors).view(-1)
-    return weights.index_add_(0, order.view(-1), steps.view(-1)).view_as(errors)
+    gradient = torch.zeros_like(errors).view(-1)
+    return gradient.index_add_(0, order.view(-1), steps.view(-1)).view_as(errors)
 
 
 def _jaccard_steps(
@@ -123,8 +126,8 @@ def _decreasing(errors: Tensor) -> tuple[Tensor, Tensor]:
     return keys.view(torch.int32)[:, : int(active.max()), 0].contiguous(), active
 
 
-def _weights_by_bins(errors: Tensor, foreground: Tensor) -> Tensor:
-    """As :func:`_weights_by_sort` without sorting: a bin's pixels of one label share one weight.
+def _gradient_by_bins(errors: Tensor, foreground: Tensor) -> Tensor:
+    """As :func:`_gradient_by_sort` without sorting: a bin's pixels of one label share one weight.
 
     The bin of an error m is the upper bits of the floating-point number m + c, c = 2**-8: 256 bins
     an octave over 20 octaves, K = 5120 bins. For errors below 2**12 - c, and up to rounding, the
@@ -149,14 +152,14 @@ def _weights_by_bins(errors: Tensor, foreground: Tensor) -> Tensor:
     rows = errors.shape[0]
     # One block for both: the C library keeps it for the next call, where it would give smaller ones
     # back to the system, and on a CPU new pages cost more than a pass over the pixels.
-    weights, scratch = errors.new_empty(2, *errors.shape).unbind()
+    gradient, scratch = errors.new_empty(2, *errors.shape).unbind()
     key, first = _bin(errors, scratch)
     key += BINS * torch.arange(rows, dtype=key.dtype, device=key.device)[:, None] - first
-    key.add_(_bits(weights).copy_(foreground), alpha=rows * BINS)
+    key.add_(_bits(gradient).copy_(foreground), alpha=rows * BINS)
     key = key.view(-1)  # (R * N,), indices into a table (2, R, K)
-    table = _bin_weights(_count(key, 2 * rows * BINS).view(2, rows, BINS), errors.dtype)
-    torch.index_select(table.view(-1), 0, key, out=weights.view(-1))
-    return weights
+    table = _signed_weights(_count(key, 2 * rows * BINS).view(2, rows, BINS), errors.dtype)
+    torch.index_select(table.view(-1), 0, key, out=gradient.view(-1))
+    return gradient
 
 
 def _bin(errors: Tensor, out: Tensor) -> tuple[Tensor, int]:
@@ -180,10 +183,10 @@ def _count(key: Tensor, size: int) -> Tensor:
     return counts.index_add_(0, key, counts.new_ones(1).expand_as(key))
 
 
-def _bin_weights(counts: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight of a pixel of each label and bin from their counts, ``(2, R, K)`` both.
+def _signed_weights(counts: Tensor, dtype: torch.dtype) -> Tensor:
+    """-s times the weight of a pixel of each label and bin from their counts, ``(2, R, K)`` both.
 
-    With I, U before a bin and I', U' after it: (I + I') / (2 U U') on background and
+    With I, U before a bin and I', U' after it, the weight is (I + I') / (2 U U') on background and
     (1/U + 1/U') / 2 on foreground.
     """
     background, foreground = counts
@@ -205,7 +208,7 @@ def _bits(x: Tensor) -> Tensor:
     return x.view(torch.int64 if x.dtype == torch.float64 else torch.int32)
 
 
-_GRADIENTS = {"sort": _weights_by_sort, "bins": _weights_by_bins}
+_GRADIENTS = {"sort": _gradient_by_sort, "bins": _gradient_by_bins}
 
 
 def error_slope(foreground: Tensor, valid: Tensor) -> Tensor:

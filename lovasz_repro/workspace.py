@@ -325,9 +325,10 @@ def _grid(cells: Sequence[Cell], earlier: Json | None = None) -> Json:
 
 
 def _settings(config: Experiment) -> Json:
-    """The configuration without the folders of this machine."""
+    """The configuration without this machine's paths."""
     settings: Json = _plain(asdict(config))
     del settings["runs"], settings["data"]["root"], settings["data"]["cache"]
+    del settings["network"]["weights"]
     return settings
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -26,9 +27,9 @@ from lovasz_repro.records import Cell, load, write_bytes, write_cell
 from lovasz_repro.report import drawing
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.document import points, signed
-from lovasz_repro.report.readme import BEGIN, END
 from lovasz_repro.voc import VOC
 
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 CATEGORIES = synthetic.CATEGORIES[:3]
 CELL = Cell("bicycle", "hinge", 1, 0)
 
@@ -398,6 +399,29 @@ class TestReadme:
         with pytest.raises(UserError, match="README"):
             report.update_readme(readme, tmp_path)
         assert readme.read_text() == content
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    "archive", sorted(ROOT.glob("reports/*/records.zip")), ids=lambda path: path.parent.name
+)
+def test_committed_reports_follow_from_their_records(archive: Path, tmp_path: Path) -> None:
+    """Texts and tables to the byte; a figure's bytes are those of one version of matplotlib."""
+    report.write_report(archive, tmp_path)
+    committed = archive.parent
+    names = ["report.md", "records.zip", *(f"tables/{p.name}" for p in committed.glob("tables/*"))]
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (committed / name).read_bytes(), name
+
+
+def test_the_readme_follows_from_the_committed_records(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    shutil.copy(ROOT / "README.md", readme)
+    shutil.copytree(ROOT / "reports", tmp_path / "reports")
+    report.update_readme(readme, tmp_path / "reports")
+    assert readme.read_bytes() == (ROOT / "README.md").read_bytes()
 
 
 @pytest.mark.slow

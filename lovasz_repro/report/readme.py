@@ -1,4 +1,4 @@
-"""The result table of the README, from the records that the committed reports keep."""
+"""The tables of the README, from the records that are committed under reports/."""
 
 from __future__ import annotations
 
@@ -15,30 +15,49 @@ from lovasz_repro.report.document import interval, listed, percent
 from lovasz_repro.report.style import LOSSES
 from lovasz_repro.scores import Scores
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+BENCH = "bench/loss.csv"
+BENCH_CASES = ("8x321x321, hard", "8x321x321, easy", "2x512x1024, 19 classes, hard")
 NOTHING = "No results on Pascal VOC have been committed yet."
 
 
 def update_readme(readme: Path, reports: Path) -> None:
-    """Replace what stands between README's result markers: paper beside ours, and a picture.
+    """Replace what stands between README's markers: results (paper beside ours), and the benchmark.
 
     Args:
-        readme: the file, with both markers.
-        reports: folder of reports; those on generated shapes are not results and are left out.
+        readme: the file, with the pairs of markers `results` and `bench`.
+        reports: folder of reports; those on generated shapes are not results and are left out. Its
+            `bench/loss.csv` is what `lovasz-repro bench loss --out` wrote.
 
     Raises: UserError where the markers are not there, in order.
     """
-    text = readme.read_text(encoding="utf-8")
-    begin, end = text.find(BEGIN), text.find(END)
-    if not 0 <= begin < end:
-        raise UserError(f"{readme}: needs the lines {BEGIN} and {END}, in this order")
     results = {}
     for archive in sorted(reports.glob("*/records.zip")):
         records = load(archive)
         if not records.study.get("generated"):
             results[archive.parent] = stats.mean_levels(Scores(records))
-    block = _block(results, readme.parent) if results else NOTHING
-    write_bytes(readme, f"{text[:begin]}{BEGIN}\n{block}\n{text[end:]}".encode())
+    text = readme.read_text(encoding="utf-8")
+    text = _between(readme, text, "results", _block(results, readme.parent) if results else NOTHING)
+    if (reports / BENCH).is_file():
+        text = _between(readme, text, "bench", _bench(pd.read_csv(reports / BENCH)))
+    write_bytes(readme, text.encode())
+
+
+def _between(readme: Path, text: str, name: str, block: str) -> str:
+    first, last = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    begin, end = text.find(first), text.find(last)
+    if not 0 <= begin < end:
+        raise UserError(f"{readme}: needs the lines {first} and {last}, in this order")
+    return f"{text[:begin]}{first}\n{block}\n{text[end:]}"
+
+
+def _bench(table: pd.DataFrame) -> str:
+    """Forward and backward of the losses on some of the benchmark's cases."""
+    names = ["images × height × width, margins", "loss", "ms", "× cross-entropy", "MB"]
+    lines = [_row([*names, "gradient error"]), _row([":--", ":--", *["--:"] * 4])]
+    for row in table[table["case"].isin(BENCH_CASES)].itertuples():
+        figures = [f"{row.milliseconds:.1f}", f"{row.times_floor:.1f}", f"{row.megabytes:.0f}"]
+        lines.append(_row([row.case, row.loss, *figures, f"{row.gradient_error:.0e}"]))
+    return "\n".join(lines)
 
 
 def _block(results: dict[Path, pd.DataFrame], root: Path) -> str:
