@@ -10,6 +10,7 @@ import copy
 import hashlib
 import warnings
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +145,10 @@ def build(config: Network, *, pretrained: bool = True) -> DeepLab:
     if config.kind == "deeplabv3_resnet101":
         return _torchvision(weights, download=pretrained)
     if not timm.is_model(config.backbone):
-        near = ", ".join(timm.list_models(f"*{config.backbone[:6]}*")[:8]) or "timm.list_models()"
-        raise UserError(f"network.backbone: timm has no {config.backbone!r}; near: {near}")
+        near = ", ".join(get_close_matches(config.backbone, timm.list_models(), 8))
+        raise UserError(
+            f"network.backbone: timm has no {config.backbone!r}; near: {near or 'nothing'}"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # timm warns of classifier layers that it drops
         model: Any = timm.create_model(
