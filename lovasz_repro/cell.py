@@ -54,7 +54,7 @@ def run_cell(workspace: Workspace, cell: Cell, lr: float) -> Json:
     )
     trained = time.perf_counter()
     shown = setting.selection(train_index, limit=THRESHOLD_IMAGES)
-    module.threshold = setting.threshold(module, data, shown)[0]
+    module.threshold, _ = threshold_of_best_image_iou(*setting.predict(module, data, shown))
     test(trainer, module, data)
     images = pd.DataFrame(module.rows)
     images["id"] = [workspace.images.ids[i] for i in images["index"]]
@@ -136,14 +136,6 @@ class Setting:
             measure="image_iou", logger=logger,
         )  # fmt: skip
         return module, trainer, data
-
-    @torch.inference_mode()
-    def threshold(
-        self, module: BinarySegmenter, data: DataModule, index: NDArray[np.int64]
-    ) -> tuple[float, float]:
-        """The threshold with the best image-IoU on these images' grids, and that image-IoU."""
-        logits, target = self.predict(module, data, index)
-        return threshold_of_best_image_iou(logits, target)
 
     @torch.inference_mode()
     def predict(

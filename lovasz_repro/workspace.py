@@ -7,7 +7,6 @@ would change a number are refused there, so one folder never mixes two experimen
 from __future__ import annotations
 
 import datetime
-import hashlib
 import io
 import platform
 import re
@@ -111,7 +110,7 @@ class Workspace:
             return {"lists": lists}
         if not Path(weights).is_file():
             raise UserError(f"network.weights: there is no file {weights}")
-        digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        digest = records.sha256(Path(weights).read_bytes())
         return {"lists": lists, "weights": {"file": Path(weights).name, "sha256": digest}}
 
     @cached_property
