@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lovasz_repro.config import Experiment
-from lovasz_repro.errors import UserError
+from lovasz_repro.config import Experiment, known_category
+from lovasz_repro.errors import DISK, UserError
 
 EXPERIMENTS = Path("experiments")
 
@@ -32,6 +35,13 @@ def parser() -> ArgumentParser:
     study = _experiment_parser("run every cell of an experiment that is not done yet")
     study.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="say what would run and how long"
+    )
+    study.add_argument(
+        "--launcher", type=str, default="local", choices=["local", "ray"],
+        help="where cells run: here (see runtime.workers), or on a Ray cluster",
+    )  # fmt: skip
+    study.add_argument(
+        "--address", type=str | None, default=None, help="of the Ray cluster, if not started here"
     )
     commands.add_subcommand("study", study)
 
@@ -59,6 +69,15 @@ def parser() -> ArgumentParser:
     loss.add_argument("--rounds", type=int, default=7, help="the median of so many")
     loss.add_argument("--out", type=Path | None, default=None, help="CSV file")
     subjects.add_subcommand("loss", loss)
+    steps = _experiment_parser("a training step against the bare network and a plain loop")
+    steps.add_argument("--steps", type=int, default=10, help="timed steps a round")
+    steps.add_argument("--rounds", type=int, default=3, help="the median of so many")
+    steps.add_argument("--out", type=Path | None, default=None, help="CSV file")
+    whole = _experiment_parser("what a cell costs beyond its steps; `study --dry-run` uses it")
+    for name, parser in (("train", steps), ("study", whole)):
+        parser.add_argument("--category", type=str, default="cat")
+        parser.add_argument("--loss", type=str, default="lovasz_hinge")
+        subjects.add_subcommand(name, parser)
     return top
 
 
@@ -100,18 +119,51 @@ def _siblings(key: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
+    """Run a command; returns the exit status: 1 for what the user can mend, 128 + n where signal n
+    stopped it."""
+    with _terminable() as received:
+        try:
+            top = parser()
+            options = top.parse_args(list(sys.argv[1:] if arguments is None else arguments))
+            command = options.subcommand
+            return _run(command, top.instantiate(options)[command])
+        except UserError as error:
+            return _said(str(error), 1)
+        except OSError as error:
+            if error.errno not in DISK:
+                raise
+            path = error.filename2 or error.filename
+            return _said(f"{path}: {error.strerror}" if path else str(error), 1)
+        except KeyboardInterrupt:
+            status = 128 + (received[0] if received else signal.SIGINT)
+            return _said("stopped; the same command goes on from here", status)
+
+
+def _said(message: str, status: int) -> int:
+    print(f"lovasz-repro: {message}", file=sys.stderr)
+    return status
+
+
+@contextmanager
+def _terminable() -> Iterator[list[int]]:
+    """Let SIGTERM, which a cluster sends before it kills, stop a command as Ctrl-C does.
+
+    Yields: the signals received.
+    """
+    received: list[int] = []
+
+    def stop(signum: int, frame: object) -> None:
+        received.append(signum)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        top = parser()
-        options = top.parse_args(list(sys.argv[1:] if arguments is None else arguments))
-        command = options.subcommand
-        return _run(command, top.instantiate(options)[command])
-    except UserError as error:
-        print(f"lovasz-repro: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("lovasz-repro: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(command: str, options: Namespace) -> int:
@@ -119,9 +171,12 @@ def _run(command: str, options: Namespace) -> int:
     if command in ("fit", "study"):
         from lovasz_repro import study
 
-        experiment = Experiment(**{f.name: options[f.name] for f in fields(Experiment)})
+        experiment = _experiment(options)
         if command == "study":
-            return study.study(experiment, dry_run=options.dry_run)
+            return study.study(
+                experiment, dry_run=options.dry_run, launcher=options.launcher,
+                address=options.address,
+            )  # fmt: skip
         cell = (options.category, options.loss, options.fold, options.seed)
         return study.fit(experiment, *cell)
     if command == "report":
@@ -134,11 +189,28 @@ def _run(command: str, options: Namespace) -> int:
     what = options.subcommand
     if command == "data":
         return _data(what, options[what].root)
-    from lovasz_repro.bench import bench_loss
-
-    chosen = options[what]
-    bench_loss(chosen.device, chosen.rounds, chosen.out)
+    _bench(what, options[what])
     return 0
+
+
+def _experiment(options: Namespace) -> Experiment:
+    return Experiment(**{f.name: options[f.name] for f in fields(Experiment)})
+
+
+def _bench(what: str, options: Namespace) -> None:
+    if what == "loss":
+        from lovasz_repro.bench import bench_loss
+
+        bench_loss(options.device, options.rounds, options.out)
+        return
+    from lovasz_repro.bench_train import bench_study, bench_train
+
+    experiment = _experiment(options)
+    category, loss = known_category(options.category), experiment.known_loss(options.loss)
+    if what == "study":
+        bench_study(experiment, category, loss)
+    else:
+        bench_train(experiment, category, loss, options.steps, options.rounds, options.out)
 
 
 def _data(what: str, root: Path) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +94,7 @@ def bench_loss(device: str = "cpu", rounds: int = 7, out: Path | None = None) ->
     rows = [row for case in CASES for row in _bench_case(case, torch.device(device), rounds)]
     console.print(_table(rows, f"{_hardware(torch.device(device))}, median of {rounds} rounds"))
     if out is not None:
-        _write_csv(rows, out)
+        write_csv(rows, out)
     return rows
 
 
@@ -199,6 +201,7 @@ def _peak_bytes(call: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's: no progress on stderr
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     events = profiler.profiler.kineto_results.events()
@@ -233,8 +236,11 @@ def _table(rows: list[Row], title: str) -> Table:
     return table
 
 
-def _write_csv(rows: list[Row], out: Path) -> None:
+def write_csv(rows: Sequence[Any], out: Path) -> None:
+    """Dataclasses of one kind, a row each."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        names = [field.name for field in fields(rows[0])]
+        writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)

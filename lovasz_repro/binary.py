@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -131,8 +130,3 @@ def balanced_plan(
         raise UserError(f"{what}: no training image {kind} the category")
     groups = [(index[positive], share), (index[~positive], 1 - share)]
     return SamplePlan(seed, batch_size, groups, scale, flip)
-
-
-def to_tensor(array: NDArray[np.generic]) -> Tensor:
-    """A tensor of a copy: memory-mapped arrays are read-only, which torch does not know."""
-    return torch.from_numpy(np.array(array))

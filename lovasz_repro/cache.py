@@ -2,7 +2,7 @@
 
 An image lies at the top left of a square canvas, shrunk when it is larger, never enlarged; the
 rest of the canvas is void. A cache's folder is named by a hash of what went in, built under another
-name and renamed when complete: what is there is whole.
+name by one process while others wait, and renamed when complete: what is there is whole.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
+from lovasz_repro.errors import UserError
+from lovasz_repro.records import about
 from lovasz_repro.voc import VOC, VOID
 
 LABELS = 21
@@ -65,17 +69,14 @@ class ImageCache:
             for image, mask in ((voc.image_path(name), voc.mask_path(name)) for name in ids)
         ]
         folder = root / f"images-{size}-{_digest(_FORMAT, size, ids, lengths)}"
-        if not folder.exists():
-            with _built(folder) as building:
-                _decode(voc, ids, size, building)
-        small = np.load(folder / "small.npz")
+        _build(folder, lambda building: _decode(voc, ids, size, building))
         return cls(
             folder=folder,
             ids=ids,
-            images=np.load(folder / "images.npy", mmap_mode="r"),
-            masks=np.load(folder / "masks.npy", mmap_mode="r"),
-            native_masks=np.load(folder / "native_masks.npy", mmap_mode="r"),
-            **{name: small[name] for name in ("sizes", "native_sizes", "counts", "offsets")},
+            images=_load(folder / "images.npy"),
+            masks=_load(folder / "masks.npy"),
+            native_masks=_load(folder / "native_masks.npy"),
+            **_load(folder / "small.npz"),
         )
 
     def indices(self, ids: Sequence[str]) -> NDArray[np.int64]:
@@ -91,8 +92,8 @@ class ImageCache:
 
 def _decode(voc: VOC, ids: list[str], size: int, folder: Path) -> None:
     count = len(ids)
-    images = open_memmap(folder / "images.npy", "w+", np.uint8, (count, 3, size, size))
-    masks = open_memmap(folder / "masks.npy", "w+", np.uint8, (count, size, size))
+    images = _array(folder / "images.npy", np.uint8, (count, 3, size, size))
+    masks = _array(folder / "masks.npy", np.uint8, (count, size, size))
     sizes = np.zeros((count, 2), np.int64)
     native_sizes = np.zeros((count, 2), np.int64)
     counts = np.zeros((count, LABELS), np.int64)
@@ -124,7 +125,7 @@ def _decode(voc: VOC, ids: list[str], size: int, folder: Path) -> None:
                 file.write(mask.tobytes())
     finally:
         pool.shutdown(cancel_futures=True)
-    native = open_memmap(folder / "native_masks.npy", "w+", np.uint8, (int(offsets[-1]),))
+    native = _array(folder / "native_masks.npy", np.uint8, (int(offsets[-1]),))
     native[:] = np.memmap(folder / "native.bin", np.uint8, "r")
     (folder / "native.bin").unlink()
     for array in (images, masks, native):
@@ -154,19 +155,22 @@ def feature_cache(
         batch: images at once; few, so that their maps stay in a CPU's caches.
     """
     folder = images.folder.with_name(f"features-{_digest(images.folder.name, weights_digest)}")
-    if not folder.exists():
-        with _built(folder) as building, torch.inference_mode():
-            features: Any = None
-            count = len(images.ids)
-            for start in track(range(0, count, batch), "Computing features"):
-                index = np.arange(start, min(start + batch, count))
-                values = backbone(load(index)).to("cpu", torch.float16).numpy()
-                if features is None:
-                    shape = (count, *values.shape[1:])
-                    features = open_memmap(building / "features.npy", "w+", np.float16, shape)
-                features[index] = values
-            features.flush()
-    loaded: NDArray[np.float16] = np.load(folder / "features.npy", mmap_mode="r")
+
+    @torch.inference_mode()
+    def compute(building: Path) -> None:
+        features: Any = None
+        count = len(images.ids)
+        for start in track(range(0, count, batch), "Computing features"):
+            index = np.arange(start, min(start + batch, count))
+            values = backbone(load(index)).to("cpu", torch.float16).numpy()
+            if features is None:
+                shape = (count, *values.shape[1:])
+                features = _array(building / "features.npy", np.float16, shape)
+            features[index] = values
+        features.flush()
+
+    _build(folder, compute)
+    loaded: NDArray[np.float16] = _load(folder / "features.npy")
     return loaded
 
 
@@ -174,18 +178,45 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-@contextmanager
-def _built(folder: Path) -> Iterator[Path]:
-    """Yield a folder to fill; it takes its name only when that went well."""
-    building = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
-        yield building
+def _build(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` make a folder that is not there; it takes its name only when that went well."""
+    if folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = folder.with_name(f"{folder.name}.part")
+    with about(folder), FileLock(folder.with_name(f"{folder.name}.lock")):
+        if folder.exists():  # another process made it meanwhile
+            return
+        shutil.rmtree(building, ignore_errors=True)  # of a process that was killed
+        building.mkdir()
         try:
+            fill(building)
             building.rename(folder)
-        except OSError:
-            if not folder.exists():  # else another process was faster with the same arrays
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+
+def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
+    """A new memory-mapped array whose room on the disk is taken at once.
+
+    Without that a full disk would show at a write into memory, as SIGBUS, which kills the process.
+    """
+    array = open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def _load(path: Path) -> Any:
+    """An array memory-mapped, or all arrays of an .npz by their names.
+
+    Raises: UserError naming the file where it is missing, truncated or not an array's.
+    """
+    try:
+        loaded: Any = np.load(path, mmap_mode="r")
+        return dict(loaded) if path.suffix == ".npz" else loaded
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); delete {path.parent} to have it made again"
+        ) from error

@@ -18,11 +18,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from lovasz_repro import records
-from lovasz_repro.binary import balanced_plan, balanced_selection, label_of
+from lovasz_repro.binary import balanced_plan, label_of
 from lovasz_repro.cache import ImageCache
 from lovasz_repro.config import Optim
 from lovasz_repro.datamodule import DataModule, Source, Task
-from lovasz_repro.losses import Loss, make_loss
 from lovasz_repro.metrics import threshold_of_best_image_iou
 from lovasz_repro.records import Cell, Json
 from lovasz_repro.segmenter import BinarySegmenter
@@ -48,14 +47,15 @@ def run_cell(workspace: Workspace, cell: Cell, lr: float) -> Json:
         version=f"{cell.loss}/fold{cell.fold}-seed{cell.seed}",
     )  # fmt: skip
     train_index = workspace.index("train", cell.fold)
-    val_index = setting.selection(workspace.index("val", cell.fold))
+    val_index = workspace.selection(cell.category, workspace.index("val", cell.fold))
     module, trainer, data = setting.train(
         cell.loss, lr, cell.seed, train_index, val_index, config.optim, folder, str(cell), logger
     )
-    trained = time.perf_counter()
-    shown = setting.selection(train_index, limit=THRESHOLD_IMAGES)
+    shown = workspace.selection(cell.category, train_index, limit=THRESHOLD_IMAGES)
     module.threshold, _ = threshold_of_best_image_iou(*setting.predict(module, data, shown))
+    threshold_found = time.perf_counter()
     test(trainer, module, data)
+    evaluated = time.perf_counter()
     images = pd.DataFrame(module.rows)
     images["id"] = [workspace.images.ids[i] for i in images["index"]]
     tp, fp, fn = (int(images[name].sum()) for name in ("tp", "fp", "fn"))
@@ -75,12 +75,13 @@ def run_cell(workspace: Workspace, cell: Cell, lr: float) -> Json:
     with records.atomic(folder / "predictions.npz") as temporary:
         masks = np.packbits(torch.stack(module.thumbnails).numpy(), axis=-1)
         np.savez_compressed(temporary, ids=images["id"].to_numpy(dtype=str), masks=masks)
-    finished = time.perf_counter()
     cost = {
+        "images": len(images),
         "train_seconds": module.train_seconds,
         "seconds_per_step": module.train_seconds / config.optim.steps,
-        "evaluate_seconds": finished - trained,
-        "total_seconds": finished - started,
+        "validate_seconds": module.validate_seconds,
+        "evaluate_seconds": evaluated - threshold_found,
+        "total_seconds": time.perf_counter() - started,
         "peak_memory_mib": peak_memory_mib(),
     }
     records.write_cell(folder, images, pd.DataFrame(module.curve), result, cost)
@@ -100,19 +101,9 @@ class Setting:
         base, self.base_digest = workspace.base(fold)
         self.source: Source = workspace.source(base, features=head_only)
         self.stride = base.stride
-        self._present = self.task.present(workspace.images.counts)
+        self._present = workspace.present(category)
         self.head_only = head_only
         self.base = base
-
-    def selection(
-        self, index: NDArray[np.int64], limit: int | None = None
-    ) -> NDArray[np.int64]:
-        """Of these images: those with the category and, drawn once, `data.negatives` without."""
-        data = self.workspace.config.data
-        return index[balanced_selection(self._present[index], data.negatives, data.val_seed, limit)]
-
-    def loss(self, name: str) -> Loss:
-        return make_loss(self.workspace.config.mixtures.get(name, name))
 
     def train(
         self, loss: str, lr: float, seed: int, train_index: NDArray[np.int64],
@@ -130,7 +121,7 @@ class Setting:
         network = (
             self.base.head.channel(self.label) if self.head_only else self.base.binary(self.label)
         )
-        module = BinarySegmenter(network, self.loss(loss), optim, lr, self.stride)
+        module = BinarySegmenter(network, config.loss(loss), optim, lr, self.stride)
         trainer = train(
             module, data, config.runtime, self.workspace.device, folder, title,
             measure="image_iou", logger=logger,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lovasz_repro.errors import UserError
-from lovasz_repro.losses import LOSSES, make_loss
+from lovasz_repro.losses import LOSSES, Loss, make_loss
 from lovasz_repro.voc import CATEGORIES
 
 PACKAGE = Path(__file__).parent
@@ -69,8 +69,10 @@ class Network:
         kind: `deeplab_v2` (a timm backbone with the summed atrous head) or torchvision's
             `deeplabv3_resnet101` with its COCO weights.
         backbone: name of the timm model; only for deeplab_v2.
-        weights: file with the backbone's (deeplab_v2) or the network's state dict. None: from
-            scratch for deeplab_v2, torchvision's download for deeplabv3_resnet101.
+        weights: file with a state dict, of the backbone (deeplab_v2 only) or of the whole network,
+            such as another experiment's runs/<name>/base/fold{fold}/network.pt. {fold} is replaced
+            by the cell's fold. None: from scratch for deeplab_v2, torchvision's download for
+            deeplabv3_resnet101.
         output_stride: pixels of the image per cell of the output grid.
         rates: dilation rates of the head's four branches.
         train: what a cell trains: the whole network, or the head on features computed once.
@@ -85,6 +87,10 @@ class Network:
     rates: tuple[int, int, int, int] = (6, 12, 18, 24)
     train: Literal["all", "head"] = "all"
     freeze_batchnorm: bool = True
+
+    def weights_of(self, fold: int) -> str | None:
+        """The weights file of a fold."""
+        return self.weights and self.weights.format(fold=fold)
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ class Base:
 
     Args:
         train: "all" or "head" trains it here with cross-entropy on all 21 labels; "none" takes the
-            network's own 21-way weights (deeplabv3_resnet101).
+            network's own 21-way weights (deeplabv3_resnet101, or network.weights with a head).
         optim: its schedule.
         seed: of its initialisation and its draws; one base serves all seeds of the cells.
     """
@@ -181,12 +187,31 @@ class Runtime:
         precision: Lightning's precision.
         eval_batch: val images evaluated at once.
         overlays: how many fixed val images TensorBoard shows; 0: none.
+        workers: processes that run a study's cells side by side.
+        threads: CPU threads of each; None: torch's choice, or all cores shared out. The last
+            digits of sums, and so of the records, depend on it.
+        cpus_per_cell, gpus_per_cell: what a cell takes of a Ray cluster; a fraction shares a GPU.
+            No GPU is taken where `device` is cpu, or auto and the cluster has none.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     eval_batch: int = 8
     overlays: int = 4
+    workers: int = 1
+    threads: int | None = None
+    cpus_per_cell: float = 1.0
+    gpus_per_cell: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key in ("workers", "threads"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise UserError(f"runtime.{key}: {value} is not positive")
+        for key in ("cpus_per_cell", "gpus_per_cell"):
+            if not (value := getattr(self, key)) > 0:
+                raise UserError(f"runtime.{key}: {value} is not positive")
+            if value > 1 and value != int(value):
+                raise UserError(f"runtime.{key}: {value} is neither whole nor below 1, as Ray asks")
 
 
 @dataclass(frozen=True)
@@ -223,7 +248,8 @@ class Experiment:
             if getattr(self.data, key) % stride != 1:
                 size = getattr(self.data, key)
                 raise UserError(f"data.{key}: {size} is not a multiple of {stride}, plus 1")
-        if self.network.kind == "deeplab_v2" and self.base.train == "none":
+        trained = self.network.kind != "deeplab_v2" or self.network.weights
+        if self.base.train == "none" and not trained:
             raise UserError("base.train: none needs a network with 21-way weights of its own")
 
     @property
@@ -235,9 +261,12 @@ class Experiment:
         if name not in self.mixtures and name not in LOSSES:
             there = ", ".join([*LOSSES, *self.mixtures])
             raise UserError(f"loss: there is no {name!r}; there is {there}")
-        if name in self.mixtures:
-            make_loss(self.mixtures[name])
+        self.loss(name)
         return name
+
+    def loss(self, name: str) -> Loss:
+        """A loss of `LOSSES` or of `mixtures`."""
+        return make_loss(self.mixtures.get(name, name))
 
     def digest(self, data: dict[str, Any]) -> str:
         """Hash of what changes a number in a cell's records: configuration, data lists, code.

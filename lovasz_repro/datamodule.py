@@ -7,7 +7,7 @@ in `on_after_batch_transfer`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lovasz_repro.augment import crop, normalise
-from lovasz_repro.binary import SamplePlan, binary_target, to_tensor
+from lovasz_repro.binary import SamplePlan, binary_target
 from lovasz_repro.cache import ImageCache
 from lovasz_repro.voc import VOID
 
@@ -42,7 +42,8 @@ class Whole(NamedTuple):
     sizes: Tensor  # (B, 2)
     present: Tensor  # (B,) bool
     chosen: Tensor  # (B,) indices into the cache
-    native: list[Tensor]  # B labels (H, W) uint8 at the file's size; empty unless asked for
+    native: Tensor  # (B, H, W) uint8 labels at the files' sizes, void beyond, or empty
+    native_sizes: Tensor  # (B, 2)
 
 
 class Batch(NamedTuple):
@@ -52,40 +53,80 @@ class Batch(NamedTuple):
     target: Tensor  # (B, h, w) at the grid's cells
     sizes: Tensor  # (B, 2) height and width on the canvas
     chosen: Tensor  # (B,) indices into the cache
-    native: list[Tensor]  # B targets (H, W)
+    native: Tensor  # (B, H, W) targets, void beyond an image's own size
+    native_sizes: Tensor  # (B, 2)
+
+
+Rows = NDArray[Any] | Tensor
+"""N rows: memory-mapped, or a tensor on a device."""
+
+
+def take(rows: Rows, index: NDArray[np.int64]) -> Tensor:
+    """The rows of `index`, on the device where the rows are."""
+    if isinstance(rows, Tensor):
+        return rows[torch.from_numpy(index).to(rows.device, non_blocking=True)]
+    return torch.from_numpy(rows[index])
 
 
 @dataclass(frozen=True)
 class Source:
     """The arrays that batches are read from.
 
-    features: (N, C, h, w) float16 in place of the images, where the backbone is frozen.
+    images: (N, 3, S, S) uint8 canvases. features: (N, C, h, w) float16 in their place, where the
+    backbone is frozen.
+    masks: (N, S, S) uint8 labels of the canvases. grid_masks: (N, h, w) under the grid's cells.
     stride: pixels of the canvas per cell of the network's grid.
     mean, std: (3,) for `normalise`.
     """
 
     cache: ImageCache
-    features: NDArray[np.float16] | None
-    grid_masks: NDArray[np.uint8]  # (N, h, w): labels under the grid's cells
+    images: Rows
+    masks: Rows
+    grid_masks: Rows
+    features: Rows | None
     stride: int
     mean: Tensor
     std: Tensor
 
     def whole(self, index: NDArray[np.int64], present: NDArray[np.bool_], native: bool) -> Whole:
-        images = self.cache.images if self.features is None else self.features
+        """Whole images, with the labels at the files' sizes where `native`."""
+        sizes = self.cache.native_sizes[index]
+        labels = np.full((len(index), *sizes.max(0)) if native else (len(index), 0, 0), VOID, "u1")
+        if native:
+            for row, i, (height, width) in zip(labels, index, sizes, strict=True):
+                row[:height, :width] = self.cache.native_mask(i)
         return Whole(
-            to_tensor(images[index]),
-            to_tensor(self.grid_masks[index]),
-            to_tensor(self.cache.sizes[index]),
-            to_tensor(present),
-            to_tensor(index),
-            [to_tensor(self.cache.native_mask(i)) for i in index] if native else [],
+            take(self.images if self.features is None else self.features, index),
+            take(self.grid_masks, index),
+            take(self.cache.sizes, index),
+            torch.from_numpy(present),
+            torch.from_numpy(index),
+            torch.from_numpy(labels),
+            torch.from_numpy(sizes),
         )
 
     def canvases(self, index: NDArray[np.int64]) -> Tensor:
         """Normalised canvases (B, 3, S, S)."""
-        images, sizes = self.cache.images[index], self.cache.sizes[index]
-        return normalise(to_tensor(images), to_tensor(sizes), self.mean, self.std)
+        sizes = take(self.cache.sizes, index)
+        return normalise(take(self.images, index), sizes, self.mean, self.std)
+
+    def needed(self) -> dict[str, Rows]:
+        """The arrays that batches are read from at every step."""
+        if self.features is not None:
+            return {"features": self.features, "grid_masks": self.grid_masks}
+        return {"images": self.images, "masks": self.masks, "grid_masks": self.grid_masks}
+
+    def resident(self, device: torch.device) -> Source:
+        """With what is needed in the memory of `device`: a step then copies nothing to it."""
+        moved: dict[str, Any] = {}
+        for name, rows in self.needed().items():
+            assert isinstance(rows, np.ndarray)
+            tensor = torch.empty(rows.shape, dtype=getattr(torch, rows.dtype.name), device=device)
+            for first in range(0, len(rows), 256):
+                part = slice(first, first + 256)
+                tensor[part] = torch.from_numpy(np.array(rows[part]))  # a map is read-only
+            moved[name] = tensor
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -116,12 +157,12 @@ class DataModule(pl.LightningDataModule):
         plan: what each step draws.
         val_index: (M,) images validated and tested, as indices into the cache.
         crop_size: side of the training crop; features are never cropped.
-        eval_batch: whole images at once.
+        eval_batch: whole images at once. test_batch: the same with their labels at full size.
     """
 
     def __init__(
         self, source: Source, task: Task, plan: SamplePlan, val_index: NDArray[np.int64],
-        *, epoch_steps: int, crop_size: int, eval_batch: int,
+        *, epoch_steps: int, crop_size: int, eval_batch: int, test_batch: int,
     ) -> None:  # fmt: skip
         super().__init__()
         self.source = source
@@ -131,6 +172,7 @@ class DataModule(pl.LightningDataModule):
         self.epoch_steps = epoch_steps
         self.crop_size = crop_size
         self.eval_batch = eval_batch
+        self.test_batch = test_batch
         self._present = task.present(source.cache.counts)
 
     def train_dataloader(self) -> Steps:
@@ -141,16 +183,19 @@ class DataModule(pl.LightningDataModule):
         return self.images(self.val_index, native=False)
 
     def test_dataloader(self) -> Steps:
-        return self.images(self.val_index, native=True)
+        # Images of one size side by side: a batch then is as large as its images.
+        sizes = self.source.cache.native_sizes[self.val_index]
+        return self.images(self.val_index[np.lexsort(sizes.T)], native=True)
 
     def images(self, index: NDArray[np.int64], *, native: bool) -> Steps:
-        """Whole images in order, `eval_batch` at once."""
+        """Whole images in order, in batches."""
+        size = self.test_batch if native else self.eval_batch
 
         def read(batch: int) -> Whole:
-            part = index[batch * self.eval_batch : (batch + 1) * self.eval_batch]
+            part = index[batch * size : (batch + 1) * size]
             return self.source.whole(part, self._present[part], native)
 
-        return Steps(read, 0, -(-len(index) // self.eval_batch))
+        return Steps(read, 0, -(-len(index) // size))
 
     def _training_step(self, step: int) -> Crops | Whole:
         draws = self.plan.draw(step)
@@ -158,13 +203,13 @@ class DataModule(pl.LightningDataModule):
         if source.features is not None:
             return source.whole(index, self._present[index], native=False)
         return Crops(
-            to_tensor(source.cache.images[index]),
-            to_tensor(source.cache.masks[index]),
-            to_tensor(source.cache.sizes[index]),
-            to_tensor(self._present[index]),
-            to_tensor(draws.scale),
-            to_tensor(draws.flip),
-            to_tensor(draws.offset),
+            take(source.images, index),
+            take(source.masks, index),
+            take(source.cache.sizes, index),
+            torch.from_numpy(self._present[index]),
+            torch.from_numpy(draws.scale),
+            torch.from_numpy(draws.flip),
+            torch.from_numpy(draws.offset),
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Batch:
@@ -182,18 +227,24 @@ class DataModule(pl.LightningDataModule):
                 images, target, raw.sizes, raw.scale, raw.flip, raw.offset, self.crop_size
             )
             # Cell (i, j) of the grid is centred on pixel (stride·i, stride·j).
-            return Batch(images, target[:, ::stride, ::stride], raw.sizes, raw.sizes, [])
+            target = target[:, ::stride, ::stride]
+            none = target[:, :0, :0]
+            return Batch(images, target, raw.sizes, raw.sizes, none, raw.sizes)
         is_image = raw.inputs.dtype == torch.uint8
         inputs = normalise(raw.inputs, raw.sizes, mean, std) if is_image else raw.inputs.float()
-        target = self.task.target(raw.masks, raw.present)
-        place = torch.arange(target.shape[-1], device=device) * stride
-        inside_y, inside_x = place < raw.sizes[:, :1], place < raw.sizes[:, 1:]
-        inside = inside_y[:, :, None] & inside_x[:, None, :]  # (B, h, w)
-        native = [
-            self.task.target(labels[None], present[None])[0]
-            for labels, present in zip(raw.native, raw.present, strict=False)
-        ]
-        return Batch(inputs, target.masked_fill(~inside, VOID), raw.sizes, raw.chosen, native)
+        return Batch(
+            inputs, self._known(raw.masks, raw.present, raw.sizes, stride), raw.sizes, raw.chosen,
+            self._known(raw.native, raw.present, raw.native_sizes, 1), raw.native_sizes,
+        )  # fmt: skip
+
+    def _known(self, labels: Tensor, present: Tensor, sizes: Tensor, stride: int) -> Tensor:
+        """Targets of labels (B, H, W) that lie `stride` pixels apart, void outside the images."""
+        target = self.task.target(labels, present)
+        height, width = (
+            torch.arange(length, device=labels.device) * stride < sizes[:, axis, None]
+            for axis, length in enumerate(labels.shape[1:])
+        )
+        return target.masked_fill(~(height[:, :, None] & width[:, None, :]), VOID)
 
 
 class Steps:

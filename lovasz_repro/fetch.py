@@ -10,6 +10,7 @@ name is there. So `fetch` may be stopped at any moment and called again.
 Addresses, file names and MD5 sums are those that torchvision's data sets hold.
 """
 
+import hashlib
 import http.client
 import io
 import re
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from rich.console import Console
@@ -31,9 +33,9 @@ from torchvision.datasets import SBDataset
 from torchvision.datasets.utils import calculate_md5
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from lovasz_repro.errors import UserError
+from lovasz_repro.errors import DISK, UserError
 from lovasz_repro.folds import write_folds
-from lovasz_repro.records import write_bytes
+from lovasz_repro.records import about, write_bytes
 from lovasz_repro.voc import VOC, VOC_FOLDER, find_voc, save_mask
 
 TRAINAUG_SIZE = 10_582
@@ -68,7 +70,7 @@ def fetch(root: Path, console: Console | None = None) -> None:
             raise UserError(f"{root / VOC_FOLDER} has no JPEGImages in it; move it out of the way.")
         archive = Archive(voc2012["url"], voc2012["md5"], root / voc2012["filename"])
         _download(archive, console)
-        _unpack_voc(archive.path, root, console)
+        _unpack_voc(archive, root, console)
     voc = VOC(root)
     if voc.generated:
         raise UserError(f"{voc.folder} holds generated shapes; give VOC another --root.")
@@ -76,7 +78,7 @@ def fetch(root: Path, console: Console | None = None) -> None:
     if not masks.exists():
         archive = Archive(SBDataset.url, SBDataset.md5, root / SBDataset.filename)
         _download(archive, console)
-        _build_masks(archive.path, voc, masks, console)
+        _build_masks(archive, voc, masks, console)
     if "trainaug" not in voc.list_names():
         _write_trainaug(voc, masks)
     count = len(voc.ids("trainaug"))
@@ -116,6 +118,8 @@ def _explained(archive: Archive) -> Iterator[None]:
     try:
         yield
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and error.errno in DISK:
+            raise  # not the network's fault
         raise UserError(
             f"Could not download {archive.url} ({error}). Run the command again to go on from "
             f"where it stopped. Or, by hand: fetch that file on a machine that can reach it (MD5 "
@@ -138,7 +142,7 @@ def _receive(url: str, part: Path, console: Console) -> None:
             return  # nothing is lacking
         raise
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with response, Progress(*columns, console=console) as progress:
+    with response, Progress(*columns, console=console) as progress, about(part):
         goes_on = response.status == http.client.PARTIAL_CONTENT
         have = have if goes_on else 0
         total = have + response.length if response.length is not None else None
@@ -151,29 +155,52 @@ def _receive(url: str, part: Path, console: Console) -> None:
         raise ConnectionError(f"the connection broke off at {part.stat().st_size} of {total} bytes")
 
 
+class _Digested:
+    """A file whose MD5 sum is taken as it is read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.md5 = hashlib.md5(usedforsecurity=False)
+
+    def read(self, size: int) -> bytes:
+        content = self._file.read(size)
+        self.md5.update(content)
+        return content
+
+
 @contextmanager
-def _members(path: Path, console: Console, description: str) -> Iterator[tarfile.TarFile]:
-    """Open an archive for one reading from front to back, with a progress bar."""
+def _members(archive: Archive, console: Console, description: str) -> Iterator[tarfile.TarFile]:
+    """Open an archive for one reading from front to back, with a progress bar.
+
+    Raises: UserError where it is not what it was when it was checked: a tar that ends too early
+        looks like one with fewer files.
+    """
+    path = archive.path
     try:
         with (
             path.open("rb") as file,
             wrap_file(
                 file, path.stat().st_size, description=description, console=console
             ) as watched,
-            tarfile.open(fileobj=watched, mode="r|*") as tar,
         ):
-            yield tar
+            digested: Any = _Digested(watched)
+            with tarfile.open(fileobj=digested, mode="r|*") as tar:
+                yield tar
+            while digested.read(CHUNK_BYTES):
+                pass
+            if digested.md5.hexdigest() != archive.md5:
+                raise tarfile.ReadError("it has changed since it was checked")
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise UserError(
             f"{path}: refused, {error}; delete it and run the command again."
         ) from error
 
 
-def _unpack_voc(path: Path, root: Path, console: Console) -> None:
+def _unpack_voc(archive: Archive, root: Path, console: Console) -> None:
     """Unpack aside and rename, so that a half-unpacked folder is never taken for VOC."""
     aside = root / ".VOC2012-unpacking"
     shutil.rmtree(aside, ignore_errors=True)
-    with _members(path, console, "Unpacking VOC 2012") as tar:
+    with _members(archive, console, "Unpacking VOC 2012") as tar, about(aside):
         # Refuses absolute paths, "..", links to the outside and devices.
         tar.extractall(aside, filter="data")
     (root / VOC_FOLDER).parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +208,7 @@ def _unpack_voc(path: Path, root: Path, console: Console) -> None:
     shutil.rmtree(aside)
 
 
-def _build_masks(path: Path, voc: VOC, masks: Path, console: Console) -> None:
+def _build_masks(archive: Archive, voc: VOC, masks: Path, console: Console) -> None:
     """Make ``SegmentationClassAug`` of VOC's masks and, for other images, SBD's.
 
     SBD's archive is only read, nothing of it is unpacked: one label map per image is all that is
@@ -189,8 +216,10 @@ def _build_masks(path: Path, voc: VOC, masks: Path, console: Console) -> None:
     """
     aside = masks.with_name(f".{masks.name}-building")
     shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(voc.folder / "SegmentationClass", aside)
-    with _members(path, console, "Converting SBD masks") as tar:
+    aside.mkdir()
+    for mask in (voc.folder / "SegmentationClass").glob("*.png"):
+        shutil.copyfile(mask, aside / mask.name)
+    with _members(archive, console, "Converting SBD masks") as tar, about(aside):
         for member in tar:
             name = re.fullmatch(r"benchmark_RELEASE/dataset/cls/(\w+)\.mat", member.name)
             file = tar.extractfile(member) if name else None

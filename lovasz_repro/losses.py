@@ -133,16 +133,16 @@ def lovasz_softmax(
     _check_labels(target, known | ignored, f"0 ... {count - 1} or {ignore_index}")
     foreground *= 1 - ignored
     valid = (known * (1 - ignored)).expand_as(foreground)
+    present = foreground.amax(2)  # (B, C)
     scores = logits.softmax(1)  # (B, C, N)
-    if not per_image:
-        scores, foreground, valid = (
-            t.transpose(0, 1).reshape(1, count, -1) for t in (scores, foreground, valid)
-        )  # (1, C, B * N)
-    scores, foreground, valid = (t.flatten(0, 1) for t in (scores, foreground, valid))
+    if per_image:
+        scores, foreground, valid = (t.flatten(0, 1) for t in (scores, foreground, valid))
+    else:
+        scores, foreground, valid = (t.transpose(0, 1) for t in (scores, foreground, valid))
+        present = present.amax(0, keepdim=True)
     losses = lovasz_extension(scores, True, foreground, valid, method).view(-1, count)
     if classes == "all":
         return losses.mean()
-    present = foreground.amax(1).view(-1, count)
     return ((losses * present).sum(1) / present.sum(1).clamp(min=1)).mean()
 
 

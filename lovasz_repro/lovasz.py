@@ -2,17 +2,19 @@
 
 Berman, Rannen Triki & Blaschko (CVPR 2018, arXiv 1705.08790). Tensors are ``(R, N)``: R rows of N
 pixels, an image, a batch or a class of one each. The masks ``foreground`` and ``valid`` are 0 or 1
-in uint8; s = +1 on foreground and -1 on background.
+in uint8; s = +1 on foreground and -1 on background. A pixel is active if its error is not 0.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Method = Literal["sort", "bins"]
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 # Errors from 0 to 2**12 - 2**-8 in 20 octaves of 256 bins: see _gradient_by_bins.
 OCTAVES = 20
@@ -20,11 +22,15 @@ BINS_PER_OCTAVE_LOG2 = 8
 BIN_OFFSET_LOG2 = -8
 BINS = OCTAVES << BINS_PER_OCTAVE_LOG2
 
+# On a CPU, rows of about this many pixels are taken at once: they stay in its caches, and the
+# memory that they need meanwhile is reused.
+PIXELS_AT_ONCE = 2**19
+
 
 def lovasz_extension(
     scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor, method: Method
 ) -> Tensor:
-    """The Lovász extension of the Jaccard loss of each row, ``(R, N)`` to ``(R,)``.
+    """The Lovász extension of the Jaccard loss of each row, ``(R, ...)`` to ``(R,)``.
 
     At the errors ``max(0, 1 - s score)``, or ``|y - score|`` where the score is a probability.
     """
@@ -41,18 +47,13 @@ class _Extension(torch.autograd.Function):
     def forward(
         scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor, method: Method
     ) -> tuple[Tensor, Tensor]:
-        slope = error_slope(foreground, valid).to(scores.dtype)
-        right = foreground.to(scores.dtype) if probability else slope.new_ones(1)
-        errors = torch.addcmul(right, slope, scores)
-        # An error of 0 has neither loss nor gradient: void needs no other treatment. Its bits are
-        # set to 0, since NaN times 0 is not. Errors are finite lest inf meet a weight of 0.
-        if not on_cpu(valid) or valid.amin() == 0:
-            bits = _bits(errors)
-            bits *= valid
-        errors.clamp_(0, torch.finfo(errors.dtype).max)
-        gradient = _GRADIENTS[method](errors, foreground)
-        # Not a dot product: autocast would take it in half precision.
-        return errors.mul_(gradient).abs_().sum(1), gradient
+        losses, gradient = [], scores.new_empty(scores.shape)
+        tensors = (scores, foreground, valid, gradient)
+        parts = 1 + scores.numel() // PIXELS_AT_ONCE if on_cpu(scores) else 1
+        for rows in zip(*(x.chunk(parts) for x in tensors), strict=True):
+            f, y, v, out = (x.flatten(1) for x in rows)
+            losses.append(_loss(_errors(f, probability, y, v), y, method, out))
+        return torch.cat(losses), gradient
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -67,24 +68,70 @@ class _Extension(torch.autograd.Function):
             return (None,) * 5
         losses, gradient = ctx.saved_tensors
         grad = torch.where(losses.isnan(), losses, grad)  # NaN must not train on
-        return grad[:, None] * gradient, None, None, None, None
+        return (grad[:, None] * gradient.flatten(1)).view_as(gradient), None, None, None, None
 
 
-def _gradient_by_sort(errors: Tensor, foreground: Tensor) -> Tensor:
-    """The weights times -s, the gradient in the scores, at ``errors``, ``(R, N)`` each.
+def _errors(scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor) -> Tensor:
+    """``max(0, 1 - s score)`` or ``|y - score|``, finite, and 0 on void."""
+    slope = error_slope(foreground, valid).to(scores.dtype)
+    right = foreground.to(scores.dtype) if probability else slope.new_ones(1)
+    errors = torch.addcmul(right, slope, scores, out=slope)
+    # An error of 0 has neither loss nor gradient: void needs no other treatment. Its bits are
+    # set to 0, since NaN times 0 is not. Errors are finite lest inf meet a weight of 0.
+    if not on_cpu(valid) or valid.amin() == 0:
+        bits = _bits(errors)
+        bits *= valid
+    return errors.clamp_(0, torch.finfo(errors.dtype).max)
 
+
+def _loss(errors: Tensor, foreground: Tensor, method: Method, out: Tensor) -> Tensor:
+    """<weights, errors> of each row, and into ``out`` the gradient in the scores."""
+    if on_cpu(errors):
+        active = errors.bool().numpy()
+        if 4 * np.count_nonzero(active) < active.size:
+            return _loss_of_few(errors, foreground, method, out, active)
+    _GRADIENTS[method](errors, foreground, 0, out)
+    # Not a dot product: autocast would take it in half precision.
+    return errors.mul_(out).abs_().sum(1)
+
+
+def _loss_of_few(
+    errors: Tensor, foreground: Tensor, method: Method, out: Tensor, active: BoolArray
+) -> Tensor:
+    """As :func:`_loss`, from the active pixels alone: with a trained network they are few."""
+    index = torch.from_numpy(np.flatnonzero(active))
+    counts, positives = (
+        torch.tensor([[np.count_nonzero(row)] for row in mask])
+        for mask in (active, foreground.numpy().view(np.bool_))
+    )  # (R, 1) each
+    filled = torch.arange(max(1, int(counts.max()))) < counts  # (R, W), each row's pixels first
+    errors, foreground = (
+        x.new_zeros(filled.shape).masked_scatter_(filled, x.view(-1).index_select(0, index))
+        for x in (errors, foreground)
+    )
+    gradient = torch.empty_like(errors)
+    _GRADIENTS[method](errors, foreground, positives - foreground.sum(1, keepdim=True), gradient)
+    out.zero_().view(-1).index_copy_(0, index, gradient.masked_select(filled))
+    return errors.mul_(gradient).abs_().sum(1)
+
+
+def _gradient_by_sort(
+    errors: Tensor, foreground: Tensor, others: Tensor | int, out: Tensor
+) -> None:
+    """The weights times -s, the gradient in the scores, at ``errors``, ``(R, N)``, into ``out``.
+
+    ``others`` is how many foreground pixels without error are left out, ``(R, 1)``.
     In decreasing order of the errors, each pixel's weight is what it adds to the Jaccard loss.
     Among equal errors any order gives the same loss, and a subgradient.
     """
-    order, active = _decreasing(errors)  # (R, W), (R, 1)
+    order, active = _decreasing(errors, scratch=out)  # (R, W), (R, 1)
     is_foreground = foreground.view(-1).index_select(0, order.view(-1)).view_as(order)
-    total = foreground.sum(1, keepdim=True, dtype=torch.int32)
-    rank = torch.arange(order.shape[1], device=errors.device)
+    total = others + foreground.sum(1, keepdim=True, dtype=torch.int32)
+    rank = torch.arange(order.shape[1], dtype=torch.int32, device=errors.device)
     steps = _jaccard_steps(is_foreground, total, rank, errors.dtype).masked_fill_(rank >= active, 0)
     # Adds, since the entries past ``active`` may all name one pixel.
     steps *= 1 - 2 * is_foreground.view(torch.int8)
-    gradient = torch.zeros_like(errors).view(-1)
-    return gradient.index_add_(0, order.view(-1), steps.view(-1)).view_as(errors)
+    out.zero_().view(-1).index_add_(0, order.view(-1), steps.view(-1))
 
 
 def _jaccard_steps(
@@ -97,36 +144,41 @@ def _jaccard_steps(
     foreground the first pixel adds 1 and the others 0. Integer counts and these closed forms leave
     no cancellation, unlike the usual difference of a cumulative ratio in floating point.
     """
-    seen = is_foreground.cumsum(1, dtype=torch.int32).sub_(is_foreground)
-    steps = (total - seen).to(dtype)  # I; from here in place, a batch is held at once
+    # In place where it can be: it is here that the loss needs most memory.
+    intersection = is_foreground.cumsum(1, dtype=torch.int32).sub_(is_foreground).neg_().add_(total)
+    steps = intersection.to(dtype)
+    del intersection
     union = steps + (rank + 1)  # U + 1
     steps.div_(union).masked_fill_(is_foreground == 1, 1).div_(union.sub_(1).clamp_(min=1))
     steps[:, :1].masked_fill_(total == 0, 1)
     return steps
 
 
-def _decreasing(errors: Tensor) -> tuple[Tensor, Tensor]:
+def _decreasing(errors: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
     """Flat pixel indices by decreasing error, ``(R, W)``, and how many errors are > 0, ``(R, 1)``.
 
     Only those errors need be in order, so W may be less than N.
     """
     rows, pixels = errors.shape
-    active = errors.count_nonzero(1)[:, None]
+    active = errors.bool().sum(1, keepdim=True, dtype=torch.int32)
     first = torch.arange(0, rows * pixels, pixels, device=errors.device)[:, None]  # (R, 1)
     if not on_cpu(errors) or errors.dtype != torch.float32 or rows * pixels >= 2**31:
         return errors.argsort(dim=1, descending=True) + first, active
     # The bits of a float32 >= 0 sort as it does. With the pixel index in the lower half of an int64
     # key, NumPy's vectorised sort is several times faster than torch's, most so if many keys are
     # equal: all errors of 0 get the index of their row's first pixel.
-    bits = _bits(errors) & 0x7FFFFFFF  # clears the sign of NaN, which would rank it last
+    bits = _bits(scratch)
+    torch.bitwise_and(_bits(errors), 0x7FFFFFFF, out=bits)  # NaN of sign 1 would rank last
     index = bits.clamp(max=1).mul_(torch.arange(pixels, dtype=torch.int32)).add_(first.int())
     keys = torch.stack([index, bits.bitwise_not_()], dim=2).view(torch.int64)  # (R, N, 1)
-    del bits, index  # two of the largest tensors of the whole loss
+    del index
     keys.numpy().sort(axis=1)
     return keys.view(torch.int32)[:, : int(active.max()), 0].contiguous(), active
 
 
-def _gradient_by_bins(errors: Tensor, foreground: Tensor) -> Tensor:
+def _gradient_by_bins(
+    errors: Tensor, foreground: Tensor, others: Tensor | int, out: Tensor
+) -> None:
     """As :func:`_gradient_by_sort` without sorting: a bin's pixels of one label share one weight.
 
     The bin of an error m is the upper bits of the floating-point number m + c, c = 2**-8: 256 bins
@@ -150,28 +202,21 @@ def _gradient_by_bins(errors: Tensor, foreground: Tensor) -> Tensor:
     subgradient. Errors of 2**12 and more share the last bin: L' <= L still holds.
     """
     rows = errors.shape[0]
-    # One block for both: the C library keeps it for the next call, where it would give smaller ones
-    # back to the system, and on a CPU new pages cost more than a pass over the pixels.
-    gradient, scratch = errors.new_empty(2, *errors.shape).unbind()
-    key, first = _bin(errors, scratch)
+    key, first = _bin(errors)
     key += BINS * torch.arange(rows, dtype=key.dtype, device=key.device)[:, None] - first
-    key.add_(_bits(gradient).copy_(foreground), alpha=rows * BINS)
+    key.add_(foreground, alpha=rows * BINS)
     key = key.view(-1)  # (R * N,), indices into a table (2, R, K)
-    table = _signed_weights(_count(key, 2 * rows * BINS).view(2, rows, BINS), errors.dtype)
-    torch.index_select(table.view(-1), 0, key, out=gradient.view(-1))
-    return gradient
+    counts = _count(key, 2 * rows * BINS).view(2, rows, BINS)
+    table = _signed_weights(counts, others, errors.dtype)
+    torch.index_select(table.view(-1), 0, key, out=out.view(-1))
 
 
-def _bin(errors: Tensor, out: Tensor) -> tuple[Tensor, int]:
-    """The bin of each error, as integers in the memory of ``out``, and the number of the first.
-
-    The bin of NaN may be any.
-    """
+def _bin(errors: Tensor) -> tuple[Tensor, int]:
+    """The bin of each error, as integers, and the number of the first. That of NaN may be any."""
     mantissa, bias = (52, 1023) if errors.dtype == torch.float64 else (23, 127)
-    shift = mantissa - BINS_PER_OCTAVE_LOG2
     first = (bias + BIN_OFFSET_LOG2) << BINS_PER_OCTAVE_LOG2
-    bins = _bits(torch.add(errors, 2.0**BIN_OFFSET_LOG2, out=out))
-    bins >>= shift
+    bins = _bits(errors + 2.0**BIN_OFFSET_LOG2)
+    bins >>= mantissa - BINS_PER_OCTAVE_LOG2
     return bins.clamp_(first, first + BINS - 1), first
 
 
@@ -183,7 +228,7 @@ def _count(key: Tensor, size: int) -> Tensor:
     return counts.index_add_(0, key, counts.new_ones(1).expand_as(key))
 
 
-def _signed_weights(counts: Tensor, dtype: torch.dtype) -> Tensor:
+def _signed_weights(counts: Tensor, others: Tensor | int, dtype: torch.dtype) -> Tensor:
     """-s times the weight of a pixel of each label and bin from their counts, ``(2, R, K)`` both.
 
     With I, U before a bin and I', U' after it, the weight is (I + I') / (2 U U') on background and
@@ -192,6 +237,7 @@ def _signed_weights(counts: Tensor, dtype: torch.dtype) -> Tensor:
     background, foreground = counts
     # Errors decrease from the last bin down, so a cumulative sum counts what is not yet taken.
     untaken, before = counts.cumsum(2, dtype=torch.int32)  # of background, and I
+    before += others
     union = (before + untaken)[:, -1:] - untaken
     divisor = union.clamp(min=1)
     inverse = divisor.to(dtype).reciprocal_()

@@ -25,6 +25,7 @@ import hashlib
 import io
 import json
 import os
+import socket
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -101,17 +102,40 @@ class Grid:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; on success it is flushed to disk and renamed to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept because np.savez and PIL choose their format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    """Yield a temporary path; on success it is flushed to disk and renamed to `path`.
+
+    Raises: OSError naming `path` where it cannot be written.
+    """
+    # Machines that share the folder may have a process of this number each. The suffix is kept
+    # because np.savez and PIL choose their format by it.
+    own = f"{socket.gethostname()}-{os.getpid()}"
+    temporary = path.with_name(f".{path.stem}.{own}.part{path.suffix}")
+    with about(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Let the system's errors name `path` where they name no file: a failed write never does."""
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder that nobody else writes to."""
+    for path in folder.glob(".*.part*"):
+        path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -246,7 +270,7 @@ def load(runs: Path) -> Records:
                 records.missing.append(cell)
             continue
         result = read_json(folder / "result.json")
-        if result["hash"] != study["hash"]:
+        if result.get("hash") != study["hash"]:
             records.stale.append(cell)
             continue
         hashes = result["files"]

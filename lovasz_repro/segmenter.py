@@ -37,6 +37,7 @@ class Segmenter(pl.LightningModule):
 
     Attributes:
         curve: one row per validation.
+        train_seconds, validate_seconds: so far, those before a resume included.
     """
 
     def __init__(self, network: nn.Module, optim: Optim, lr: float, stride: int) -> None:
@@ -47,12 +48,18 @@ class Segmenter(pl.LightningModule):
         self.stride = stride
         self.curve: list[dict[str, float]] = []
         self.train_seconds = 0.0
-        self._started = 0.0
+        self.validate_seconds = 0.0
+        self._started = self._trained = 0.0
         self._loss_sum = torch.zeros(())
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.network(inputs)
         return logits.float()
+
+    def native(self, batch: Batch, logits: Tensor) -> Tensor:
+        """(B, K, h, w) logits of whole images -> (B, K, H, W), as `batch.native`."""
+        height, width = batch.native.shape[1:]
+        return to_native(logits, batch.sizes, batch.native_sizes, (height, width), self.stride)
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """The training loss of logits (B, K, h, w) and target (B, h, w)."""
@@ -101,7 +108,8 @@ class Segmenter(pl.LightningModule):
         # Validation is the end of a training epoch; reading the loss waits for the device, once.
         steps = self.optim.validate_every
         mean = float(self._loss_sum) / steps
-        seconds = time.perf_counter() - self._started
+        self._trained = time.perf_counter()
+        seconds = self._trained - self._started
         self.train_seconds += seconds
         if not math.isfinite(mean):
             raise NonFiniteError(
@@ -119,6 +127,7 @@ class Segmenter(pl.LightningModule):
                 f"rate {self.lr:g}"
             )
         self.curve.append({"step": self.global_step, **values})
+        self.validate_seconds += time.perf_counter() - self._trained
         self.log_now({f"val/{name}": value for name, value in values.items()})
 
     def log_now(self, values: dict[str, float]) -> None:
@@ -129,10 +138,12 @@ class Segmenter(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["curve"] = self.curve
         checkpoint["train_seconds"] = self.train_seconds
+        checkpoint["validate_seconds"] = self.validate_seconds
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.curve = checkpoint["curve"]
         self.train_seconds = checkpoint["train_seconds"]
+        self.validate_seconds = checkpoint["validate_seconds"]
 
 
 class BaseSegmenter(Segmenter):
@@ -172,10 +183,7 @@ class BaseSegmenter(Segmenter):
         return {"miou": float(self._label_iou().nanmean())}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        logits = self(batch.inputs)
-        for maps, size, target in zip(logits, batch.sizes.tolist(), batch.native, strict=True):
-            native = to_native(maps, size, target.shape, self.stride)
-            self._count(native[None], target[None])
+        self._count(self.native(batch, self(batch.inputs)), batch.native)
 
     def on_test_epoch_end(self) -> None:
         self.label_iou = self._label_iou()
@@ -236,20 +244,25 @@ class BinarySegmenter(Segmenter):
         self.rows, self.thumbnails = [], []
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        grids = self(batch.inputs)[:, 0]
-        for grid, size, target, index in zip(
-            grids, batch.sizes.tolist(), batch.native, batch.chosen.tolist(), strict=True
-        ):
-            native = to_native(grid, size, target.shape, self.stride)
-            self.rows.append({"index": index, **image_row(native, target, self.threshold)})
-            self.thumbnails.append(self._thumbnail(grid, size))
+        grids = self(batch.inputs)
+        rows = image_rows(self.native(batch, grids)[:, 0], batch.native, self.threshold)
+        chosen = batch.chosen.tolist()
+        self.rows += [{"index": i, **row} for i, row in zip(chosen, rows, strict=True)]
+        self.thumbnails += self._thumbnails(batch, grids)
 
-    def _thumbnail(self, grid: Tensor, size: list[int]) -> Tensor:
-        """(C, C) bool: the image, its longest side C pixels, at the top left."""
+    def on_test_epoch_end(self) -> None:
+        """The rows in the order of the cache, whatever the order of the test."""
+        order = sorted(range(len(self.rows)), key=lambda i: self.rows[i]["index"])
+        self.rows = [self.rows[i] for i in order]
+        self.thumbnails = [self.thumbnails[i] for i in order]
+
+    def _thumbnails(self, batch: Batch, grids: Tensor) -> list[Tensor]:
+        """(C, C) bool each: the image, its longest side C pixels, at the top left."""
         side = self.THUMBNAIL
-        height, width = (max(1, round(side * length / max(size))) for length in size)
-        small = to_native(grid, size, (height, width), self.stride) > 0
-        return F.pad(small, (0, side - width, 0, side - height)).cpu()
+        ratio = side / batch.sizes.amax(1, keepdim=True)
+        sizes = (batch.sizes * ratio).round().clamp(min=1).long()
+        small = to_native(grids, batch.sizes, sizes, (side, side), self.stride)
+        return list((small[:, 0] > 0).cpu())
 
 
 def measures(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -262,15 +275,20 @@ def measures(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
     }
 
 
-def image_row(logits: Tensor, target: Tensor, threshold: float) -> Json:
-    """The measures of one image, logits and target (H, W), as `records.IMAGE_COLUMNS`."""
-    row: Json = {"has_category": int((target == 1).any())}
+def image_rows(logits: Tensor, target: Tensor, threshold: float) -> list[Json]:
+    """The measures of images, logits and target (B, H, W), as `records.IMAGE_COLUMNS` each."""
+    columns = {"has_category": (target == 1).flatten(1).any(1)}
     for prefix, cut in (("", 0.0), ("tuned_", threshold)):
-        counts = confusion(logits[None] > cut, target[None])
+        counts = confusion(logits > cut, target)
         names = ("tp", "fp", "fn")
-        row |= {prefix + n: c for n, c in zip(names, counts[0].tolist(), strict=True)}
-        row[prefix + "iou"] = float(iou(counts)[0])
-    valid = int((target != VOID).sum())
-    row["object_fraction"] = (row["tp"] + row["fn"]) / max(valid, 1)
-    losses = measures(logits[None], target[None])
-    return row | {name: float(value[0]) for name, value in losses.items()}
+        columns |= {prefix + n: c for n, c in zip(names, counts.unbind(1), strict=True)}
+        columns[prefix + "iou"] = iou(counts)
+    valid = (target != VOID).flatten(1).sum(1)
+    columns["object_fraction"] = (columns["tp"] + columns["fn"]).double() / valid.clamp(min=1)
+    columns |= measures(logits, target)
+    # One copy from the device, exact: no count of pixels is beyond float64.
+    table = torch.stack([column.double() for column in columns.values()], 1).tolist()
+    whole = {name for name, column in columns.items() if not column.is_floating_point()}
+    return [
+        {n: int(v) if n in whole else v for n, v in zip(columns, row, strict=True)} for row in table
+    ]

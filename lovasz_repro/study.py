@@ -6,25 +6,23 @@ is done when its `result.json` is there, and what a step draws depends on seed a
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
-from lovasz_repro import records
+from lovasz_repro import cost, records
 from lovasz_repro.cell import Setting, run_cell
-from lovasz_repro.config import Experiment, known_category
+from lovasz_repro.config import Experiment, Tuning, known_category
 from lovasz_repro.errors import UserError
 from lovasz_repro.gallery import write_gallery
+from lovasz_repro.launch import InUseError, Workers, held, start
 from lovasz_repro.overview import write_overview
 from lovasz_repro.records import Cell, Grid, Json
 from lovasz_repro.segmenter import NonFiniteError
@@ -39,10 +37,12 @@ def fit(config: Experiment, category: str, loss: str, fold: int, seed: int) -> i
     workspace = Workspace(config)
     if fold not in workspace.folds:
         raise UserError(f"fold: there is no {fold}; there is {workspace.folds}")
-    with owned(workspace):
+    with held(workspace.folder, wait=True):
         workspace.open([cell])
-        lr, chosen = learning_rate(workspace, loss)
-        console.print(f"{cell}: learning rate {lr:g} ({chosen})")
+        workspace.base(fold)
+    lr, chosen = learning_rate(workspace, loss)
+    console.print(f"{cell}: learning rate {lr:g} ({chosen})")
+    with held(workspace.folder / cell.path):
         result = run_cell(workspace, cell, lr)
     console.print(
         f"image-IoU {result['image_iou']:.4f} at threshold 0, {result['tuned_image_iou']:.4f} at "
@@ -54,8 +54,18 @@ def fit(config: Experiment, category: str, loss: str, fold: int, seed: int) -> i
     return 0
 
 
-def study(config: Experiment, *, dry_run: bool = False) -> int:
-    """Run every cell of the grid that is not done. Returns the exit status: 1 where one failed."""
+def study(
+    config: Experiment, *, dry_run: bool = False, launcher: str = "local",
+    address: str | None = None,
+) -> int:  # fmt: skip
+    """Run every cell of the grid that is not done. Returns the exit status: 1 where one failed.
+
+    Processes that study one folder, on this machine or on others that share it, share the cells:
+    what one does, the others wait for (base networks, learning rates) or pass over (cells).
+
+    Args:
+        launcher: where jobs run, "local" or "ray". address: of the Ray cluster.
+    """
     workspace = Workspace(config)
     grid = Grid(**vars(config.cells))
     missing_folds = set(grid.folds) - set(workspace.folds)
@@ -64,12 +74,14 @@ def study(config: Experiment, *, dry_run: bool = False) -> int:
     if dry_run:
         _print_plan(workspace, grid)
         return 0
-    with owned(workspace):
-        workspace.open(grid.cells())
-        for fold in grid.folds:
-            workspace.base(fold)
-        tune(workspace)
-        failed = _run_cells(workspace, grid)
+    with start(workspace, launcher, address) as workers:
+        with held(workspace.folder, wait=True):
+            workers.alone(_prepare, grid.cells())
+            for _ in workers.run(_make_base, grid.folds):
+                pass
+            tune(workspace, workers)
+        failed = _run_cells(workspace, workers, grid)
+    with held(workspace.folder, wait=True):
         write_gallery(workspace.folder, workspace.voc)
         write_overview(workspace.folder)
         workspace.close()
@@ -79,34 +91,89 @@ def study(config: Experiment, *, dry_run: bool = False) -> int:
     return 1 if failed else 0
 
 
-def _run_cells(workspace: Workspace, grid: Grid) -> dict[Cell, str]:
+def _prepare(workspace: Workspace, cells: list[Cell]) -> None:
+    workspace.open(cells)
+    workspace.features()
+
+
+def _make_base(workspace: Workspace, fold: int) -> None:
+    with held(workspace.base_folder(fold), wait=True):
+        workspace.base(fold)
+
+
+class Outcome(NamedTuple):
+    """What became of a cell: its image-IoU, or an error, or (neither) another process has it."""
+
+    image_iou: float | None = None
+    error: str | None = None
+    seconds: float = 0.0
+
+
+def _attempt(workspace: Workspace, cell: Cell, *, wait: bool = False) -> Outcome:
+    """Run a cell that is not done. Whatever goes wrong in it is recorded: the others can go on.
+
+    Args:
+        wait: for another process that runs it, lest that one be lost.
+    """
+    started = time.perf_counter()
+    folder = workspace.folder / cell.path
+    try:
+        with held(folder, wait=wait):
+            if is_done(workspace, cell):  # by another process, since this one looked
+                return Outcome()
+            # An older result under other settings would be taken for this one's after a crash.
+            (folder / "result.json").unlink(missing_ok=True)
+            try:
+                result = run_cell(workspace, cell, learning_rate(workspace, cell.loss)[0])
+            except OSError:  # a full disk, say: not the cell's fault, and the next would meet it
+                raise
+            except Exception as error:
+                said = f"{type(error).__name__}: {error}"
+                records.write_json(folder / "failed.json", {"error": said})
+                return Outcome(error=said, seconds=time.perf_counter() - started)
+    except InUseError:
+        return Outcome()
+    return Outcome(result["image_iou"], seconds=time.perf_counter() - started)
+
+
+def _run_cells(workspace: Workspace, workers: Workers, grid: Grid) -> dict[Cell, str]:
     """Run what is not done, the result of each on one line. Returns the errors."""
     cells = grid.cells()
     todo = [cell for cell in cells if not is_done(workspace, cell)]
     console.print(f"{len(cells)} cells, {len(cells) - len(todo)} done, {len(todo)} to run")
     failed: dict[Cell, str] = {}
-    seconds: list[float] = []
-    for position, cell in enumerate(todo):
-        started = time.perf_counter()
-        folder = workspace.folder / cell.path
-        # An older result under other settings would be taken for this one's after a crash.
-        (folder / "result.json").unlink(missing_ok=True)
-        try:
-            result = run_cell(workspace, cell, learning_rate(workspace, cell.loss)[0])
-            said = f"image-IoU {result['image_iou']:.3f}"
-        except Exception as error:  # whatever went wrong in this cell, the others can go on
-            failed[cell] = f"{type(error).__name__}: {error}"
-            records.write_json(folder / "failed.json", {"error": failed[cell]})
-            said = f"[red]failed[/red]: {failed[cell]}"
-        seconds.append(time.perf_counter() - started)
-        left = statistics.median(seconds) * (len(todo) - position - 1)
-        done = len(cells) - len(todo) + position + 1
+    elsewhere = 0
+    started = time.perf_counter()
+    for count, (cell, outcome) in enumerate(_outcomes(workers, todo), 1):
+        if outcome.error:
+            failed[cell] = outcome.error
+            said = f"[red]failed[/red]: {outcome.error}"
+        elif outcome.image_iou is None:
+            elsewhere += 1
+            continue
+        else:
+            said = f"image-IoU {outcome.image_iou:.3f}"
+        left = (time.perf_counter() - started) / count * (len(todo) - count)
+        done = len(cells) - len(todo) + count
         console.print(
             f"[{done:>{len(str(len(cells)))}}/{len(cells)}] {cell}: {said}, "
-            f"{seconds[-1]:.1f} s, {duration(left)} left",
+            f"{outcome.seconds:.1f} s, {duration(left)} left",
             soft_wrap=True,
         )
+    if elsewhere:
+        console.print(f"{elsewhere} cells were left to other processes on this folder")
     return failed
+
+
+def _outcomes(workers: Workers, todo: list[Cell]) -> Iterator[tuple[Cell, Outcome]]:
+    """Each cell with what became of it."""
+    passed_over = []
+    for cell, outcome in workers.run(_attempt, todo):
+        if workers.patient and outcome == Outcome():
+            passed_over.append(cell)
+        else:
+            yield cell, outcome
+    yield from workers.run(partial(_attempt, wait=True), passed_over)
 
 
 def is_done(workspace: Workspace, cell: Cell) -> bool:
@@ -116,105 +183,110 @@ def is_done(workspace: Workspace, cell: Cell) -> bool:
     if not path.exists() or not base.exists():
         return False
     result = records.read_json(path)
-    made_with = (result["hash"], result["base"], result["lr"])
+    made_with = (result.get("hash"), result.get("base"), result.get("lr"))
     rate = learning_rate(workspace, cell.loss)[0]
-    return made_with == (workspace.digest, records.read_json(base)["sha256"], rate)
+    return made_with == (workspace.digest, records.read_json(base).get("sha256"), rate)
 
 
 def learning_rate(workspace: Workspace, loss: str) -> tuple[float, str]:
     """The rate of a loss, and where it comes from."""
     if not workspace.config.tuning.lrs:
         return workspace.config.optim.lr, "optim.lr"
-    path = workspace.folder / "learning_rates.json"
-    chosen = records.read_json(path).get(loss, {}).get("chosen") if path.exists() else None
+    chosen = _rates(workspace).get(loss, {}).get("chosen")
     if chosen is None:
         return workspace.config.optim.lr, "optim.lr: the study has not chosen one yet"
     return float(chosen), "chosen by the study"
 
 
+RATES = "learning_rates.json"
 HOLDOUT_SHARE = 0.2
-HOLDOUT_IMAGES = 40  # held-out images with a category (and as many without) that score a rate
+HOLDOUT_IMAGES = 100  # held-out images with a category (and as many without) that score a rate
 
 
-def tune(workspace: Workspace) -> None:
+def tune(workspace: Workspace, workers: Workers) -> None:
     """Choose a learning rate per loss, on training images only; see `config.Tuning`.
 
     Every trial is recorded when it ends. A diverged trial is recorded without a score.
     """
-    config = workspace.config
-    tuning = config.tuning
+    tuning = workspace.config.tuning
     if not tuning.lrs:
         return
-    path = workspace.folder / "learning_rates.json"
-    rates: Json = records.read_json(path) if path.exists() else {}
+    path = workspace.folder / RATES
+    rates = _rates(workspace)
+    trials = _trials(workspace, rates)
+    for loss, _ in trials:
+        rates.setdefault(loss, {"chosen": None, "curve": []})
+    for (loss, lr), score in workers.run(_trial, trials):
+        curve = rates[loss]["curve"]
+        curve.append({"lr": lr, "image_iou": score})
+        curve.sort(key=lambda point: point["lr"])
+        records.write_json(path, rates)
+        console.print(f"{loss} at {lr:g}: " + ("diverged" if score is None else f"{score:.4f}"))
+    for loss in workspace.config.cells.losses:
+        if rates[loss]["chosen"] is not None:
+            continue
+        rates[loss] |= _choice(loss, rates[loss]["curve"], tuning)
+        note = ", the edge of what was tried" if rates[loss]["at_edge"] else ""
+        console.print(f"{loss}: learning rate {rates[loss]['chosen']:g}{note}")
+    records.write_json(path, rates)
+
+
+def _rates(workspace: Workspace) -> Json:
+    """What was tried for each loss, and what was chosen."""
+    path = workspace.folder / RATES
+    return records.read_json(path) if path.exists() else {}
+
+
+def _trials(workspace: Workspace, rates: Json) -> list[tuple[str, float]]:
+    """The pairs of loss and rate that are not tried yet."""
+    tuning = workspace.config.tuning
+    tried = {(loss, point["lr"]) for loss, entry in rates.items() for point in entry["curve"]}
+    return [
+        (loss, lr)
+        for loss in workspace.config.cells.losses
+        for lr in tuning.lrs
+        if (rates.get(loss) or {}).get("chosen") is None and (loss, lr) not in tried
+    ]
+
+
+def _trial(workspace: Workspace, trial: tuple[str, float]) -> float | None:
+    """Image-IoU on held-out training images, mean over the categories; None where it diverged."""
+    loss, lr = trial
+    config = workspace.config
+    tuning = config.tuning
     train = workspace.index("train", tuning.fold)
     shuffled = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(train)
-    held = int(len(train) * HOLDOUT_SHARE)
-    holdout, rest = np.sort(shuffled[:held]), np.sort(shuffled[held:])
+    held_out = int(len(train) * HOLDOUT_SHARE)
+    holdout, rest = np.sort(shuffled[:held_out]), np.sort(shuffled[held_out:])
     optim = replace(config.optim, steps=tuning.steps, validate_every=tuning.steps)
-    for loss in config.cells.losses:
-        entry = rates.setdefault(loss, {"chosen": None, "curve": []})
-        if entry["chosen"] is not None:
-            continue
-        tried = {point["lr"] for point in entry["curve"]}
-        for lr in tuning.lrs:
-            if lr in tried:
-                continue
-            scores = []
-            for category in tuning.categories:
-                setting = Setting(workspace, category, tuning.fold)
-                val = setting.selection(holdout, limit=HOLDOUT_IMAGES)
-                try:
-                    module, _, _ = setting.train(
-                        loss, lr, 0, rest, val, optim, None, f"{loss} at {lr:g}: {category}"
-                    )
-                except NonFiniteError:
-                    break
-                scores.append(module.curve[-1]["image_iou"])
-            complete = len(scores) == len(tuning.categories)
-            score = statistics.fmean(scores) if complete else None
-            entry["curve"].append({"lr": lr, "image_iou": score})
-            records.write_json(path, rates)
-            console.print(f"{loss} at {lr:g}: " + (f"{score:.4f}" if complete else "diverged"))
-        finite = [point for point in entry["curve"] if point["image_iou"] is not None]
-        if not finite:
-            raise UserError(f"tuning.lrs: {loss} diverged at every rate of {tuning.lrs}")
-        best = max(finite, key=lambda point: (point["image_iou"], -point["lr"]))
-        edge = best["lr"] in (min(tuning.lrs), max(tuning.lrs))
-        entry |= {
-            "chosen": best["lr"],
-            "at_edge": edge,
-            "steps": tuning.steps,
-            "categories": tuning.categories,
-        }
-        records.write_json(path, rates)
-        note = ", the edge of what was tried" if edge else ""
-        console.print(f"{loss}: learning rate {best['lr']:g}{note}")
+    scores = []
+    for category in tuning.categories:
+        setting = Setting(workspace, category, tuning.fold)
+        val = workspace.selection(category, holdout, limit=HOLDOUT_IMAGES)
+        title = f"{loss} at {lr:g}: {category}"
+        try:
+            module, _, _ = setting.train(loss, lr, 0, rest, val, optim, None, title)
+        except NonFiniteError:
+            return None
+        scores.append(module.curve[-1]["image_iou"])
+    return statistics.fmean(scores)
 
 
-@contextmanager
-def owned(workspace: Workspace) -> Iterator[None]:
-    """Hold the run's folder. The lock is the system's: it ends with its process, however that ends.
+def _choice(loss: str, curve: list[Json], tuning: Tuning) -> Json:
+    """The rate with the highest score, the lower of two equals.
 
-    Raises: UserError naming the owner where another process holds it.
+    Raises: UserError where no rate has one.
     """
-    folder = workspace.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    owner = folder / "owner.json"
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        there = json.loads(owner.read_text()) if owner.exists() else {}
-        raise UserError(
-            f"{folder} is in use by process {there.get('pid', '?')} on {there.get('host', '?')}"
-        ) from error
-    try:
-        records.write_json(owner, {"pid": os.getpid(), "host": socket.gethostname()})
-        yield
-    finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
+    finite = [point for point in curve if point["image_iou"] is not None]
+    if not finite:
+        raise UserError(f"tuning.lrs: {loss} diverged at every rate of {tuning.lrs}")
+    best = max(finite, key=lambda point: (point["image_iou"], -point["lr"]))
+    return {
+        "chosen": best["lr"],
+        "at_edge": best["lr"] in (min(tuning.lrs), max(tuning.lrs)),
+        "steps": tuning.steps,
+        "categories": tuning.categories,
+    }
 
 
 def summary(workspace: Workspace, grid: Grid) -> Table:
@@ -251,26 +323,28 @@ def summary(workspace: Workspace, grid: Grid) -> Table:
 
 
 def _print_plan(workspace: Workspace, grid: Grid) -> None:
-    """What a study would do, and how long the rest would take by what its done cells took."""
+    """What a study would do, and how long the rest would take by what was measured so far."""
     cells = grid.cells()
     done = [cell for cell in cells if is_done(workspace, cell)]
+    todo = [cell for cell in cells if cell not in done]
+    bases = 0
     for fold in grid.folds:
         there = (workspace.base_folder(fold) / "result.json").exists()
+        bases += not there
         console.print(f"base network of fold {fold}: {'there' if there else 'to be made'}")
-    trials = len(workspace.config.tuning.lrs) * len(workspace.config.tuning.categories)
-    console.print(f"learning rates: {trials} trials for each of {len(grid.losses)} losses")
+    trials = len(_trials(workspace, _rates(workspace)))
+    console.print(f"learning rates: {trials} trials to run")
     for cell in cells:
         console.print(f"{'done' if cell in done else 'to run'}  {cell}")
-    console.print(f"{len(cells)} cells, {len(done)} done, {len(cells) - len(done)} to run")
-    costs = [records.read_json(workspace.folder / cell.path / "cost.json") for cell in done]
-    if costs:
-        each = statistics.median(cost["total_seconds"] for cost in costs)
-        console.print(
-            f"about {duration(each * (len(cells) - len(done)))} for the cells, "
-            f"by the {each:.1f} s that a done one took"
-        )
-    else:
+    console.print(f"{len(cells)} cells, {len(done)} done, {len(todo)} to run")
+    if (rates := cost.rates(workspace, done)) is None:
         console.print(f"expected for all: {workspace.config.expected}")
+        return
+    left = cost.estimate(workspace, rates, bases, trials, todo)
+    console.print(
+        f"about {duration(left.total)} left: base networks {duration(left.bases)}, learning rates "
+        f"{duration(left.tuning)}, cells {duration(left.cells)}; by {rates.source}"
+    )
 
 
 def duration(seconds: float) -> str:

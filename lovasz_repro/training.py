@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import multiprocessing
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lovasz_repro import records
 from lovasz_repro.config import Runtime
 from lovasz_repro.datamodule import DataModule
 from lovasz_repro.segmenter import Segmenter
@@ -24,6 +30,13 @@ from lovasz_repro.segmenter import Segmenter
 for _name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
+# Gradients of confident pixels are below the smallest normal float32, with which a CPU multiplies
+# several times slower. Here, because torch's threads inherit it when they start.
+torch.set_flush_denormal(True)
+
+# A process of ours is a world of its own. Where SLURM started several, Lightning would take them
+# for the ranks of one training, of which only the first logs.
+rank_zero_only.rank = 0  # type: ignore[attr-defined]
 
 EXPECTED = (
     "Checkpoint directory .* exists and is not empty",  # it is the cell's folder, resumed or not
@@ -42,7 +55,8 @@ class StepBar(pl.Callback):
         self.bar = Progress(
             TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[state]}"), console=console, transient=True,
-            disable=not console.is_terminal,
+            # The bars of several processes would write over each other.
+            disable=not console.is_terminal or multiprocessing.parent_process() is not None,
         )  # fmt: skip
         self.task = self.bar.add_task(title, total=steps, state="")
 
@@ -74,6 +88,7 @@ def train(
     module: Segmenter, data: DataModule, runtime: Runtime, device: torch.device,
     folder: Path | None, title: str, *, measure: str = "miou",
     logger: TensorBoardLogger | None = None, skip_training: bool = False,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:  # fmt: skip
     """Train to the end of the schedule, from `folder/resume.ckpt` where that is there.
 
@@ -83,16 +98,16 @@ def train(
     Returns: the trainer, for a test with the same settings.
     """
     steps, epoch = module.optim.steps, module.optim.validate_every
-    callbacks: list[pl.Callback] = [StepBar(title, steps, measure)]
+    every: list[pl.Callback] = [StepBar(title, steps, measure), *callbacks]
     if folder:
-        callbacks.append(
+        every.append(
             ModelCheckpoint(
                 dirpath=folder, filename="resume", enable_version_counter=False, save_top_k=1,
                 every_n_epochs=1, save_on_train_epoch_end=True,
             )
         )  # fmt: skip
     if logger:
-        callbacks.append(LearningRateMonitor("step"))
+        every.append(LearningRateMonitor("step"))
     trainer = pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
@@ -103,45 +118,68 @@ def train(
         num_sanity_val_steps=0,
         log_every_n_steps=min(10, epoch),
         logger=logger or False,
-        callbacks=callbacks,
+        callbacks=every,
         enable_checkpointing=folder is not None,
         enable_progress_bar=False,
         enable_model_summary=False,
         deterministic=True,
+        plugins=[LightningEnvironment(), WholeCheckpoints()],
     )
+    # Deterministic torch also fills every new tensor, lest one be read before it is written: up to
+    # a sixth of a step on a CPU.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if skip_training:
         return trainer
-    resume = _resumable(folder / "resume.ckpt") if folder else None
-    with _quiet():
-        try:
-            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-        except SystemExit as stop:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from stop
+    resume = _resumable(folder / "resume.ckpt", module.lr) if folder else None
+    with quiet():
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return trainer
 
 
 def test(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
     """The module's test, on the trainer's device."""
-    with _quiet():
+    with quiet():
         trainer.test(module, datamodule=data, verbose=False)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Lightning without the warnings that say nothing new here, and with Ctrl-C as it was."""
     with warnings.catch_warnings():
         for expected in EXPECTED:
             warnings.filterwarnings("ignore", expected)
-        yield
+        try:
+            yield
+        except SystemExit as stop:  # what Lightning makes of it
+            raise KeyboardInterrupt from stop
 
 
-def _resumable(path: Path) -> Path | None:
-    """`path` where it holds a checkpoint that can be read."""
+def _resumable(path: Path, lr: float) -> Path | None:
+    """`path` where it holds the checkpoint of a training at this learning rate."""
     if not path.exists():
         return None
     try:
-        torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        # That of the head, which the scheduler would go on with.
+        started_at = checkpoint["optimizer_states"][0]["param_groups"][-1]["initial_lr"]
     except Exception:  # torch raises many kinds for a damaged file
-        Console(stderr=True).print(f"{path} cannot be read; training starts over")
-        path.unlink()
-        return None
-    return path
+        reason = "cannot be read"
+    else:
+        if started_at == lr:
+            return path
+        reason = f"is of learning rate {started_at:g}"
+    Console(stderr=True).print(f"{path} {reason}; training starts over", soft_wrap=True)
+    path.unlink()
+    return None
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints written as records are. Lightning moves them in from the system's temporary
+    folder, which takes the old one away before the new one is whole where that is another disk."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        content = io.BytesIO()  # on a full disk torch's own writing hides the system's error
+        torch.save(checkpoint, content)
+        records.write_bytes(Path(path), content.getvalue())

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import datetime
 import io
+import os
 import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +31,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from lovasz_repro import records
-from lovasz_repro.binary import SamplePlan
+from lovasz_repro.binary import SamplePlan, balanced_selection, label_of
 from lovasz_repro.cache import ImageCache, feature_cache
 from lovasz_repro.config import PACKAGE, Experiment, Optim
 from lovasz_repro.datamodule import DataModule, Source, Task
@@ -49,6 +51,8 @@ class Workspace:
     def __init__(self, config: Experiment) -> None:
         self.config = config
         self.folder = config.folder
+        if config.runtime.threads:
+            torch.set_num_threads(config.runtime.threads)
         self._sources: dict[str, Source] = {}
         self._bases: dict[int, tuple[DeepLab, str]] = {}
 
@@ -105,13 +109,15 @@ class Workspace:
                 name = getattr(self.config.data, f"{kind}_list").format(fold=fold)
                 digest = records.sha256("\n".join(ids).encode())
                 lists[name] = {"images": len(ids), "sha256": digest}
-        weights = self.config.network.weights
-        if weights is None:
-            return {"lists": lists}
-        if not Path(weights).is_file():
-            raise UserError(f"network.weights: there is no file {weights}")
-        digest = records.sha256(Path(weights).read_bytes())
-        return {"lists": lists, "weights": {"file": Path(weights).name, "sha256": digest}}
+        weights = []
+        for path in dict.fromkeys(map(self.config.network.weights_of, self.folds)):
+            if path is None:
+                return {"lists": lists}
+            if not Path(path).is_file():
+                raise UserError(f"network.weights: there is no file {path}")
+            digest = records.sha256(Path(path).read_bytes())
+            weights.append({"file": Path(path).name, "sha256": digest})
+        return {"lists": lists, "weights": weights}
 
     @cached_property
     def digest(self) -> str:
@@ -166,7 +172,8 @@ class Workspace:
         machine = records.read_json(self.folder / "machine.json")
         finished = datetime.datetime.now(datetime.UTC)
         seconds = (finished - datetime.datetime.fromisoformat(machine["started"])).total_seconds()
-        machine |= {"finished": finished.isoformat(timespec="seconds"), "seconds": round(seconds)}
+        seconds = max(round(seconds), 0)  # a clock may have been set back
+        machine |= {"finished": finished.isoformat(timespec="seconds"), "seconds": seconds}
         records.write_json(self.folder / "machine.json", machine)
 
     def source(self, network: DeepLab, *, features: bool) -> Source:
@@ -176,7 +183,8 @@ class Workspace:
         if (key := f"{stride}-{backbone}") not in self._sources:
             cache = self.images
             source = Source(
-                cache, None, np.ascontiguousarray(cache.masks[:, ::stride, ::stride]), stride,
+                cache, cache.images, cache.masks,
+                np.ascontiguousarray(cache.masks[:, ::stride, ::stride]), None, stride,
                 network.mean.cpu(), network.std.cpu(),
             )  # fmt: skip
             if features:
@@ -185,9 +193,19 @@ class Workspace:
                     cache, backbone, network.backbone,
                     lambda index: source.canvases(index).to(self.device),
                 )  # fmt: skip
-                source = Source(**{**vars(source), "features": arrays})
+                source = replace(source, features=arrays)
+            if self.device.type == "cuda":
+                size = sum(rows.nbytes for rows in source.needed().values())
+                if size < torch.cuda.mem_get_info(self.device)[0] / 2:  # room for the network
+                    source = source.resident(self.device)
             self._sources[key] = source
         return self._sources[key]
+
+    def features(self) -> None:
+        """Compute the features that bases need, before several processes ask for them."""
+        if self.config.base.train == "head":
+            for fold in self.config.cells.folds:
+                self.source(build(self.config.network, fold), features=True)
 
     def base_folder(self, fold: int) -> Path:
         return self.folder / "base" / f"fold{fold}"
@@ -201,16 +219,17 @@ class Workspace:
     def _load_base(self, fold: int) -> tuple[DeepLab, str]:
         folder = self.base_folder(fold)
         path = folder / "result.json"
-        if not path.exists() or records.read_json(path)["hash"] != self.digest:
+        if not path.exists() or records.read_json(path).get("hash") != self.digest:
             self._make_base(fold)
-        network = build(self.config.network, pretrained=False)
+        network = build(self.config.network, fold, pretrained=False)
         try:
             state = torch.load(folder / "network.pt", map_location="cpu", weights_only=True)
             network.load_state_dict(state)
         except Exception as error:  # torch raises many kinds for a damaged file
             raise UserError(
-                f"{folder / 'network.pt'}: cannot be loaded ({error}); delete {folder} to have it "
-                "made again"
+                # Not its text: torch's advises to load the file in a way that runs what is in it.
+                f"{folder / 'network.pt'}: cannot be loaded ({type(error).__name__}); delete "
+                f"{folder} to have it made again"
             ) from error
         digest = state_digest(network)
         if digest != records.read_json(path)["sha256"]:
@@ -222,10 +241,11 @@ class Workspace:
         return network.eval(), digest
 
     def _make_base(self, fold: int) -> None:
+        started = time.perf_counter()
         base, folder = self.config.base, self.base_folder(fold)
         console.print(f"Base network of fold {fold}: not there yet, making it ({base.train})")
         pl.seed_everything(base.seed, verbose=False)
-        network = build(self.config.network)
+        network = build(self.config.network, fold, complete=base.train == "none")
         head_only = base.train == "head"
         source = self.source(network, features=head_only)
         trained = network.head if head_only else network
@@ -246,7 +266,15 @@ class Workspace:
         content = io.BytesIO()  # torch writes a file's name into the file, here a temporary one
         torch.save(network.state_dict(), content)
         records.write_bytes(folder / "network.pt", content.getvalue())
-        records.write_json(folder / "cost.json", {"train_seconds": module.train_seconds})
+        seconds = time.perf_counter() - started
+        records.write_json(
+            folder / "cost.json",
+            {
+                "train_seconds": module.train_seconds,
+                "validate_seconds": module.validate_seconds,
+                "total_seconds": seconds,
+            },
+        )
         records.write_json(
             folder / "result.json",
             {
@@ -268,15 +296,29 @@ class Workspace:
         """The images of a fold's list as indices into the cache."""
         return self.images.indices(self.list_ids(kind, fold))
 
+    def present(self, category: str) -> NDArray[np.bool_]:
+        """(N,) whether each image of the cache holds the category."""
+        return self.images.counts[:, label_of(category)] > 0
+
+    def selection(
+        self, category: str, index: NDArray[np.int64], limit: int | None = None
+    ) -> NDArray[np.int64]:
+        """Of these images: those with the category and, drawn once, `data.negatives` without."""
+        data = self.config.data
+        present = self.present(category)[index]
+        return index[balanced_selection(present, data.negatives, data.val_seed, limit)]
+
     def data_module(
         self, source: Source, task: Task, plan: SamplePlan, val_index: NDArray[np.int64],
         optim: Optim,
-    ) -> DataModule:
+    ) -> DataModule:  # fmt: skip
         return DataModule(
             source, task, plan, val_index,
             epoch_steps=optim.validate_every,
             crop_size=self.config.data.crop_size,
             eval_batch=self.config.runtime.eval_batch,
+            # At the files' sizes one image fills a CPU's caches.
+            test_batch=self.config.runtime.eval_batch if self.device.type == "cuda" else 1,
         )  # fmt: skip
 
 
@@ -305,7 +347,7 @@ def describe_machine(device: torch.device) -> Json:
         "torchmetrics": torchmetrics.__version__,
         "timm": timm.__version__,
         "processor": name,
-        "cores": torch.get_num_threads(),
+        "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "started": now,
     }
@@ -324,8 +366,9 @@ def _grid(cells: Sequence[Cell], earlier: Json | None = None) -> Json:
 
 
 def _settings(config: Experiment) -> Json:
-    """The configuration without this machine's paths."""
+    """The configuration without what belongs to this machine."""
     settings: Json = _plain(asdict(config))
+    settings["runtime"] = {"precision": config.runtime.precision}
     del settings["runs"], settings["data"]["root"], settings["data"]["cache"]
     del settings["network"]["weights"]
     return settings

@@ -16,9 +16,9 @@ from sklearn.metrics import jaccard_score
 
 from lovasz_repro.cell import run_cell
 from lovasz_repro.config import Base, Cells, Data, Experiment, Network, Optim, Runtime
+from lovasz_repro.launch import held
 from lovasz_repro.records import IMAGE_COLUMNS, Cell, read_json
 from lovasz_repro.segmenter import NonFiniteError, Segmenter
-from lovasz_repro.study import owned
 from lovasz_repro.voc import VOC
 from lovasz_repro.workspace import Workspace
 
@@ -50,7 +50,7 @@ def tiny(
 
 def run(config: Experiment, cell: Cell = CELL) -> Path:
     workspace = Workspace(config)
-    with owned(workspace):
+    with held(workspace.folder):
         workspace.open([cell])
         run_cell(workspace, cell, config.optim.lr)
     return workspace.folder / cell.path
@@ -233,4 +233,3 @@ def test_tensorboard_has_all_losses_and_pictures(finished: Path) -> None:
     assert {f"val/{name}" for name in scalars} <= set(tags["scalars"])
     assert "train/images_per_second" in tags["scalars"]
     assert any(tag.startswith("val/image, truth") for tag in tags["images"])
-

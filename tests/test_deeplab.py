@@ -90,6 +90,20 @@ def test_bad_weights_name_the_file(tmp_path: Path) -> None:
         build(Network(**{**vars(SMALL), "weights": str(path)}))
 
 
+def test_a_whole_network_is_a_start_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first = build(SMALL)
+    torch.save(first.state_dict(), tmp_path / "network1.pt")
+    weights = str(tmp_path / "network{fold}.pt")
+    second = build(Network(**{**vars(SMALL), "weights": weights}), fold=1)
+    assert state_digest(second) == state_digest(first)
+    with pytest.raises(UserError, match=r"no file .*network0\.pt"):
+        build(Network(**{**vars(SMALL), "weights": weights}), fold=0)
+    torch.save(first.backbone.get_submodule("model").state_dict(), tmp_path / "network0.pt")
+    with pytest.raises(UserError, match=r"network0\.pt has no head"):
+        build(Network(**{**vars(SMALL), "weights": weights}), fold=0, complete=True)
+
+
 def test_unknown_backbone_lists_what_is_near() -> None:
     with pytest.raises(UserError, match="resnet101"):
         build(Network(kind="deeplab_v2", backbone="resnet1001"))
@@ -98,10 +112,15 @@ def test_unknown_backbone_lists_what_is_near() -> None:
 def test_to_native_is_bilinear_with_corners_on_corners() -> None:
     grid = torch.randn(9, 9, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(grid[None, None], (65, 65), mode="bilinear", align_corners=True)[0, 0]
-    torch.testing.assert_close(to_native(grid, (65, 65), (65, 65), 8), expected)
-    torch.testing.assert_close(to_native(grid, (40, 65), (40, 65), 8), expected[:40])
-    halved = to_native(grid, (65, 65), (33, 33), 8)  # every second pixel of the canvas
-    torch.testing.assert_close(halved, expected[::2, ::2])
+    canvas = torch.tensor([[65, 65], [40, 65], [65, 65], [1, 65]])
+    native = torch.tensor([[65, 65], [40, 65], [33, 33], [1, 65]])  # the third: each second pixel
+    batch = to_native(grid.expand(4, 1, 9, 9), canvas, native, (65, 65), 8)[:, 0]
+    torch.testing.assert_close(batch[0], expected)
+    torch.testing.assert_close(batch[1, :40], expected[:40])
+    torch.testing.assert_close(batch[2, :33, :33], expected[::2, ::2])
+    torch.testing.assert_close(batch[3, :1], expected[:1])
+    assert batch[1, 40:].eq(0).all()
+    assert batch[2, :, 33:].eq(0).all()
 
 
 def test_digest_tells_networks_apart() -> None:

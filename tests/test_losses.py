@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise, permutations, product
 from typing import Literal
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lovasz_repro import lovasz
 from lovasz_repro.errors import UserError
 from lovasz_repro.losses import (
     LOSSES,
@@ -50,6 +52,14 @@ def lovasz_by_threshold(errors: Tensor, foreground: Tensor) -> float:
     for low, high in pairwise(levels):
         total += (high - low) * jaccard_loss(errors > low, foreground)
     return total
+
+
+@pytest.fixture(autouse=True, scope="module")
+def subnormal_numbers() -> Iterator[None]:
+    """Training flushes them to zero; here they are tested."""
+    torch.set_flush_denormal(False)
+    yield
+    torch.set_flush_denormal(True)
 
 
 @st.composite
@@ -382,6 +392,35 @@ def test_per_batch_is_one_long_image(loss: Loss) -> None:
     torch.testing.assert_close(whole, loss(logits.reshape(1, -1), target.reshape(1, -1)))
     with pytest.raises(ValueError, match="per_image=True"):
         loss(logits, target, per_image=False, reduction="none")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_image_of_few_errors_is_the_same_beside_others(method: Method) -> None:
+    """Alone its other pixels are left out, on a CPU."""
+    logits, target = random_batch(6, 400)
+    sign = torch.where(target == 1, 1.0, -1.0)
+    logits[:3] = (sign * (4 + logits))[:3]
+    logits[0] = sign[0] * 9
+    logits[2, 5], target[2, 5] = torch.nan, 1
+    loss = partial(lovasz_hinge, reduction="none", method=method)
+    losses = loss(logits, target)
+    assert losses[0] == 0 < losses[1]
+    torch.testing.assert_close(loss(logits[:3], target[:3]), losses[:3], equal_nan=True)
+    slope = partial(gradient, lambda f, y: loss(f, y).sum())
+    torch.testing.assert_close(
+        slope(logits[:3], target[:3]), slope(logits, target)[:3], equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_few_rows_at_once_give_the_same(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, target = random_batch(3, 4, 5)
+    scores, _ = random_batch(3, 2, 4, 5)
+    hinge, softmax = partial(lovasz_hinge, method=method), partial(lovasz_softmax, method=method)
+    expected = gradient(hinge, logits, target), gradient(softmax, scores, target)
+    monkeypatch.setattr(lovasz, "PIXELS_AT_ONCE", 30)
+    actual = gradient(hinge, logits, target), gradient(softmax, scores, target)
+    torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("loss", BINARY)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from lovasz_repro import study as module
 from lovasz_repro.__main__ import main
@@ -34,6 +36,8 @@ def command(shapes_root: Path, runs: Path) -> list[str]:
         "--tuning.lrs", "[0.001, 0.01]", "--tuning.categories", "[bird]", "--tuning.steps", "2",
         "--cells.categories", "[bird, cat]", "--cells.losses", "[cross_entropy, lovasz_hinge]",
         "--cells.seeds", "[0]", "--runtime.device", "cpu",
+        # Sums, and so the last digits, depend on their number.
+        "--runtime.threads", "1",
     ]  # fmt: skip
 
 
@@ -127,7 +131,7 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(
     def poisoned(self: BinarySegmenter, logits: Any, target: Any) -> Any:
         value = original(self, logits, target)
         is_cell = self.optim.steps == 6 and "cross_entropy" in str(self._loss)
-        return value * torch.nan if is_cell else value
+        return value * float("nan") if is_cell else value
 
     with monkeypatch.context() as patch:
         patch.setattr(BinarySegmenter, "loss", poisoned)
@@ -142,27 +146,61 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(
     assert contents(tmp_path / "demo") == contents(finished)
 
 
-def test_a_folder_in_use_names_its_owner(
-    shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@contextmanager
+def held_elsewhere(folder: Path, seconds: float = 600) -> Iterator[None]:
+    """Another process holds `folder`."""
     hold = "import filelock, sys, time; l = filelock.FileLock(sys.argv[1]); l.acquire(); "
-    hold += "print('held', flush=True); time.sleep(60)"
-    folder = tmp_path / "demo"
-    folder.mkdir()
+    hold += "print('held', flush=True); time.sleep(float(sys.argv[2]))"
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "owner.json").write_text('{"pid": 4711, "host": "elsewhere"}')
-    with subprocess.Popen(
-        [sys.executable, "-c", hold, str(folder / ".lock")], stdout=subprocess.PIPE
-    ) as process:
+    arguments = [sys.executable, "-c", hold, str(folder / ".lock"), str(seconds)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert main(command(shapes_root, tmp_path)) == 1
-        process.kill()
-    assert "in use by process 4711 on elsewhere" in capsys.readouterr().err
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def test_fit_names_who_has_the_cell(
+    finished: Path, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "demo")
+    cell = ["--category", "bird", "--loss", "cross_entropy", "--fold", "0", "--seed", "0"]
+    options = command(shapes_root, tmp_path)[1:]
+    options = options[: options.index("--cells.categories")]
+    arguments = ["fit", *options, "--runtime.device", "cpu", *cell]
+    with held_elsewhere(tmp_path / "demo/cells/bird/cross_entropy/fold0-seed0"):
+        assert main(arguments) == 1
+    assert "fold0-seed0 is in use by process 4711 on elsewhere" in capsys.readouterr().err
+
+
+def test_studies_of_one_folder_share_its_cells(
+    finished: Path, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One waits for what both need, and passes over the cell that another has."""
+    folder = tmp_path / "demo"
+    with (
+        held_elsewhere(folder / "cells/cat/lovasz_hinge/fold0-seed0"),
+        held_elsewhere(folder, seconds=2),
+    ):
+        assert main(command(shapes_root, tmp_path)) == 0
+    said = capsys.readouterr()
+    assert "is in use by process 4711 on elsewhere; waiting for it" in " ".join(said.err.split())
+    assert "1 cells were left to other processes" in said.out
+    assert len(load(folder).results) == 3
+    assert main(command(shapes_root, tmp_path)) == 0
+    assert contents(folder) == contents(finished)
 
 
 def test_ctrl_c_says_how_to_go_on(shapes_root: Path, tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "lovasz_repro", *command(shapes_root, tmp_path)]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, text=True,
+        # A shell's background jobs, this one perhaps, ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
         while not (tmp_path / "demo" / "base" / "fold0" / "resume.ckpt").exists():
             assert process.poll() is None
             time.sleep(0.02)
@@ -170,6 +208,13 @@ def test_ctrl_c_says_how_to_go_on(shapes_root: Path, tmp_path: Path) -> None:
         assert process.stderr is not None
         assert "the same command goes on from here" in process.stderr.read()
     assert process.returncode == 130
+
+
+def test_worker_processes_leave_the_same_bytes(
+    finished: Path, shapes_root: Path, tmp_path: Path
+) -> None:
+    assert main([*command(shapes_root, tmp_path), "--runtime.workers", "2"]) == 0
+    assert contents(tmp_path / "demo") == contents(finished)
 
 
 @pytest.mark.slow
@@ -181,19 +226,18 @@ def test_killed_at_ten_random_moments(finished: Path, shapes_root: Path, tmp_pat
     kills = 0
     while kills < 10:
         owner.unlink(missing_ok=True)
-        # As many threads as here: sums, and so the last digits, depend on their number.
         with subprocess.Popen(
             arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
             while not owner.exists() and process.poll() is None:
                 time.sleep(0.02)  # imports are over when it takes the folder
-            deadline = time.monotonic() + moments.uniform(0.05, 2.5)
+            deadline = time.monotonic() + moments.uniform(0.02, 0.5)
             while time.monotonic() < deadline and process.poll() is None:
                 time.sleep(0.005)
             if process.poll() is not None:
                 break  # done before its time: fewer kills are possible on a fast machine
             process.send_signal(signal.SIGKILL)
             kills += 1
-    assert kills >= 3
+    assert kills >= 5
     assert main(command(shapes_root, tmp_path)) == 0
     assert contents(tmp_path / "demo") == contents(finished)

@@ -21,12 +21,13 @@ NOTHING = "No results on Pascal VOC have been committed yet."
 
 
 def update_readme(readme: Path, reports: Path) -> None:
-    """Replace what stands between README's markers: results (paper beside ours), and the benchmark.
+    """Replace what stands between README's markers: results (paper beside ours), the benchmarks.
 
     Args:
-        readme: the file, with the pairs of markers `results` and `bench`.
+        readme: the file, with the pairs of markers `results`, `bench` and `train`.
         reports: folder of reports; those on generated shapes are not results and are left out. Its
-            `bench/loss.csv` is what `lovasz-repro bench loss --out` wrote.
+            `bench/loss.csv` is what `lovasz-repro bench loss --out` wrote, its `bench/train-*.csv`
+            what `lovasz-repro bench train --out` did.
 
     Raises: UserError where the markers are not there, in order.
     """
@@ -35,10 +36,15 @@ def update_readme(readme: Path, reports: Path) -> None:
         records = load(archive)
         if not records.study.get("generated"):
             results[archive.parent] = stats.mean_levels(Scores(records))
+    # The most complete first: the picture is its.
+    folders = sorted(results, key=lambda folder: -results[folder]["categories"].max())
+    results = {folder: results[folder] for folder in folders}
     text = readme.read_text(encoding="utf-8")
     text = _between(readme, text, "results", _block(results, readme.parent) if results else NOTHING)
     if (reports / BENCH).is_file():
         text = _between(readme, text, "bench", _bench(pd.read_csv(reports / BENCH)))
+    if trained := sorted(reports.glob("bench/train-*.csv")):
+        text = _between(readme, text, "train", _training(pd.concat(map(pd.read_csv, trained))))
     write_bytes(readme, text.encode())
 
 
@@ -57,6 +63,20 @@ def _bench(table: pd.DataFrame) -> str:
     for row in table[table["case"].isin(BENCH_CASES)].itertuples():
         figures = [f"{row.milliseconds:.1f}", f"{row.times_floor:.1f}", f"{row.megabytes:.0f}"]
         lines.append(_row([row.case, row.loss, *figures, f"{row.gradient_error:.0e}"]))
+    return "\n".join(lines)
+
+
+def _training(table: pd.DataFrame) -> str:
+    """Ways to train, a row each, and what a step of this project's pipeline consists of."""
+    lines = [_row(["experiment", "way", "ms a step", "speed, bare step = 1"])]
+    lines.append(_row([":--", ":--", "--:", "--:"]))
+    for row in table[table["kind"] == "way"].itertuples():
+        figures = [f"{row.milliseconds:.1f}", f"{row.ratio:.2f}"]
+        lines.append(_row([row.experiment, row.what, *figures]))
+    lines.append("")
+    for name, parts in table[table["kind"] == "part"].groupby("experiment", sort=False):
+        shares = listed([f"{row.what} {row.ratio:.1%}" for row in parts.itertuples()])
+        lines.append(f"- A step of this pipeline, `{name}`: {shares}.")
     return "\n".join(lines)
 
 

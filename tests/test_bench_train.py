@@ -1,0 +1,64 @@
+"""The benchmarks of training run, and what they say of themselves adds up."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_study import command
+
+from lovasz_repro.__main__ import main
+from lovasz_repro.bench_train import _Files
+from lovasz_repro.cost import FILE
+from lovasz_repro.records import read_json
+from lovasz_repro.voc import VOC
+
+
+def bench(what: str, shapes_root: Path, runs: Path) -> list[str]:
+    return ["bench", what, *command(shapes_root, runs)[1:], "--category", "bird"]
+
+
+def test_three_ways_to_train(
+    shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "train.csv"
+    arguments = [*bench("train", shapes_root, tmp_path), "--steps", "2", "--rounds", "1"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    with out.open(newline="") as file:
+        rows = {row["what"]: row for row in csv.DictReader(file)}
+    ways = ["bare step", "this pipeline", "Lightning, DataLoader, transforms"]
+    assert [name for name, row in rows.items() if row["kind"] == "way"] == ways
+    bare = float(rows["bare step"]["milliseconds"])
+    for name in ways:
+        each = float(rows[name]["milliseconds"])
+        assert float(rows[name]["ratio"]) == pytest.approx(bare / each)
+    parts = [row for row in rows.values() if row["kind"] == "part"]
+    assert sum(float(row["ratio"]) for row in parts) == pytest.approx(1)
+    ours = float(rows["this pipeline"]["milliseconds"])
+    assert sum(float(row["milliseconds"]) for row in parts) == pytest.approx(ours)
+    assert "this pipeline" in capsys.readouterr().out
+
+
+def test_the_plain_data_set_gives_the_same_kind_of_sample(shapes_root: Path) -> None:
+    class Source:
+        stride = 16
+        mean = std = torch.full((3,), 0.5)
+
+    voc = VOC(shapes_root)
+    name = next(n for n in voc.ids("fold0_train") if (voc.mask(n) == 3).any())
+    files = [(str(voc.image_path(name)), str(voc.mask_path(name)))]
+    image, target = _Files(files, 3, 65, (0.5, 1.5), Source())[0]
+    assert image.shape == (3, 65, 65)
+    assert image.abs().max() <= 1
+    assert target.shape == (5, 5)
+    assert set(np.unique(target)) <= {0, 1, 255}
+
+
+def test_bench_study_leaves_rates_and_no_records(shapes_root: Path, tmp_path: Path) -> None:
+    assert main(bench("study", shapes_root, tmp_path)) == 0
+    rates = read_json(tmp_path / "demo" / FILE)
+    assert all(rates[name] > 0 for name in ("step", "validate", "evaluate", "base"))
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == [FILE]

@@ -1,0 +1,143 @@
+"""Where jobs run: on a Ray cluster of two nodes, of which one is lost, as in this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_study import command, contents
+
+from lovasz_repro.__main__ import main
+from lovasz_repro.errors import UserError
+from lovasz_repro.records import load, read_json
+
+ON_RAY = ["--launcher", "ray"]
+
+
+def test_ray_that_is_not_installed_is_asked_for(
+    shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not there
+    assert main([*command(shapes_root, tmp_path), *ON_RAY]) == 1
+    assert "pip install 'lovasz_repro[ray]'" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--address", "somewhere:6379"], "needs --launcher ray"),
+        (["--launcher", "slurm"], "slurm"),
+        ([*ON_RAY, "--runtime.gpus_per_cell", "0"], "runtime.gpus_per_cell: 0.0 is not positive"),
+        ([*ON_RAY, "--runtime.cpus_per_cell", "1.5"], "neither whole nor below 1"),
+    ],
+)
+def test_options_that_do_not_fit(
+    options: list[str], said: str, shapes_root: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert main([*command(shapes_root, tmp_path), *options]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_process_of_slurm_is_no_rank_of_a_training(shapes_root: Path, tmp_path: Path) -> None:
+    """The second process of a SLURM job, as Ray's on its second node is, logs like any other."""
+    slurm = {
+        "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "study", "SLURM_NTASKS": "2", "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "0", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "here",
+    }  # fmt: skip
+    run = [sys.executable, "-m", "lovasz_repro", *command(shapes_root, tmp_path)]
+    few = ["--tuning.lrs", "[]", "--cells.categories", "[bird]", "--cells.losses", "[hinge]"]
+    subprocess.run([*run, *few], env={**os.environ, **slurm}, check=True, capture_output=True)
+    assert len(load(tmp_path / "demo").results) == 1
+    assert list((tmp_path / "demo/tensorboard/bird/hinge/fold0-seed0").glob("events.*"))
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Ray cluster of a head node; each node has one CPU."""
+    pytest.importorskip("ray", reason="Ray is not installed: nothing runs on a cluster here")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    nodes: Any = Cluster(initialize_head=True, head_node_args=node())
+    yield nodes
+    nodes.shutdown()
+
+
+def node() -> dict[str, Any]:
+    return {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_study_outlives_its_driver_and_a_node(
+    cluster: Any, shapes_root: Path, tmp_path: Path
+) -> None:
+    """kill -9 of the driver, then of a node with a cell on it: the bytes of a local run."""
+    slower = ["--optim.steps", "60", "--cells.seeds", "[0, 1]"]
+    local = command(shapes_root, tmp_path / "local")
+    subprocess.run([sys.executable, "-m", "lovasz_repro", *local, *slower], check=True)
+    runs = tmp_path / "ray"
+    arguments = [*command(shapes_root, runs), *slower, *ON_RAY, "--address", cluster.address]
+    # An address of its own: a driver on the head's address connects to the head.
+    doomed = cluster.add_node(**node(), node_ip_address="127.0.0.2")
+    raylet = doomed.all_processes["raylet"][0].process.pid
+
+    with driver(arguments, tmp_path) as first:
+        cell_of(runs, raylet, first)
+        first.kill()
+    with driver(arguments, tmp_path) as second:
+        pid, folder = cell_of(runs, raylet, second)
+        workers = children(raylet)
+        assert pid in workers
+        for process in (raylet, *workers):
+            os.kill(process, signal.SIGKILL)
+        assert not (folder / "result.json").exists()
+        output, _ = second.communicate(timeout=300)
+    assert second.returncode == 0, output
+    assert "[8/8]" in output
+    assert load(runs / "demo").missing == []
+    assert contents(runs / "demo") == contents(tmp_path / "local" / "demo")
+
+
+def driver(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "lovasz_repro", *arguments], cwd=folder,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def cell_of(runs: Path, raylet: int, study: subprocess.Popen[str]) -> tuple[int, Path]:
+    """Wait for a cell that runs on a node; its process and its folder."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and study.poll() is None:
+        for owner in runs.glob("demo/cells/*/*/*/owner.json"):
+            try:
+                pid = read_json(owner)["pid"]
+            except UserError:  # gone between the two
+                continue
+            if pid in children(raylet):
+                return pid, owner.parent
+        time.sleep(0.01)
+    raise AssertionError(f"no cell ran on that node; the study's status is {study.returncode}")
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(path.parent.name))
+    return found
