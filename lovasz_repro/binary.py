@@ -68,6 +68,11 @@ class Draws:
     flip: NDArray[np.bool_]
     offset: NDArray[np.float64]
 
+    def part(self, rank: int, devices: int) -> Draws:
+        """Every `devices`-th image: each device gets the mixture of the whole batch."""
+        own = slice(rank, None, devices)
+        return Draws(self.index[own], self.scale[own], self.flip[own], self.offset[own])
+
 
 @dataclass(frozen=True)
 class SamplePlan:

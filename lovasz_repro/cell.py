@@ -36,7 +36,9 @@ THRESHOLD_IMAGES = 100
 def run_cell(workspace: Workspace, cell: Cell, lr: float) -> Json:
     """Train, evaluate at the files' own sizes, and leave the cell's records.
 
-    Returns: what `result.json` holds. Raises: NonFiniteError.
+    Returns: what `result.json` holds; nothing where another process of the same training writes it.
+
+    Raises: NonFiniteError.
     """
     started = time.perf_counter()
     config = workspace.config
@@ -55,6 +57,8 @@ def run_cell(workspace: Workspace, cell: Cell, lr: float) -> Json:
     module.threshold, _ = threshold_of_best_image_iou(*setting.predict(module, data, shown))
     threshold_found = time.perf_counter()
     test(trainer, module, data)
+    if workspace.rank:
+        return {}
     evaluated = time.perf_counter()
     images = pd.DataFrame(module.rows)
     images["id"] = [workspace.images.ids[i] for i in images["index"]]

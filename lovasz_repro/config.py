@@ -178,6 +178,10 @@ class Cells:
     seeds: list[int] = field(default_factory=lambda: [0])
 
 
+DDP = ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+"""Strategies that leave the whole network in each process, as everything after a training needs."""
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Where and how it runs.
@@ -187,6 +191,9 @@ class Runtime:
         precision: Lightning's precision.
         eval_batch: val images evaluated at once.
         overlays: how many fixed val images TensorBoard shows; 0: none.
+        devices: how many one training shares; each takes its part of every batch. The loss is the
+            mean of the parts' losses, so it is another one where a loss is not a mean over images.
+        strategy: Lightning's, for several devices: one of its ddp family.
         workers: processes that run a study's cells side by side.
         threads: CPU threads of each; None: torch's choice, or all cores shared out. The last
             digits of sums, and so of the records, depend on it.
@@ -198,20 +205,31 @@ class Runtime:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     eval_batch: int = 8
     overlays: int = 4
+    devices: int = 1
+    strategy: str = "auto"
     workers: int = 1
     threads: int | None = None
     cpus_per_cell: float = 1.0
     gpus_per_cell: float = 1.0
 
     def __post_init__(self) -> None:
-        for key in ("workers", "threads"):
+        for key in ("devices", "workers", "threads"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise UserError(f"runtime.{key}: {value} is not positive")
+        if self.devices > 1 and self.workers > 1:
+            raise UserError("runtime.devices, runtime.workers: only one of them can be above 1")
+        if self.strategy not in ("auto", *DDP):
+            known = ", ".join(["auto", *DDP])
+            raise UserError(f"runtime.strategy: {self.strategy!r} is not one of {known}")
         for key in ("cpus_per_cell", "gpus_per_cell"):
             if not (value := getattr(self, key)) > 0:
                 raise UserError(f"runtime.{key}: {value} is not positive")
             if value > 1 and value != int(value):
                 raise UserError(f"runtime.{key}: {value} is neither whole nor below 1, as Ray asks")
+
+    def numeric(self) -> dict[str, Any]:
+        """What changes a number beyond its last digits."""
+        return {"precision": self.precision, "devices": self.devices}
 
 
 @dataclass(frozen=True)
@@ -243,6 +261,13 @@ class Experiment:
             known_category(category)
         for loss in self.cells.losses:
             self.known_loss(loss)
+        devices = self.runtime.devices
+        for where, optim in (("optim", self.optim), ("base.optim", self.base.optim)):
+            if optim.batch_size % devices:
+                raise UserError(
+                    f"{where}.batch_size: {optim.batch_size} images cannot be shared equally by "
+                    f"{devices} devices (runtime.devices)"
+                )
         stride = self.network.output_stride
         for key in ("image_size", "crop_size"):
             if getattr(self.data, key) % stride != 1:
@@ -275,13 +300,13 @@ class Experiment:
         `data` is what `study.json` says of the lists and weights.
         """
         config = asdict(self)
-        for key in ("name", "expected", "runs", "cells", "runtime"):
+        for key in ("name", "expected", "runs", "cells"):
             del config[key]
+        config["runtime"] = self.runtime.numeric()
         for key in ("root", "cache"):
             del config["data"][key]
         del config["network"]["weights"]  # its content is in `data`
-        precision = self.runtime.precision
-        text = json.dumps([config, precision, data, numerics_digest()], sort_keys=True)
+        text = json.dumps([config, data, numerics_digest()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

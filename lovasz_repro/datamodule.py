@@ -157,12 +157,14 @@ class DataModule(pl.LightningDataModule):
         plan: what each step draws.
         val_index: (M,) images validated and tested, as indices into the cache.
         crop_size: side of the training crop; features are never cropped.
+        share: (rank, devices), see `binary.Draws.part`. Each validates and tests on all images.
         eval_batch: whole images at once. test_batch: the same with their labels at full size.
     """
 
     def __init__(
         self, source: Source, task: Task, plan: SamplePlan, val_index: NDArray[np.int64],
         *, epoch_steps: int, crop_size: int, eval_batch: int, test_batch: int,
+        share: tuple[int, int] = (0, 1),
     ) -> None:  # fmt: skip
         super().__init__()
         self.source = source
@@ -173,6 +175,7 @@ class DataModule(pl.LightningDataModule):
         self.crop_size = crop_size
         self.eval_batch = eval_batch
         self.test_batch = test_batch
+        self.share = share
         self._present = task.present(source.cache.counts)
 
     def train_dataloader(self) -> Steps:
@@ -198,7 +201,7 @@ class DataModule(pl.LightningDataModule):
         return Steps(read, 0, -(-len(index) // size))
 
     def _training_step(self, step: int) -> Crops | Whole:
-        draws = self.plan.draw(step)
+        draws = self.plan.draw(step).part(*self.share)
         index, source = draws.index, self.source
         if source.features is not None:
             return source.whole(index, self._present[index], native=False)

@@ -111,6 +111,7 @@ class DeepLab(nn.Module):
         self.freeze_batchnorm = freeze_batchnorm
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
+        self.train()  # optimisers, and processes that share gradients, ask once what is frozen
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -24,6 +23,7 @@ from rich.console import Console
 
 from lovasz_repro import records
 from lovasz_repro.config import Experiment
+from lovasz_repro.devices import end_with_parent
 from lovasz_repro.errors import UserError
 from lovasz_repro.workspace import Workspace
 
@@ -110,15 +110,7 @@ _workspace: Workspace | None = None  # of a worker process
 def _start(config: Experiment) -> None:
     """Make this process a worker."""
     global _workspace
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    # A parent that was killed cannot end its workers, and they would go on without its lock.
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
     runtime = config.runtime
     torch.set_num_threads(runtime.threads or max(1, (os.cpu_count() or 1) // runtime.workers))
     _workspace = Workspace(config)

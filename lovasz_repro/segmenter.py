@@ -107,7 +107,7 @@ class Segmenter(pl.LightningModule):
             return
         # Validation is the end of a training epoch; reading the loss waits for the device, once.
         steps = self.optim.validate_every
-        mean = float(self._loss_sum) / steps
+        mean = float(self.trainer.strategy.reduce(self._loss_sum, reduce_op="mean")) / steps
         self._trained = time.perf_counter()
         seconds = self._trained - self._started
         self.train_seconds += seconds

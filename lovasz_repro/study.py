@@ -20,6 +20,7 @@ from rich.table import Table
 from lovasz_repro import cost, records
 from lovasz_repro.cell import Setting, run_cell
 from lovasz_repro.config import Experiment, Tuning, known_category
+from lovasz_repro.devices import on_all
 from lovasz_repro.errors import UserError
 from lovasz_repro.gallery import write_gallery
 from lovasz_repro.launch import InUseError, Workers, held, start
@@ -43,7 +44,7 @@ def fit(config: Experiment, category: str, loss: str, fold: int, seed: int) -> i
     lr, chosen = learning_rate(workspace, loss)
     console.print(f"{cell}: learning rate {lr:g} ({chosen})")
     with held(workspace.folder / cell.path):
-        result = run_cell(workspace, cell, lr)
+        result = on_all(workspace, run_cell, cell, lr)
     console.print(
         f"image-IoU {result['image_iou']:.4f} at threshold 0, {result['tuned_image_iou']:.4f} at "
         f"{result['threshold']:.3g} (chosen on training images); dataset-IoU "
@@ -124,7 +125,7 @@ def _attempt(workspace: Workspace, cell: Cell, *, wait: bool = False) -> Outcome
             # An older result under other settings would be taken for this one's after a crash.
             (folder / "result.json").unlink(missing_ok=True)
             try:
-                result = run_cell(workspace, cell, learning_rate(workspace, cell.loss)[0])
+                result = on_all(workspace, run_cell, cell, learning_rate(workspace, cell.loss)[0])
             except OSError:  # a full disk, say: not the cell's fault, and the next would meet it
                 raise
             except Exception as error:
@@ -216,7 +217,7 @@ def tune(workspace: Workspace, workers: Workers) -> None:
     trials = _trials(workspace, rates)
     for loss, _ in trials:
         rates.setdefault(loss, {"chosen": None, "curve": []})
-    for (loss, lr), score in workers.run(_trial, trials):
+    for (loss, lr), score in workers.run(_score, trials):
         curve = rates[loss]["curve"]
         curve.append({"lr": lr, "image_iou": score})
         curve.sort(key=lambda point: point["lr"])
@@ -247,6 +248,10 @@ def _trials(workspace: Workspace, rates: Json) -> list[tuple[str, float]]:
         for lr in tuning.lrs
         if (rates.get(loss) or {}).get("chosen") is None and (loss, lr) not in tried
     ]
+
+
+def _score(workspace: Workspace, trial: tuple[str, float]) -> float | None:
+    return on_all(workspace, _trial, trial)
 
 
 def _trial(workspace: Workspace, trial: tuple[str, float]) -> float | None:

@@ -34,8 +34,8 @@ for _name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lig
 # several times slower. Here, because torch's threads inherit it when they start.
 torch.set_flush_denormal(True)
 
-# A process of ours is a world of its own. Where SLURM started several, Lightning would take them
-# for the ranks of one training, of which only the first logs.
+# A process of ours is a world of its own, those of `devices.py` apart. Where SLURM started several,
+# Lightning would take them for the ranks of one training, of which only the first logs.
 rank_zero_only.rank = 0  # type: ignore[attr-defined]
 
 EXPECTED = (
@@ -110,7 +110,8 @@ def train(
         every.append(LearningRateMonitor("step"))
     trainer = pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        devices=runtime.devices,
+        strategy=runtime.strategy,
         precision=runtime.precision,
         max_epochs=steps // epoch,
         # An epoch's batches start where its steps start.

@@ -36,6 +36,7 @@ from lovasz_repro.cache import ImageCache, feature_cache
 from lovasz_repro.config import PACKAGE, Experiment, Optim
 from lovasz_repro.datamodule import DataModule, Source, Task
 from lovasz_repro.deeplab import DeepLab, build, state_digest
+from lovasz_repro.devices import on_all
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import Cell, Json
 from lovasz_repro.segmenter import BaseSegmenter
@@ -46,10 +47,15 @@ console = Console(stderr=True)
 
 
 class Workspace:
-    """An experiment with its data and networks at hand. Everything is opened when first used."""
+    """An experiment with its data and networks at hand. Everything is opened when first used.
 
-    def __init__(self, config: Experiment) -> None:
+    Args:
+        rank: which of `runtime.devices` this process has; only 0 writes records.
+    """
+
+    def __init__(self, config: Experiment, rank: int = 0) -> None:
         self.config = config
+        self.rank = rank
         self.folder = config.folder
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
@@ -64,7 +70,7 @@ class Workspace:
             raise UserError("runtime.device: cuda asked for, but torch sees no CUDA GPU; use cpu")
         if wanted == "auto":
             wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(wanted)
+        return torch.device("cuda", self.rank) if wanted == "cuda" else torch.device(wanted)
 
     @cached_property
     def voc(self) -> VOC:
@@ -220,7 +226,7 @@ class Workspace:
         folder = self.base_folder(fold)
         path = folder / "result.json"
         if not path.exists() or records.read_json(path).get("hash") != self.digest:
-            self._make_base(fold)
+            on_all(self, Workspace._make_base, fold)
         network = build(self.config.network, fold, pretrained=False)
         try:
             state = torch.load(folder / "network.pt", map_location="cpu", weights_only=True)
@@ -243,7 +249,8 @@ class Workspace:
     def _make_base(self, fold: int) -> None:
         started = time.perf_counter()
         base, folder = self.config.base, self.base_folder(fold)
-        console.print(f"Base network of fold {fold}: not there yet, making it ({base.train})")
+        if not self.rank:
+            console.print(f"Base network of fold {fold}: not there yet, making it ({base.train})")
         pl.seed_everything(base.seed, verbose=False)
         network = build(self.config.network, fold, complete=base.train == "none")
         head_only = base.train == "head"
@@ -261,6 +268,8 @@ class Workspace:
             skip_training=base.train == "none",
         )  # fmt: skip
         test(trainer, module, data)
+        if self.rank:
+            return
         values = module.label_iou.tolist()
         network = network.cpu()
         content = io.BytesIO()  # torch writes a file's name into the file, here a temporary one
@@ -316,6 +325,7 @@ class Workspace:
             source, task, plan, val_index,
             epoch_steps=optim.validate_every,
             crop_size=self.config.data.crop_size,
+            share=(self.rank, self.config.runtime.devices),
             eval_batch=self.config.runtime.eval_batch,
             # At the files' sizes one image fills a CPU's caches.
             test_batch=self.config.runtime.eval_batch if self.device.type == "cuda" else 1,
@@ -368,7 +378,7 @@ def _grid(cells: Sequence[Cell], earlier: Json | None = None) -> Json:
 def _settings(config: Experiment) -> Json:
     """The configuration without what belongs to this machine."""
     settings: Json = _plain(asdict(config))
-    settings["runtime"] = {"precision": config.runtime.precision}
+    settings["runtime"] = config.runtime.numeric()
     del settings["runs"], settings["data"]["root"], settings["data"]["cache"]
     del settings["network"]["weights"]
     return settings
@@ -387,7 +397,7 @@ def _differences(there: Json, here: Json) -> str:
     changed = [
         f"{key}: {old.get(key)} there, {new.get(key)} now"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(("cells.", "runtime.", "expected"))
+        if old.get(key) != new.get(key) and not key.startswith(("cells.", "expected"))
     ]
     if there["data"] != here["data"]:
         changed.append("the data lists or the weights")
