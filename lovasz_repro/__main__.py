@@ -70,7 +70,7 @@ def parser() -> ArgumentParser:
     loss.add_argument("--out", type=Path | None, default=None, help="CSV file")
     subjects.add_subcommand("loss", loss)
     steps = _experiment_parser("a training step against the bare network and a plain loop")
-    steps.add_argument("--steps", type=int, default=10, help="timed steps a round")
+    steps.add_argument("--steps", type=int, default=20, help="timed steps a round")
     steps.add_argument("--rounds", type=int, default=3, help="the median of so many")
     steps.add_argument("--out", type=Path | None, default=None, help="CSV file")
     whole = _experiment_parser("what a cell costs beyond its steps; `study --dry-run` uses it")

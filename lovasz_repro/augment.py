@@ -23,8 +23,9 @@ def normalise(images: Tensor, sizes: Tensor, mean: Tensor, std: Tensor) -> Tenso
     inside_x = position < sizes[:, 1:]
     inside = inside_y[:, None, :, None] & inside_x[:, None, None, :]  # (B, 1, S, S)
     shape = (1, 3, 1, 1)
-    scaled = (images.float() / 255 - mean.view(shape)) / std.view(shape)
-    return torch.where(inside, scaled, 0)
+    # In place: on a CPU fresh memory costs more than the arithmetic.
+    scaled = images.float().mul_((1 / (255 * std)).view(shape)).sub_((mean / std).view(shape))
+    return scaled.masked_fill_(~inside, 0)
 
 
 def crop(
@@ -74,9 +75,10 @@ def _axis(
     centre = (place + 0.5) * step
     source = torch.arange(canvas, device=device) + 0.5
     # A triangle as wide as one output pixel where it shrinks: the antialiased bilinear filter.
-    reach = step.clamp(min=1)[..., None]
-    weight = (1 - (source - centre[..., None]).abs() / reach).clamp(min=0)
-    weight = weight * ((source < length[:, None, None]) & inside[..., None])
-    weight = weight / weight.sum(-1, keepdim=True).clamp(min=1e-12)
+    reach = step.clamp(min=1)[..., None].float()
+    distance = (source - centre[..., None]).float()  # of large numbers in float64
+    weight = distance.abs_().div_(reach).neg_().add_(1).clamp_(min=0)
+    weight *= (source < length[:, None, None]) & inside[..., None]
+    weight /= weight.sum(-1, keepdim=True).clamp(min=1e-12)
     nearest = centre.floor().long().clamp(min=0)
-    return weight.float(), torch.minimum(nearest, length[:, None] - 1), inside
+    return weight, torch.minimum(nearest, length[:, None] - 1), inside
