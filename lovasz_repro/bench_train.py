@@ -65,8 +65,8 @@ def bench_train(
     """Time the three ways on a category's training images of the first fold.
 
     Args:
-        steps: timed steps of each round, after one that is not; few would let the DataLoader live on
-            what it read before. rounds: medians are over these.
+        steps: timed steps of each round, after one that is not. With few of them the DataLoader
+            would live on what it read before. rounds: medians are over these.
         out: CSV file for the rows.
     """
     workspace = Workspace(config)

@@ -16,9 +16,10 @@ from sklearn.metrics import jaccard_score
 
 from lovasz_repro.cell import run_cell
 from lovasz_repro.config import Base, Cells, Data, Experiment, Network, Optim, Runtime
+from lovasz_repro.deeplab import build
 from lovasz_repro.launch import held
 from lovasz_repro.records import IMAGE_COLUMNS, Cell, read_json
-from lovasz_repro.segmenter import NonFiniteError, Segmenter
+from lovasz_repro.segmenter import BaseSegmenter, NonFiniteError, Segmenter
 from lovasz_repro.voc import VOC
 from lovasz_repro.workspace import Workspace
 
@@ -233,3 +234,20 @@ def test_tensorboard_has_all_losses_and_pictures(finished: Path) -> None:
     assert {f"val/{name}" for name in scalars} <= set(tags["scalars"])
     assert "train/images_per_second" in tags["scalars"]
     assert any(tag.startswith("val/image, truth") for tag in tags["images"])
+
+
+def test_the_base_loss_is_cross_entropy() -> None:
+    """Written out, since torch's own has no deterministic form on a GPU."""
+    network = build(Network(kind="deeplab_v2", backbone="test_resnet"), pretrained=False)
+    segmenter = BaseSegmenter(network, Optim(), 16)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 21, 5, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    target = torch.randint(0, 21, (2, 5, 5), generator=generator)
+    target[0, :2] = 255
+    expected = torch.nn.functional.cross_entropy(logits, target, ignore_index=255)
+    torch.testing.assert_close(segmenter.loss(logits, target), expected)
+    ours, theirs = (
+        torch.autograd.grad(loss, logits)[0] for loss in (segmenter.loss(logits, target), expected)
+    )
+    torch.testing.assert_close(ours, theirs)
+    assert segmenter.loss(logits, torch.full_like(target, 255)) == 0
