@@ -207,6 +207,8 @@ def _bench(what: str, options: Namespace) -> None:
 
     experiment = _experiment(options)
     category, loss = known_category(options.category), experiment.known_loss(options.loss)
+    if experiment.runtime.devices > 1:
+        raise UserError(f"runtime.devices: bench {what} times one device")
     if what == "study":
         bench_study(experiment, category, loss)
     else:

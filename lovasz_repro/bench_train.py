@@ -38,7 +38,7 @@ from lovasz_repro.datamodule import Batch, DataModule, Task
 from lovasz_repro.deeplab import build
 from lovasz_repro.records import Cell
 from lovasz_repro.segmenter import BinarySegmenter
-from lovasz_repro.training import quiet, train
+from lovasz_repro.training import autocast, quiet, train
 from lovasz_repro.voc import VOID
 from lovasz_repro.workspace import Workspace
 
@@ -144,11 +144,12 @@ class _Setup:
 
     def bare(self) -> float:
         """Seconds a step of the network, the loss and the optimiser alone."""
+        torch.use_deterministic_algorithms(True)  # as the pipeline
         module = self.module().to(self.workspace.device).train()
         optimizer = module.configure_optimizers()["optimizer"]
         clock = _Clock(self.workspace.device)
         for _ in range(self.steps):
-            with _autocast(self.workspace):
+            with autocast(self.workspace.config.runtime, self.workspace.device):
                 value = module.loss(module(self.batch.inputs), self.batch.target)
             optimizer.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
@@ -184,6 +185,7 @@ class _Setup:
             max_steps=self.steps, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, callbacks=[clock],
             precision=self.workspace.config.runtime.precision, max_epochs=1000,
+            deterministic=False,
         )  # fmt: skip
         with quiet():
             trainer.fit(module, loader)
@@ -241,11 +243,6 @@ class _Clock(pl.Callback):
         self.tick()
         if trainer.global_step == trainer.max_steps or trainer.is_last_batch:
             self.last = self._now()
-
-
-def _autocast(workspace: Workspace) -> Any:
-    half = workspace.config.runtime.precision == "bf16-mixed"
-    return torch.autocast(workspace.device.type, torch.bfloat16, enabled=half)
 
 
 class _Files(Dataset[tuple[Tensor, Tensor]]):

@@ -25,7 +25,7 @@ from lovasz_repro.datamodule import DataModule, Source, Task
 from lovasz_repro.metrics import threshold_of_best_image_iou
 from lovasz_repro.records import Cell, Json
 from lovasz_repro.segmenter import BinarySegmenter
-from lovasz_repro.training import test, train
+from lovasz_repro.training import autocast, test, train
 from lovasz_repro.voc import VOID
 from lovasz_repro.workspace import Workspace
 
@@ -132,7 +132,6 @@ class Setting:
         )  # fmt: skip
         return module, trainer, data
 
-    @torch.inference_mode()
     def predict(
         self, module: BinarySegmenter, data: DataModule, index: NDArray[np.int64]
     ) -> tuple[Tensor, Tensor]:
@@ -140,10 +139,11 @@ class Setting:
         device = self.workspace.device
         module.to(device).eval()
         logits, targets = [], []
-        for raw in data.images(index, native=False):
-            batch = data.prepare(data.transfer_batch_to_device(raw, device, 0))
-            logits.append(module(batch.inputs)[:, 0])
-            targets.append(batch.target)
+        with torch.inference_mode(), autocast(self.workspace.config.runtime, device):
+            for raw in data.images(index, native=False):
+                batch = data.prepare(data.transfer_batch_to_device(raw, device, 0))
+                logits.append(module(batch.inputs)[:, 0])
+                targets.append(batch.target)
         return torch.cat(logits), torch.cat(targets)
 
 

@@ -188,7 +188,8 @@ class Runtime:
 
     Args:
         device: cpu, cuda, or auto (cuda where there is one).
-        precision: Lightning's precision.
+        precision: Lightning's precision. torch takes float32 convolutions in TF32 on a GPU that has
+            it.
         eval_batch: val images evaluated at once.
         overlays: how many fixed val images TensorBoard shows; 0: none.
         devices: how many one training shares; each takes its part of every batch. The loss is the

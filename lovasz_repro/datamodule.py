@@ -152,6 +152,7 @@ class DataModule(pl.LightningDataModule):
 
     An epoch is the `epoch_steps` steps between two validations; epoch e draws steps
     e·epoch_steps … of the plan, so a run resumed at an epoch's end sees what it would have seen.
+    What torch draws in it, as dropout does, is a function of the plan's seed and e, too.
 
     Args:
         plan: what each step draws.
@@ -177,9 +178,12 @@ class DataModule(pl.LightningDataModule):
         self.test_batch = test_batch
         self.share = share
         self._present = task.present(source.cache.counts)
+        self._normal: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def train_dataloader(self) -> Steps:
         epoch = self.trainer.current_epoch if self.trainer else 0
+        entropy = [self.plan.seed, epoch, self.share[0]]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         return Steps(self._training_step, epoch * self.epoch_steps, self.epoch_steps)
 
     def val_dataloader(self) -> Steps:
@@ -221,7 +225,9 @@ class DataModule(pl.LightningDataModule):
     def prepare(self, raw: Crops | Whole) -> Batch:
         """Input and target of a batch that is on its device."""
         device = raw.sizes.device
-        mean, std = self.source.mean.to(device), self.source.std.to(device)
+        if device not in self._normal:  # a copy at every step would wait for the device
+            self._normal[device] = self.source.mean.to(device), self.source.std.to(device)
+        mean, std = self._normal[device]
         stride = self.source.stride
         if isinstance(raw, Crops):
             images = normalise(raw.images, raw.sizes, mean, std)

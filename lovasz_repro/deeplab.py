@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
+from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -263,7 +264,12 @@ def to_native(
     Args:
         canvas: (B, 2) height and width of each image on its canvas. native: (B, 2) in its file.
         shape: H and W, no smaller than any image; what is beyond an image's own size is 0.
+
+    In float32 whatever autocast says: bfloat16 would move the outlines.
     """
     rows = grid_matrix(native[:, 0], canvas[:, 0], logits.shape[-2], stride, shape[0])
     columns = grid_matrix(native[:, 1], canvas[:, 1], logits.shape[-1], stride, shape[1])
-    return rows[:, None] @ logits.float() @ columns.mT[:, None]
+    device = logits.device.type
+    has_autocast = torch.amp.is_autocast_available(device)
+    with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
+        return rows[:, None] @ logits.float() @ columns.mT[:, None]

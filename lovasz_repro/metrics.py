@@ -81,8 +81,6 @@ def threshold_of_best_image_iou(
     # Quantiles by sorting: torch.quantile refuses more than 16 million values.
     order = valid.sort().values
     place = torch.linspace(0.5, 1, candidates, dtype=torch.float64) * (len(order) - 1)
-    tried = torch.cat([torch.zeros(1, dtype=torch.float64), order[place.long().to(order.device)]])
-    best = max(
-        (float(iou(confusion(logits > t, target)).mean()), -abs(float(t)), float(t)) for t in tried
-    )
+    tried = [0.0, *order[place.long().to(order.device)].tolist()]
+    best = max((float(iou(confusion(logits > t, target)).mean()), -abs(t), t) for t in tried)
     return best[2], best[0]

@@ -14,6 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -126,8 +127,8 @@ def _attempt(workspace: Workspace, cell: Cell, *, wait: bool = False) -> Outcome
             (folder / "result.json").unlink(missing_ok=True)
             try:
                 result = on_all(workspace, run_cell, cell, learning_rate(workspace, cell.loss)[0])
-            except OSError:  # a full disk, say: not the cell's fault, and the next would meet it
-                raise
+            except (OSError, torch.AcceleratorError):
+                raise  # a full disk, a lost GPU: not the cell's fault, and the next would meet it
             except Exception as error:
                 said = f"{type(error).__name__}: {error}"
                 records.write_json(folder / "failed.json", {"error": said})

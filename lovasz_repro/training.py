@@ -143,6 +143,12 @@ def test(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
         trainer.test(module, datamodule=data, verbose=False)
 
 
+def autocast(runtime: Runtime, device: torch.device) -> torch.autocast:
+    """What Lightning computes a step in, for what is computed outside of it."""
+    half = runtime.precision == "bf16-mixed"
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Lightning without the warnings that say nothing new here, and with Ctrl-C as it was."""

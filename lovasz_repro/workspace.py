@@ -202,7 +202,8 @@ class Workspace:
                 source = replace(source, features=arrays)
             if self.device.type == "cuda":
                 size = sum(rows.nbytes for rows in source.needed().values())
-                if size < torch.cuda.mem_get_info(self.device)[0] / 2:  # room for the network
+                free = torch.cuda.mem_get_info(self.device)[0] / self.config.runtime.workers
+                if size < free / 2:  # room for the network
                     source = source.resident(self.device)
             self._sources[key] = source
         return self._sources[key]
@@ -212,6 +213,9 @@ class Workspace:
         if self.config.base.train == "head":
             for fold in self.config.cells.folds:
                 self.source(build(self.config.network, fold), features=True)
+            self._sources.clear()  # what they hold of a GPU is for the processes that train
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def base_folder(self, fold: int) -> Path:
         return self.folder / "base" / f"fold{fold}"

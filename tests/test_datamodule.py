@@ -95,3 +95,16 @@ def test_evaluation_in_batches_is_that_of_single_images(source: Source) -> None:
     exact = [c for c in tables[0] if c.endswith(("tp", "fp", "fn", "iou", "index"))]
     pd.testing.assert_frame_equal(tables[0][exact], tables[1][exact], check_exact=True)
     assert torch.equal(*pictures)
+
+
+def test_what_torch_draws_follows_from_seed_and_epoch(source: Source) -> None:
+    """Dropout, in a cell that was resumed or came after others."""
+    drawn = []
+    for seed in (0, 0, 1):
+        data = module(source)
+        data.plan = SamplePlan(seed, 4, data.plan.groups)
+        data.train_dataloader()
+        drawn.append(torch.rand(8))
+        torch.rand(3)  # another cell
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])

@@ -129,3 +129,10 @@ def test_digest_tells_networks_apart() -> None:
     other = build(SMALL)
     assert state_digest(one) == state_digest(one)
     assert state_digest(one) != state_digest(other)
+
+
+def test_to_native_is_float32_under_autocast() -> None:
+    grid, size = torch.randn(2, 3, 9, 9), torch.tensor([[65, 65], [60, 50]])
+    with torch.autocast("cpu", torch.bfloat16):
+        under = to_native(grid, size, size, (65, 65), 8)
+    assert torch.equal(under, to_native(grid, size, size, (65, 65), 8))
