@@ -1,8 +1,8 @@
 """Several devices for one training: a process for each, under Lightning's `devices` and `strategy`.
 
 This process is rank 0 and writes the records. The others are started here, make the same calls,
-write nothing, and are ended here. Lightning would start them by running the
-command again, whose locks, stages and records are those of one process.
+write nothing, and are ended here. Lightning would start them by running the command again, whose
+locks, stages and records are those of one process.
 """
 
 from __future__ import annotations
@@ -73,8 +73,7 @@ def on_all(
 
 def _take_part(
     rank: int, place: dict[str, str], workspace: type[Workspace], config: Experiment,
-    function: Callable[..., Any],
-    arguments: Sequence[Any],
+    function: Callable[..., Any], arguments: Sequence[Any],
 ) -> None:  # fmt: skip
     """What the process of another device does."""
     os.environ |= {**place, "LOCAL_RANK": str(rank)}
