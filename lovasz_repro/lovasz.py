@@ -77,7 +77,7 @@ def _errors(scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor
     errors = torch.addcmul(right, slope, scores, out=slope)
     # An error of 0 has neither loss nor gradient: void needs no other treatment. Its bits are
     # set to 0, since NaN times 0 is not. Errors are finite lest inf meet a weight of 0.
-    if not all_ones(valid):
+    if not _all_ones(valid):
         bits = _bits(errors)
         bits *= valid
     return errors.clamp_(0, torch.finfo(errors.dtype).max)
@@ -262,7 +262,7 @@ def error_slope(foreground: Tensor, valid: Tensor) -> Tensor:
     return torch.sub(valid.view(torch.int8), foreground.view(torch.int8), alpha=2)
 
 
-def all_ones(mask: Tensor) -> bool:
+def _all_ones(mask: Tensor) -> bool:
     """Whether a mask of 0 and 1 is known to be 1 throughout: on a GPU nobody waits to know."""
     return on_cpu(mask) and bool(mask.numpy().all())  # NumPy's takes a tenth of the time of torch's
 
