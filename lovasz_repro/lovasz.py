@@ -3,13 +3,15 @@
 Berman, Rannen Triki & Blaschko (CVPR 2018, arXiv 1705.08790). Tensors are ``(R, N)``: R rows of N
 pixels, an image, a batch or a class of one each. The masks ``foreground`` and ``valid`` are 0 or 1
 in uint8; s = +1 on foreground and -1 on background. A pixel is active if its error is not 0.
+
+The operations here run on a GPU and in compiled code. A CPU is faster with the loops of
+:mod:`lovasz_repro.lovasz_cpu`.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,10 +23,6 @@ BINS_PER_OCTAVE_LOG2 = 8
 BIN_OFFSET_LOG2 = -8
 BINS = OCTAVES << BINS_PER_OCTAVE_LOG2
 
-# On a CPU, rows of about this many pixels are taken at once: they stay in its caches, and the
-# memory that they need meanwhile is reused.
-PIXELS_AT_ONCE = 2**19
-
 
 def lovasz_extension(
     scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor, method: Method
@@ -35,6 +33,8 @@ def lovasz_extension(
     """
     if method not in _GRADIENTS:
         raise ValueError(f"method must be one of {', '.join(_GRADIENTS)}, got {method!r}")
+    if scores[0].numel() >= 2**31:  # pixels are counted in int32
+        raise ValueError(f"{scores[0].numel()} pixels are too many for one image, batch or class")
     losses: Tensor = _Extension.apply(scores, probability, foreground, valid, method)[0]
     return losses
 
@@ -46,13 +46,17 @@ class _Extension(torch.autograd.Function):
     def forward(
         scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor, method: Method
     ) -> tuple[Tensor, Tensor]:
-        losses, gradient = [], scores.new_empty(scores.shape)
-        tensors = (scores, foreground, valid, gradient)
-        parts = 1 + scores.numel() // PIXELS_AT_ONCE if on_cpu(scores) else 1
-        for rows in zip(*(x.chunk(parts) for x in tensors), strict=True):
-            f, y, v, out = (x.flatten(1) for x in rows)
-            losses.append(_loss(_errors(f, probability, y, v), y, method, out))
-        return torch.cat(losses), gradient
+        if on_cpu(scores):
+            # Not at the top: a GPU has no use for Numba, which takes a while to import.
+            from lovasz_repro.lovasz_cpu import extension
+
+            return extension(scores, probability, foreground, valid, method)
+        y = foreground.flatten(1)
+        errors = _errors(scores.flatten(1), probability, y, valid.flatten(1))
+        gradient = _GRADIENTS[method](errors, y)
+        # Not a dot product: autocast would take it in half precision.
+        losses = errors.mul_(gradient).abs_().sum(1)
+        return losses, gradient.view(scores.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -77,66 +81,27 @@ def _errors(scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor
     errors = torch.addcmul(right, slope, scores, out=slope)
     # An error of 0 has neither loss nor gradient: void needs no other treatment. Its bits are
     # set to 0, since NaN times 0 is not. Errors are finite lest inf meet a weight of 0.
-    if not _all_ones(valid):
-        bits = _bits(errors)
-        bits *= valid
+    bits = bits_of(errors)
+    bits *= valid
     return errors.clamp_(0, torch.finfo(errors.dtype).max)
 
 
-def _loss(errors: Tensor, foreground: Tensor, method: Method, out: Tensor) -> Tensor:
-    """<weights, errors> of each row, and into ``out`` the gradient in the scores."""
-    if on_cpu(errors):
-        sample = errors.flatten()[::64].numpy()
-        if 4 * np.count_nonzero(sample) < sample.size:
-            return _loss_of_few(errors, foreground, method, out)
-    _GRADIENTS[method](errors, foreground, 0, out)
-    # Not a dot product: autocast would take it in half precision.
-    return errors.mul_(out).abs_().sum(1)
+def _gradient_by_sort(errors: Tensor, foreground: Tensor) -> Tensor:
+    """The weights times -s: the gradient in the scores at ``errors``, ``(R, N)``.
 
-
-def _loss_of_few(
-    errors: Tensor, foreground: Tensor, method: Method, out: Tensor
-) -> Tensor:
-    """As :func:`_loss`, from the active pixels alone: with a trained network they are few."""
-    active = errors.bool().numpy()
-    index = torch.from_numpy(np.flatnonzero(active))
-    counts, positives = (
-        torch.tensor([[np.count_nonzero(row)] for row in mask])
-        for mask in (active, foreground.numpy().view(np.bool_))
-    )  # (R, 1) each
-    filled = torch.arange(max(1, int(counts.max()))) < counts  # (R, W), each row's pixels first
-    errors, foreground = (
-        x.new_zeros(filled.shape).masked_scatter_(filled, x.view(-1).index_select(0, index))
-        for x in (errors, foreground)
-    )
-    gradient = torch.empty_like(errors)
-    _GRADIENTS[method](errors, foreground, positives - foreground.sum(1, keepdim=True), gradient)
-    out.zero_().view(-1).index_copy_(0, index, gradient.masked_select(filled))
-    return errors.mul_(gradient).abs_().sum(1)
-
-
-def _gradient_by_sort(
-    errors: Tensor, foreground: Tensor, others: Tensor | int, out: Tensor
-) -> None:
-    """The weights times -s, the gradient in the scores, at ``errors``, ``(R, N)``, into ``out``.
-
-    ``others`` is how many foreground pixels without error are left out, ``(R, 1)``.
     In decreasing order of the errors, each pixel's weight is what it adds to the Jaccard loss.
     Among equal errors any order gives the same loss, and a subgradient.
     """
-    order, active = _decreasing(errors, scratch=out)  # (R, W), (R, 1)
+    decreasing, order = errors.sort(dim=1, descending=True)
+    rows, pixels = order.shape
+    order += torch.arange(0, rows * pixels, pixels, device=order.device)[:, None]  # flat indices
     is_foreground = foreground.view(-1).index_select(0, order.view(-1)).view_as(order)
-    total = others + foreground.sum(1, keepdim=True, dtype=torch.int32)
-    rank = torch.arange(order.shape[1], dtype=torch.int32, device=errors.device)
-    steps = _jaccard_steps(is_foreground, total, rank, errors.dtype).masked_fill_(rank >= active, 0)
-    # Adds, since the entries past ``active`` may all name one pixel.
+    steps = _jaccard_steps(is_foreground, errors.dtype).masked_fill_(decreasing == 0, 0)
     steps *= 1 - 2 * is_foreground.view(torch.int8)
-    out.zero_().view(-1).index_add_(0, order.view(-1), steps.view(-1))
+    return decreasing.view(-1).index_copy_(0, order.view(-1), steps.view(-1)).view_as(errors)
 
 
-def _jaccard_steps(
-    is_foreground: Tensor, total: Tensor, rank: Tensor, dtype: torch.dtype
-) -> Tensor:
+def _jaccard_steps(is_foreground: Tensor, dtype: torch.dtype) -> Tensor:
     """What each pixel adds to the Jaccard loss as the set of wrong pixels grows by one a time.
 
     With I and U counted before it, a foreground pixel takes the loss from 1 - I/U to 1 - (I-1)/U:
@@ -145,6 +110,8 @@ def _jaccard_steps(
     no cancellation, unlike the usual difference of a cumulative ratio in floating point.
     """
     # In place where it can be: it is here that the loss needs most memory.
+    total = is_foreground.sum(1, keepdim=True, dtype=torch.int32)
+    rank = torch.arange(is_foreground.shape[1], dtype=torch.int32, device=total.device)
     intersection = is_foreground.cumsum(1, dtype=torch.int32).sub_(is_foreground).neg_().add_(total)
     steps = intersection.to(dtype)
     del intersection
@@ -154,31 +121,7 @@ def _jaccard_steps(
     return steps
 
 
-def _decreasing(errors: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
-    """Flat pixel indices by decreasing error, ``(R, W)``, and how many errors are > 0, ``(R, 1)``.
-
-    Only those errors need be in order, so W may be less than N.
-    """
-    rows, pixels = errors.shape
-    active = errors.bool().sum(1, keepdim=True, dtype=torch.int32)
-    first = torch.arange(0, rows * pixels, pixels, device=errors.device)[:, None]  # (R, 1)
-    if not on_cpu(errors) or errors.dtype != torch.float32 or rows * pixels >= 2**31:
-        return errors.argsort(dim=1, descending=True) + first, active
-    # The bits of a float32 >= 0 sort as it does. With the pixel index in the lower half of an int64
-    # key, NumPy's vectorised sort is several times faster than torch's, most so if many keys are
-    # equal: all errors of 0 get the index of their row's first pixel.
-    bits = _bits(scratch)
-    torch.bitwise_and(_bits(errors), 0x7FFFFFFF, out=bits)  # NaN of sign 1 would rank last
-    index = bits.clamp(max=1).mul_(torch.arange(pixels, dtype=torch.int32)).add_(first.int())
-    keys = torch.stack([index, bits.bitwise_not_()], dim=2).view(torch.int64)  # (R, N, 1)
-    del index
-    keys.numpy().sort(axis=1)
-    return keys.view(torch.int32)[:, : int(active.max()), 0].contiguous(), active
-
-
-def _gradient_by_bins(
-    errors: Tensor, foreground: Tensor, others: Tensor | int, out: Tensor
-) -> None:
+def _gradient_by_bins(errors: Tensor, foreground: Tensor) -> Tensor:
     """As :func:`_gradient_by_sort` without sorting: a bin's pixels of one label share one weight.
 
     The bin of an error m is the upper bits of the floating-point number m + c, c = 2**-8: 256 bins
@@ -202,33 +145,26 @@ def _gradient_by_bins(
     subgradient. Errors of 2**12 and more share the last bin: L' <= L still holds.
     """
     rows = errors.shape[0]
-    key, first = _bin(errors)
+    shift, first = bin_of_bits(errors.dtype)
+    key = bits_of(errors + 2.0**BIN_OFFSET_LOG2)
+    key >>= shift
+    key.clamp_(first, first + BINS - 1)  # the bin of NaN may be any
     key += BINS * torch.arange(rows, dtype=key.dtype, device=key.device)[:, None] - first
     key.add_(foreground, alpha=rows * BINS)
     key = key.view(-1)  # (R * N,), indices into a table (2, R, K)
-    counts = _count(key, 2 * rows * BINS).view(2, rows, BINS)
-    table = _signed_weights(counts, others, errors.dtype)
-    torch.index_select(table.view(-1), 0, key, out=out.view(-1))
+    counts = torch.zeros(2 * rows * BINS, dtype=torch.int32, device=key.device)
+    counts.index_add_(0, key, counts.new_ones(1).expand_as(key))
+    weights = _signed_weights(counts.view(2, rows, BINS), errors.dtype)
+    return weights.view(-1).index_select(0, key).view_as(errors)
 
 
-def _bin(errors: Tensor) -> tuple[Tensor, int]:
-    """The bin of each error, as integers, and the number of the first. That of NaN may be any."""
-    mantissa, bias = (52, 1023) if errors.dtype == torch.float64 else (23, 127)
-    first = (bias + BIN_OFFSET_LOG2) << BINS_PER_OCTAVE_LOG2
-    bins = _bits(errors + 2.0**BIN_OFFSET_LOG2)
-    bins >>= mantissa - BINS_PER_OCTAVE_LOG2
-    return bins.clamp_(first, first + BINS - 1), first
+def bin_of_bits(dtype: torch.dtype) -> tuple[int, int]:
+    """The bin of m + c is its bits, shifted right by the first, minus the second."""
+    mantissa, bias = (52, 1023) if dtype == torch.float64 else (23, 127)
+    return mantissa - BINS_PER_OCTAVE_LOG2, (bias + BIN_OFFSET_LOG2) << BINS_PER_OCTAVE_LOG2
 
 
-def _count(key: Tensor, size: int) -> Tensor:
-    """How often each of 0 ... size - 1 is in ``key``, in int32."""
-    if on_cpu(key):  # there the faster of the two; on a GPU it would wait for the device
-        return torch.bincount(key, minlength=size).int()
-    counts = torch.zeros(size, dtype=torch.int32, device=key.device)
-    return counts.index_add_(0, key, counts.new_ones(1).expand_as(key))
-
-
-def _signed_weights(counts: Tensor, others: Tensor | int, dtype: torch.dtype) -> Tensor:
+def _signed_weights(counts: Tensor, dtype: torch.dtype) -> Tensor:
     """-s times the weight of a pixel of each label and bin from their counts, ``(2, R, K)`` both.
 
     With I, U before a bin and I', U' after it, the weight is (I + I') / (2 U U') on background and
@@ -237,7 +173,6 @@ def _signed_weights(counts: Tensor, others: Tensor | int, dtype: torch.dtype) ->
     background, foreground = counts
     # Errors decrease from the last bin down, so a cumulative sum counts what is not yet taken.
     untaken, before = counts.cumsum(2, dtype=torch.int32)  # of background, and I
-    before += others
     union = (before + untaken)[:, -1:] - untaken
     divisor = union.clamp(min=1)
     inverse = divisor.to(dtype).reciprocal_()
@@ -249,7 +184,7 @@ def _signed_weights(counts: Tensor, others: Tensor | int, dtype: torch.dtype) ->
     return weights
 
 
-def _bits(x: Tensor) -> Tensor:
+def bits_of(x: Tensor) -> Tensor:
     """The floating-point numbers of ``x`` seen as integers, in the same memory."""
     return x.view(torch.int64 if x.dtype == torch.float64 else torch.int32)
 
@@ -262,11 +197,6 @@ def error_slope(foreground: Tensor, valid: Tensor) -> Tensor:
     return torch.sub(valid.view(torch.int8), foreground.view(torch.int8), alpha=2)
 
 
-def _all_ones(mask: Tensor) -> bool:
-    """Whether a mask of 0 and 1 is known to be 1 throughout: on a GPU nobody waits to know."""
-    return on_cpu(mask) and bool(mask.numpy().all())  # NumPy's takes a tenth of the time of torch's
-
-
 def on_cpu(x: Tensor) -> bool:
-    """Whether values may be read at no cost and NumPy be called: on a CPU, and not compiled."""
+    """Whether values may be read at no cost and loops be called: on a CPU, and not compiled."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()

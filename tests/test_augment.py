@@ -39,9 +39,10 @@ def reference(
     top, left = (
         int(o * (max(length - SIZE, 0) + 1)) for o, length in zip(offset, new, strict=True)
     )
-    image, mask = image[:, top : top + SIZE, left : left + SIZE], mask[
-        top : top + SIZE, left : left + SIZE
-    ]
+    image, mask = (
+        image[:, top : top + SIZE, left : left + SIZE],
+        mask[top : top + SIZE, left : left + SIZE],
+    )
     return (image.flip(-1), mask.flip(-1)) if flip else (image, mask)
 
 
