@@ -219,6 +219,11 @@ class DataModule(pl.LightningDataModule):
             torch.from_numpy(draws.offset),
         )
 
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Batch:
         return self.prepare(batch)
 

@@ -98,7 +98,8 @@ class Segmenter(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(self(batch.inputs), batch.target)
         self._loss_sum += loss.detach()
-        self.log("train/loss", loss, on_step=True, on_epoch=False)
+        # Not told, Lightning would look for the size of the batch in every tensor of it.
+        self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=len(batch.target))
         return loss
 
     def on_validation_start(self) -> None:
