@@ -1,4 +1,7 @@
-"""The losses against segmentation_models_pytorch and kornia, where their conventions coincide."""
+"""The losses against segmentation_models_pytorch and kornia, where their conventions coincide.
+
+And ours on a CPU against ours on a GPU, whose operations run here, too.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lovasz_repro import lovasz
 from lovasz_repro.losses import Loss, lovasz_hinge, lovasz_softmax
+from lovasz_repro.lovasz import Method
 
 
 def value_and_gradient(loss: Loss, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,13 +25,7 @@ def value_and_gradient(loss: Loss, logits: Tensor, target: Tensor) -> tuple[Tens
 def batch(*shape: int, labels: int = 2, void: bool = False) -> tuple[Tensor, Tensor]:
     """Logits ``(B, [C,] H, W)`` in float32 and labels ``(B, H, W)``; every label is present."""
     generator = torch.Generator().manual_seed(1)
-    logits = (
-        torch.randn(
-            shape,
-            generator=generator,
-        )
-        * 2
-    )
+    logits = torch.randn(shape, generator=generator) * 2
     pixels = (shape[0], *shape[-2:])
     target = torch.randint(0, labels, pixels, generator=generator)
     if void:
@@ -97,3 +96,24 @@ def test_smp_loses_gradient_to_cancellation_where_ours_does_not() -> None:
 
     assert error(lovasz_hinge) < 1e-5
     assert error(smp.losses.LovaszLoss("binary", per_image=True)) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ["sort", "bins"])
+def test_loops_of_a_cpu_agree_with_operations_of_a_gpu(
+    method: Method, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = batch(3, 40, 50, void=True)
+    scores, labels = batch(3, 5, 40, 50, labels=5, void=True)
+    multiclass = scores.to(memory_format=torch.channels_last), labels
+
+    def results() -> list[tuple[Tensor, Tensor]]:
+        return [
+            value_and_gradient(partial(loss, method=method, per_image=each), f.to(dtype), y)
+            for loss, (f, y) in ((lovasz_hinge, binary), (lovasz_softmax, multiclass))
+            for each in (True, False)
+        ]
+
+    by_loops = results()
+    monkeypatch.setattr(lovasz, "on_cpu", lambda tensor: False)
+    torch.testing.assert_close(results(), by_loops, rtol=1e-5, atol=1e-8)
