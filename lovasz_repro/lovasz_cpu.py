@@ -2,7 +2,7 @@
 
 They compute what :mod:`lovasz_repro.lovasz` does with torch's operations, in a few passes over one
 row at a time, whose pixels are spread over M images of N: ``(R, M, N)``. Arrays of one axis are
-contiguous. A loop is compiled when it is first called, which takes seconds, and is kept for later
+contiguous. Loops are compiled when they are first called, for a second in all, and kept for later
 processes.
 """
 
