@@ -222,6 +222,7 @@ class DataModule(pl.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
+        # A batch is a tuple of tensors; Lightning would search each of them for more.
         return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Batch:

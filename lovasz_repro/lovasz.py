@@ -2,7 +2,7 @@
 
 Berman, Rannen Triki & Blaschko (CVPR 2018, arXiv 1705.08790). Tensors are ``(R, N)``: R rows of N
 pixels, an image, a batch or a class of one each. The masks ``foreground`` and ``valid`` are 0 or 1
-in uint8; s = +1 on foreground and -1 on background. A pixel is active if its error is not 0.
+in uint8; s = +1 on foreground and -1 on background.
 
 The operations here run on a GPU and in compiled code. A CPU is faster with the loops of
 :mod:`lovasz_repro.lovasz_cpu`.

@@ -2,8 +2,8 @@
 
 They compute what :mod:`lovasz_repro.lovasz` does with torch's operations, in a few passes over one
 row at a time, whose pixels are spread over M images of N: ``(R, M, N)``. Arrays of one axis are
-contiguous. Loops are compiled when they are first called, for a second in all, and kept for later
-processes.
+contiguous. A pixel is active if its error is not 0. Loops are compiled when they are first called,
+for a second in all, and kept for later processes.
 """
 
 from __future__ import annotations
