@@ -1,132 +1,35 @@
-"""The command line: `lovasz-repro fit | study | report | data … | bench …`."""
+"""The command line: `lovasz-repro fit | study | predict | report | data … | bench …`."""
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Any, get_type_hints
+from dataclasses import fields
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
-from lovasz_repro.config import Experiment, known_category
+from lovasz_repro import environment
+from lovasz_repro.config import Experiment
 from lovasz_repro.errors import DISK, UserError
-
-EXPERIMENTS = Path("experiments")
-
-
-def parser() -> ArgumentParser:
-    """Every option comes from a typed signature; `--config` fills them from YAML."""
-    top = _Parser(prog="lovasz-repro", description=__doc__, exit_on_error=False)
-    commands = top.add_subcommands(metavar="COMMAND")
-
-    fit = _experiment_parser("train and evaluate one cell, and leave its records")
-    fit.add_argument("--category", type=str, required=True, help="one of VOC's 20 categories")
-    fit.add_argument("--loss", type=str, required=True, help="a loss by its name")
-    fit.add_argument("--fold", type=int, default=0)
-    fit.add_argument("--seed", type=int, default=0)
-    commands.add_subcommand("fit", fit)
-
-    study = _experiment_parser("run every cell of an experiment that is not done yet")
-    study.add_argument(
-        "--dry_run", "--dry-run", action="store_true", help="say what would run and how long"
-    )
-    study.add_argument(
-        "--launcher", type=str, default="local", choices=["local", "ray"],
-        help="where cells run: here (see runtime.workers), or on a Ray cluster",
-    )  # fmt: skip
-    study.add_argument(
-        "--address", type=str | None, default=None, help="of the Ray cluster, if not started here"
-    )
-    commands.add_subcommand("study", study)
-
-    report = _Parser(description="build the report from records", exit_on_error=False)
-    report.add_argument("--runs", type=Path, required=True, help="a run's folder, or records.zip")
-    report.add_argument("--out", type=Path, required=True, help="where the report goes")
-    report.add_argument(
-        "--readme", type=Path | None, default=None, help="renew the result table in this file"
-    )
-    commands.add_subcommand("report", report)
-
-    actions = _group(commands, "data", "fetch, check or generate data")
-    for name, what in (
-        ("fetch", "download VOC 2012 and SBD, and build SegmentationClassAug and the lists"),
-        ("check", "verify every listed image and mask"),
-        ("shapes", "generate a small data set of shapes in VOC's layout"),
-    ):
-        action = _Parser(description=what, exit_on_error=False)
-        action.add_argument("--root", type=Path, required=True, help="holds VOCdevkit/VOC2012")
-        actions.add_subcommand(name, action)
-
-    subjects = _group(commands, "bench", "measure speed")
-    loss = _Parser(description="losses against smp, kornia and cross-entropy", exit_on_error=False)
-    loss.add_argument("--device", type=str, default="cpu", choices=["cpu", "cuda"])
-    loss.add_argument("--rounds", type=int, default=7, help="the median of so many")
-    loss.add_argument("--out", type=Path | None, default=None, help="CSV file")
-    subjects.add_subcommand("loss", loss)
-    steps = _experiment_parser("a training step against the bare network and a plain loop")
-    steps.add_argument("--steps", type=int, default=20, help="timed steps a round")
-    steps.add_argument("--rounds", type=int, default=3, help="the median of so many")
-    steps.add_argument("--out", type=Path | None, default=None, help="CSV file")
-    whole = _experiment_parser("what a cell costs beyond its steps; `study --dry-run` uses it")
-    for name, parser in (("train", steps), ("study", whole)):
-        parser.add_argument("--category", type=str, default="cat")
-        parser.add_argument("--loss", type=str, default="lovasz_hinge")
-        subjects.add_subcommand(name, parser)
-    return top
-
-
-def _group(commands: Any, name: str, description: str) -> Any:
-    group = _Parser(description=description, exit_on_error=False)
-    commands.add_subcommand(name, group)
-    return group.add_subcommands(metavar="WHAT")
-
-
-class _Parser(ArgumentParser):
-    """Errors become `UserError` with what there is."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        unknown = re.search(r"(?:unrecognized arguments: --|accept option ')([\w.]+)", message)
-        if unknown and (there := _siblings(unknown[1])):
-            message = f"unknown key {unknown[1]}; there is {there}"
-        elif "config" in message and "does not exist" in message:
-            message += f"; experiments there are: {', '.join(map(str, EXPERIMENTS.glob('*.yaml')))}"
-        raise UserError(message) from ex
-
-
-def _experiment_parser(description: str) -> ArgumentParser:
-    result = _Parser(description=description, exit_on_error=False)
-    result.add_argument("--config", action="config", help="a file of experiments/")
-    result.add_class_arguments(Experiment)
-    return result
-
-
-def _siblings(key: str) -> str:
-    """The configuration keys beside `key` (`data.rot`: those of `data`)."""
-    group: Any = Experiment
-    *path, _ = key.split(".")
-    for name in path:
-        group = get_type_hints(group).get(name)
-        if not is_dataclass(group):
-            return ""
-    prefix = "".join(f"{name}." for name in path)
-    return ", ".join(f"{prefix}{field.name}" for field in fields(group))
+from lovasz_repro.options import OptionError, explained, parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 1 for what the user can mend, 128 + n where signal n
     stopped it."""
+    environment.prepare()
     with _terminable() as received:
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        top = parser()
         try:
-            top = parser()
-            options = top.parse_args(list(sys.argv[1:] if arguments is None else arguments))
+            options = top.parse_args(given)
             command = options.subcommand
             return _run(command, top.instantiate(options)[command])
+        except OptionError as error:
+            return _said(explained(error, top, given), 1)
         except UserError as error:
             return _said(str(error), 1)
         except OSError as error:
@@ -169,27 +72,56 @@ def _terminable() -> Iterator[list[int]]:
 def _run(command: str, options: Namespace) -> int:
     # Each command imports what it needs: a data check need not wait for Lightning.
     if command in ("fit", "study"):
-        from lovasz_repro import study
+        if sys.stderr.isatty():
+            print("lovasz-repro: loading PyTorch", file=sys.stderr)
+        from lovasz_repro.study import grid as study
 
         experiment = _experiment(options)
+        if command == "study" and options.check:
+            return 0
         if command == "study":
+            from lovasz_repro.report.gallery import write_gallery
+
             return study.study(
-                experiment, dry_run=options.dry_run, launcher=options.launcher,
-                address=options.address,
+                experiment, dry_run=options.dry_run, verbose=options.verbose,
+                launcher=options.launcher, address=options.address, finish=write_gallery,
             )  # fmt: skip
         cell = (options.category, options.loss, options.fold, options.seed)
-        return study.fit(experiment, *cell)
+        return study.fit(experiment, *cell, again=options.again)
+    if command == "predict":
+        return _predict(options)
     if command == "report":
-        from lovasz_repro.report import update_readme, write_report
+        from lovasz_repro.report import update_readme, write_comparison, write_report
 
-        print(f"Report: {write_report(options.runs, options.out)}")
+        if bool(options.runs) == bool(options.compare):
+            raise UserError("report: needs either --runs or --compare")
+        if options.compare and options.without_photographs:
+            raise UserError("--without-photographs: belongs to --runs; a comparison shows none")
+        if options.compare:
+            print(f"Report: {write_comparison(options.compare, options.out)}")
+        else:
+            page = write_report(options.runs, options.out, not options.without_photographs)
+            print(f"Report: {page}")
         if options.readme:
             update_readme(options.readme, options.out.parent)
         return 0
     what = options.subcommand
     if command == "data":
-        return _data(what, options[what].root)
+        return _check(options[what]) if what == "check" else _data(what, options[what])
     _bench(what, options[what])
+    return 0
+
+
+def _predict(options: Namespace) -> int:
+    if options.batch < 1:
+        raise UserError(f"--batch: {options.batch} is not positive")
+    from lovasz_repro.study.predict import predict
+
+    count = predict(
+        options.cell, options.images, options.out, threshold=options.threshold,
+        probabilities=options.probabilities, device=options.device, batch=options.batch,
+    )  # fmt: skip
+    print(f"{count} image{'s' * (count != 1)}: masks and overlays in {options.out}")
     return 0
 
 
@@ -199,36 +131,54 @@ def _experiment(options: Namespace) -> Experiment:
 
 def _bench(what: str, options: Namespace) -> None:
     if what == "loss":
-        from lovasz_repro.bench import bench_loss
+        from lovasz_repro.bench.losses import bench_loss
 
         bench_loss(options.device, options.rounds, options.out)
         return
-    from lovasz_repro.bench_train import bench_study, bench_train
+    from lovasz_repro.bench.steps import bench_train
 
     experiment = _experiment(options)
-    category, loss = known_category(options.category), experiment.known_loss(options.loss)
+    category = experiment.known_category(options.category)
+    loss = experiment.known_loss(options.loss)
     if experiment.runtime.devices > 1:
         raise UserError(f"runtime.devices: bench {what} times one device")
-    if what == "study":
-        bench_study(experiment, category, loss)
-    else:
-        bench_train(experiment, category, loss, options.steps, options.rounds, options.out)
+    bench_train(experiment, category, loss, options.steps, options.rounds, options.out)
 
 
-def _data(what: str, root: Path) -> int:
-    if what == "fetch":
-        from lovasz_repro.fetch import fetch
+def _data(what: str, options: Namespace) -> int:
+    root = options.root
+    if what == "weights":
+        from lovasz_repro.models.weights import get_weights
+
+        get_weights(options.names, root)
+    elif what == "fetch":
+        from lovasz_repro.data.fetch import fetch
 
         fetch(root)
-    elif what == "shapes":
-        from lovasz_repro.shapes import generate
+    else:
+        from lovasz_repro.data.shapes import generate
 
         generate(root)
-    else:
-        from lovasz_repro.voc import check
-
-        return 1 if check(root) else 0
     return 0
+
+
+def _check(options: Namespace) -> int:
+    if options.root is None and options.cache is None:
+        raise UserError("data check: needs --root, --cache or both")
+    problems: list[str] = []
+    if options.root is not None:
+        from lovasz_repro.data.voc import CATEGORIES, check
+
+        problems += check(options.root, classes=options.classes or CATEGORIES)
+    if options.cache is not None:
+        from lovasz_repro.data.integrity import check_cache
+
+        damaged = check_cache(options.cache)
+        print(*damaged, sep="\n", end="\n" if damaged else "")
+        state = f"{len(damaged)} problems" if damaged else "all is well"
+        print(f"{options.cache}: {state}.")
+        problems += damaged
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What a user can mend: one exception of ours, and the system's errors about a disk."""
 
 import errno
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -12,3 +14,12 @@ DISK = {
     errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ESTALE,
 }  # fmt: skip
 """Errors of the system that say something of a disk, not of the program."""
+
+
+def choices(name: str, there: Iterable[str]) -> str:
+    """What there is in place of a name that is not there, the likeliest first."""
+    names = list(there)
+    by_case = {n.casefold(): n for n in reversed(names)}
+    near = [by_case[n] for n in get_close_matches(name.casefold(), list(by_case), 2)]
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{hint}There is {', '.join(names)}" if hint else f"there is {', '.join(names)}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lovasz_repro.shapes import generate
+from lovasz_repro.data.shapes import generate
 
 REAL = Path(__file__).parents[2] / "shared"
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lovasz_repro.data.voc import CATEGORIES, save_mask
 from lovasz_repro.records import load
-from lovasz_repro.voc import CATEGORIES, save_mask
 
 HEIGHT, WIDTH = 90, 120
 

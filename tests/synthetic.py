@@ -14,15 +14,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lovasz_repro.records import CURVE_COLUMNS, MEASURES, Cell, Grid, Json, write_cell, write_json
+from lovasz_repro.files import write_json
+from lovasz_repro.records import CURVE_COLUMNS, MEASURES, UNTRAINED, Cell, Grid, Json, write_cell
 
 CATEGORIES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
-LOSSES = ("cross_entropy", "hinge", "soft_jaccard", "lovasz_hinge", "mixed")
-EFFECT = {"lovasz_hinge": 0.05, "mixed": 0.03, "soft_jaccard": 0.02, "hinge": -0.01}
+LOSSES = ("cross_entropy", "hinge", "soft_jaccard", "lovasz_hinge", "mixed", UNTRAINED)
+EFFECT = {
+    "lovasz_hinge": 0.05,
+    "mixed": 0.03,
+    "soft_jaccard": 0.02,
+    "hinge": -0.01,
+    UNTRAINED: -0.04,
+}
 HASH = "5ca1ab1e"
 
 Floats = NDArray[np.float64]
@@ -87,6 +94,7 @@ def images_of(cell: Cell, count: int, effect: float) -> pd.DataFrame:
             "has_category": images["has_category"],
             **{name: v if name == "iou" else v.astype(int) for name, v in plain.items()},
             **{f"tuned_{name}": v if name == "iou" else v.astype(int) for name, v in tuned.items()},
+            "oracle_iou": np.maximum(np.maximum(plain["iou"], tuned["iou"]), images["object"] == 0),
             "object_fraction": images["object"] / images["pixels"],
             **measures,
         }
@@ -94,13 +102,30 @@ def images_of(cell: Cell, count: int, effect: float) -> pd.DataFrame:
 
 
 def curve_of(cell: Cell, steps: int) -> pd.DataFrame:
-    """The rows of curve.csv: six validations, falling losses and rising image-IoU."""
+    """The rows of curve.csv: six validations, falling losses and rising image-IoU. Of the untrained
+    network there is one, at step 0."""
     draw = generator("curve", cell)
-    step = np.linspace(0, steps, 6).astype(int)
+    step = np.linspace(steps / 6, steps, 6).astype(int) if steps else np.zeros(1)
+    steps = max(steps, 1)
     decay = np.exp(-3 * step / steps)
     table = {name: 0.3 + 0.7 * decay + draw.normal(0, 0.01, len(step)) for name in MEASURES}
     image_iou = 0.6 - 0.3 * decay + draw.normal(0, 0.01, len(step))
-    return pd.DataFrame({"step": step, **table, "image_iou": image_iou})[list(CURVE_COLUMNS)]
+    train_loss = np.where(step > 0, 0.2 + 0.8 * decay, np.nan)
+    columns = {"step": step, "train_loss": train_loss, **table, "image_iou": image_iou}
+    return pd.DataFrame(columns)[list(CURVE_COLUMNS)]
+
+
+def thresholds_of(images: pd.DataFrame) -> pd.DataFrame:
+    """The rows of thresholds.csv: at 0 what images.csv has, worse on both sides."""
+    threshold = np.linspace(-8, 8, 33)
+    present, absent = (images["iou"][images["has_category"] == k].mean() for k in (1, 0))
+    return pd.DataFrame(
+        {
+            "threshold": threshold,
+            "present": present * np.exp(-((threshold / 6) ** 2)),
+            "absent": np.clip(absent + 0.05 * threshold, 0, 1),
+        }
+    )
 
 
 def write_study(
@@ -129,7 +154,9 @@ def write_study(
     grid = Grid(categories, losses, folds, seeds)
     write_json(runs / "study.json", study(grid, experiment, generated, images_per_cell))
     write_json(runs / "machine.json", MACHINE)
-    write_json(runs / "learning_rates.json", {loss: rates(loss, categories) for loss in losses})
+    trained = [loss for loss in losses if loss != UNTRAINED]
+    tuning = {f"fold{k}": {loss: tuned(loss, k, categories) for loss in trained} for k in folds}
+    write_json(runs / "tuning.json", tuning)
     for fold in folds:
         write_json(runs / f"base/fold{fold}/result.json", base(fold, categories))
         write_json(runs / f"base/fold{fold}/cost.json", cost("base", fold))
@@ -138,28 +165,36 @@ def write_study(
             write_json(runs / cell.path / "failed.json", {"error": failed[cell]})
         elif cell not in missing:
             shift = effect.get(cell.loss, 0.0)
-            write_one(runs, cell, images_per_cell, shift, "0dd" if cell in stale else HASH)
+            lr = 0.0 if cell.loss == UNTRAINED else tuning[f"fold{cell.fold}"][cell.loss]["lr"]
+            digest = "0dd" if cell in stale else HASH
+            write_one(runs, cell, images_per_cell, shift, digest, lr)
     if gallery:
         write_json(runs / "gallery/gallery.json", {"images": list(gallery)})
 
 
-def write_one(runs: Path, cell: Cell, count: int, effect: float, digest: str) -> None:
+def write_one(runs: Path, cell: Cell, count: int, effect: float, digest: str, lr: float) -> None:
     """One finished cell."""
     images = images_of(cell, count, effect)
+    steps = 0 if cell.loss == UNTRAINED else 300
     tp, union = images["tp"].sum(), images[["tp", "fp", "fn"]].to_numpy().sum()
     result = {
         **vars(cell),
         "hash": digest,
         "base": "ab" * 32,
-        "lr": 0.01,
-        "steps": 300,
+        "lr": lr,
+        "steps": steps,
         "threshold": 0.25,
         "image_iou": float(images["iou"].mean()),
-        "dataset_iou": float(tp / union) if union else 1.0,
+        "dataset_iou": float(tp / max(union, 1)),
         "tuned_image_iou": float(images["tuned_iou"].mean()),
         "images": len(images),
     }
-    write_cell(runs / cell.path, images, curve_of(cell, 300), result, cost(cell))
+    tables = {
+        "images.csv": images,
+        "curve.csv": curve_of(cell, steps),
+        "thresholds.csv": thresholds_of(images),
+    }
+    write_cell(runs / cell.path, tables, result, cost(cell))
 
 
 def study(grid: Grid, experiment: str, generated: bool, count: int) -> Json:
@@ -183,15 +218,17 @@ def base(fold: int, categories: Sequence[str]) -> Json:
     return {"fold": fold, "miou": mean, "iou": iou, "steps": 300, **digest}
 
 
-def rates(loss: str, categories: Sequence[str]) -> Json:
-    """One loss's entry in learning_rates.json."""
-    draw = generator("rates", loss)
-    curve = [
-        {"lr": lr, "image_iou": float(iou)}
-        for lr, iou in zip((0.001, 0.003, 0.01, 0.03), draw.uniform(0.45, 0.6, 4), strict=True)
+def tuned(loss: str, fold: int, categories: Sequence[str]) -> Json:
+    """One loss's entry in tuning.json, of one fold."""
+    draw = generator("tuning", loss, fold)
+    trials: list[Json] = [
+        {"lr": lr, "steps": 300, "category": name, "seed": i % 2, "image_iou": draw.uniform(0.4, 1)}
+        for lr in (0.001, 0.003, 0.01, 0.03)
+        for i, name in enumerate(categories)
     ]
-    best = max(curve, key=lambda point: point["image_iou"])
-    return {"chosen": best["lr"], "curve": curve, "steps": 100, "categories": list(categories)}
+    means = pd.DataFrame(trials).groupby("lr")["image_iou"].mean()
+    choice = {"lr": float(means.idxmax()), "steps": 300, "image_iou": float(means.max())}
+    return {**choice, "at_edge": choice["lr"] in (0.001, 0.03), "trials": trials}
 
 
 def cost(*key: object) -> Json:

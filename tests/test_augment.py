@@ -7,8 +7,8 @@ import torch
 import torchvision.transforms.v2.functional as tv
 from torch import Tensor
 
-from lovasz_repro.augment import crop, normalise
-from lovasz_repro.voc import VOID
+from lovasz_repro.data.augment import crop, normalise
+from lovasz_repro.data.voc import VOID
 
 S, SIZE = 65, 49
 

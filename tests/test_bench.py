@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lovasz_repro import bench
+from lovasz_repro.bench import losses as bench
 from lovasz_repro.errors import UserError
 
 

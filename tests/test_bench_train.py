@@ -11,10 +11,8 @@ import torch
 from test_study import command
 
 from lovasz_repro.__main__ import main
-from lovasz_repro.bench_train import _Files
-from lovasz_repro.cost import FILE
-from lovasz_repro.records import read_json
-from lovasz_repro.voc import VOC
+from lovasz_repro.bench.steps import _Files
+from lovasz_repro.data.voc import VOC
 
 
 def bench(what: str, shapes_root: Path, runs: Path) -> list[str]:
@@ -55,10 +53,3 @@ def test_the_plain_data_set_gives_the_same_kind_of_sample(shapes_root: Path) -> 
     assert image.abs().max() <= 1
     assert target.shape == (5, 5)
     assert set(np.unique(target)) <= {0, 1, 255}
-
-
-def test_bench_study_leaves_rates_and_no_records(shapes_root: Path, tmp_path: Path) -> None:
-    assert main(bench("study", shapes_root, tmp_path)) == 0
-    rates = read_json(tmp_path / "demo" / FILE)
-    assert all(rates[name] > 0 for name in ("step", "validate", "evaluate", "base"))
-    assert [path.name for path in (tmp_path / "demo").iterdir()] == [FILE]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lovasz_repro.binary import SamplePlan, balanced_plan, balanced_selection, binary_target
+from lovasz_repro.data.binary import SamplePlan, balanced_plan, balanced_selection, binary_target
 from lovasz_repro.errors import UserError
 
 LABELS = torch.tensor([[[8, 8], [3, 255]], [[0, 3], [3, 255]]], dtype=torch.uint8)

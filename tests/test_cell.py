@@ -11,17 +11,28 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from lovasz_repro.cell import run_cell
 from lovasz_repro.config import Base, Cells, Data, Experiment, Network, Optim, Runtime
-from lovasz_repro.deeplab import build
-from lovasz_repro.launch import held
-from lovasz_repro.records import IMAGE_COLUMNS, Cell, read_json
-from lovasz_repro.segmenter import BaseSegmenter, NonFiniteError, Segmenter
-from lovasz_repro.voc import VOC
-from lovasz_repro.workspace import Workspace
+from lovasz_repro.data.binary import SamplePlan
+from lovasz_repro.data.datamodule import Batch
+from lovasz_repro.data.voc import VOC
+from lovasz_repro.files import read_json
+from lovasz_repro.models.deeplab import build
+from lovasz_repro.records import IMAGE_COLUMNS, UNTRAINED, Cell
+from lovasz_repro.study.base import base_network
+from lovasz_repro.study.cell import Choice, run_cell
+from lovasz_repro.study.identity import open_run
+from lovasz_repro.study.launch import held
+from lovasz_repro.study.workspace import Workspace
+from lovasz_repro.training.segmenter import (
+    BaseSegmenter,
+    BinarySegmenter,
+    NonFiniteError,
+    Segmenter,
+)
 
 CELL = Cell("bird", "lovasz_hinge", 0, 0)
 
@@ -52,8 +63,9 @@ def tiny(
 def run(config: Experiment, cell: Cell = CELL) -> Path:
     workspace = Workspace(config)
     with held(workspace.folder):
-        workspace.open([cell])
-        run_cell(workspace, cell, config.optim.lr)
+        open_run(workspace, [cell])
+        trained = cell.loss != UNTRAINED
+        run_cell(workspace, cell, Choice(config.optim.lr, trained * config.optim.steps))
     return workspace.folder / cell.path
 
 
@@ -189,8 +201,8 @@ def test_head_on_features_trains_as_the_head_on_images(shapes_root: Path, tmp_pa
     folder = run(config)
     assert read_json(folder / "result.json")["steps"] == 6
     workspace = Workspace(config)
-    base, _ = workspace.base(0)
-    source = workspace.source(base, features=True)
+    base, _ = base_network(workspace, 0)
+    source = workspace.source(base, base.backbone)
     assert source.features is not None
     index = np.arange(3)
     torch.testing.assert_close(
@@ -206,13 +218,80 @@ def test_non_finite_loss_says_where(shapes_root: Path, tmp_path: Path) -> None:
         run(config)
 
 
-def test_image_iou_of_the_records_is_scikit_learns(finished: Path, shapes_root: Path) -> None:
-    """The whole way: the network's last prediction at full size, scored by scikit-learn."""
-    images = pd.read_csv(finished / "images.csv", dtype={"id": str})
-    row = images.iloc[0]
-    truth = np.r_[np.ones(int(row.tp + row.fn)), np.zeros(int(row.fp) + 1)]
-    said = np.r_[np.ones(int(row.tp)), np.zeros(int(row.fn)), np.ones(int(row.fp)), 0]
-    assert row.iou == pytest.approx(jaccard_score(truth, said, zero_division=1.0), abs=1e-6)
+def test_image_iou_of_the_records_is_scikit_learns(
+    shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network's own logits at full size, thresholded and scored by scikit-learn."""
+    logits: dict[int, NDArray[np.float32]] = {}
+    original = BinarySegmenter.native
+
+    def watch(self: BinarySegmenter, batch: Batch, grids: torch.Tensor) -> torch.Tensor:
+        result = original(self, batch, grids)
+        for index, one, size in zip(batch.chosen, result, batch.native_sizes, strict=True):
+            logits[int(index)] = one[0, : size[0], : size[1]].numpy()
+        return result
+
+    monkeypatch.setattr(BinarySegmenter, "native", watch)
+    config = tiny(shapes_root, tmp_path)
+    folder = run(config)
+    workspace = Workspace(config)
+    images = pd.read_csv(folder / "images.csv", dtype={"id": str}).set_index("id")
+    curve = pd.read_csv(folder / "thresholds.csv")
+    threshold = read_json(folder / "result.json")["threshold"]
+    at_one: dict[bool, list[float]] = {True: [], False: []}
+    for index, score in logits.items():
+        row = images.loc[workspace.images.ids[index]]
+        mask = workspace.voc.mask(workspace.images.ids[index])
+        truth = mask == 3  # bird
+        valid = (mask != 255) | (not truth.any())
+        for cut, said in ((0, row.iou), (threshold, row.tuned_iou)):
+            expected = jaccard_score(truth[valid], (score > cut)[valid], zero_division=1.0)
+            assert said == pytest.approx(expected, abs=1e-6)
+        cuts = [-np.inf, *np.unique(score[valid])] if truth.any() else [np.inf]
+        best = max(
+            jaccard_score(truth[valid], (score > cut)[valid], zero_division=1.0)
+            for cut in cuts[:: max(1, len(cuts) // 50)]
+        )
+        assert row.oracle_iou >= best - 1e-6
+        cut = curve["threshold"][40]
+        expected = jaccard_score(truth[valid], (score > cut)[valid], zero_division=1.0)
+        at_one[bool(truth.any())].append(expected)
+    for name, kind in (("present", True), ("absent", False)):
+        assert curve[name][40] == pytest.approx(np.mean(at_one[kind]), abs=1e-6)
+
+
+def test_the_untrained_network_is_scored_beside_the_losses(
+    shapes_root: Path, tmp_path: Path
+) -> None:
+    config = tiny(shapes_root, tmp_path)
+    folder = run(config, Cell("bird", UNTRAINED, 0, 0))
+    result = read_json(folder / "result.json")
+    assert (result["steps"], result["lr"]) == (0, 0.02)
+    curve = pd.read_csv(folder / "curve.csv")
+    assert curve["step"].tolist() == [0]
+    assert curve["train_loss"].isna().all()
+
+
+def test_nothing_is_trained_on_held_out_or_val_images(
+    shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[int] = set()
+    original = SamplePlan.draw
+
+    def watch(self: SamplePlan, step: int) -> Any:
+        draws = original(self, step)
+        seen.update(draws.index.tolist())
+        return draws
+
+    monkeypatch.setattr(SamplePlan, "draw", watch)
+    config = tiny(shapes_root, tmp_path)
+    run(config)
+    workspace = Workspace(config)
+    held_out = workspace.holdout(0)
+    assert len(held_out)
+    assert seen  # the base's draws and the cell's
+    assert not seen & set(held_out.tolist())
+    assert not seen & set(workspace.index("val", 0).tolist())
 
 
 def test_study_json_says_what_the_hash_stands_for(finished: Path) -> None:

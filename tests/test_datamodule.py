@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
-from lovasz_repro.binary import SamplePlan
 from lovasz_repro.config import Base, Data, Experiment, Network, Optim
-from lovasz_repro.datamodule import DataModule, Source, Task
-from lovasz_repro.deeplab import build
+from lovasz_repro.data.binary import SamplePlan
+from lovasz_repro.data.datamodule import DataModule, Source, Task
+from lovasz_repro.data.voc import VOID
 from lovasz_repro.losses import hinge
-from lovasz_repro.segmenter import BinarySegmenter
-from lovasz_repro.voc import VOID
-from lovasz_repro.workspace import Workspace
+from lovasz_repro.models.deeplab import build
+from lovasz_repro.study.workspace import Workspace
+from lovasz_repro.training.segmenter import BinarySegmenter
 
 BIRD = 3
 
@@ -30,7 +30,7 @@ def source(shapes_root: Path) -> Source:
         cache=str(shapes_root / "cache"), image_size=81,
     )  # fmt: skip
     workspace = Workspace(Experiment("tiny", data=data, network=network, base=Base("all")))
-    return workspace.source(build(network), features=False)
+    return workspace.source(build(network), None)
 
 
 def module(source: Source, test_batch: int = 1) -> DataModule:
@@ -80,7 +80,9 @@ def test_evaluation_in_batches_is_that_of_single_images(source: Source) -> None:
     tables, pictures = [], []
     for size in (1, 5):
         data = module(source, size)
-        segmenter = BinarySegmenter(network.binary(BIRD), hinge, Optim(), 1e-3, 16).eval()
+        segmenter = BinarySegmenter(
+            network.binary(BIRD, "channel"), hinge, Optim(), 1e-3, 16
+        ).eval()
         segmenter.threshold = 0.01
         segmenter.on_test_epoch_start()
         with torch.inference_mode():

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lovasz_repro.config import Network
-from lovasz_repro.deeplab import AtrousHead, DeepLab, build, state_digest, to_native
+from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
+from lovasz_repro.models.deeplab import AtrousHead, DeepLab, build, state_digest, to_native
+from lovasz_repro.models.mobilenet import Dilated, MobileNetHead, mobilenetv2
 
 SMALL = Network(kind="deeplab_v2", backbone="test_resnet", output_stride=8, rates=(1, 2, 3, 4))
 
@@ -41,7 +44,7 @@ def test_grid_corners_meet_image_corners(stride: int) -> None:
 
 def test_binary_network_is_one_channel_of_the_base() -> None:
     base = build(SMALL).eval()
-    binary = base.binary(8).eval()
+    binary = base.binary(8, "channel").eval()
     torch.testing.assert_close(binary(image())[:, 0], base(image())[:, 8])
     next(iter(binary.backbone.parameters())).data.add_(1)
     assert not torch.equal(binary(image())[:, 0], base(image())[:, 8])  # nothing is shared
@@ -51,8 +54,72 @@ def test_torchvision_binary_network_is_one_channel_of_the_base() -> None:
     base = build(Network(kind="deeplabv3_resnet101"), pretrained=False).eval()
     logits = base(image())
     assert logits.shape == (2, 21, 9, 9)
-    single = base.binary(8).eval()(image())[:, 0]
+    single = base.binary(8, "channel").eval()(image())[:, 0]
     torch.testing.assert_close(single, logits[:, 8], rtol=1e-2, atol=1e-3)
+
+
+def test_log_odds_are_those_of_the_softmax() -> None:
+    base = build(SMALL).eval()
+    odds = base.binary(8, "log_odds").eval()(image())[:, 0]
+    p = base(image()).double().softmax(1)[:, 8]
+    torch.testing.assert_close(odds.double(), (p / (1 - p)).log(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [65, 81])
+def test_phases_are_the_dilated_convolutions(size: int) -> None:
+    """Value and gradient of the dilated blocks, grids of odd and of unequal sides."""
+    torch.manual_seed(0)
+    blocks = mobilenetv2()[-1].double()
+    assert isinstance(blocks, Dilated)
+    maps = torch.randn(2, 160, size // 16 + 1, 4, dtype=torch.float64, requires_grad=True)
+    by_phases = blocks(maps)
+    plain = blocks.one_by_one(maps)
+    torch.testing.assert_close(by_phases, plain)
+    weights = list(blocks.parameters())
+    ours, theirs = (
+        torch.autograd.grad(y.square().sum(), [maps, *weights]) for y in (by_phases, plain)
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["deeplabv3_mobilenetv2", "deeplabv3_resnet101"])
+def test_frozen_part_and_top_are_the_network(kind: str) -> None:
+    network = (
+        DeepLab(mobilenetv2(), MobileNetHead(21), 16, (0.5,) * 3, (0.5,) * 3)
+        if kind == "deeplabv3_mobilenetv2"
+        else build(Network(kind="deeplabv3_resnet101"), pretrained=False)
+    ).eval()
+    block = "blocks.7" if kind == "deeplabv3_mobilenetv2" else "layer4"
+    frozen, top = network.split("top", block)
+    assert frozen is not None
+    assert torch.equal(top.eval()(frozen(image())), network(image()))
+    backbone, head = network.split("head", "")
+    assert backbone is not None
+    assert torch.equal(head.eval()(backbone(image())), network(image()))
+    with pytest.raises(UserError, match="no block 'nowhere'; there is .*" + block):
+        network.split("top", "nowhere")
+
+
+def test_published_network_says_what_it_said(real_root: Path) -> None:
+    """How much of the labelled pixels of a few val images the published network finds."""
+    path = real_root.parent / "weights/deeplabv3_mobilenetv2_voc.pth"
+    network = build(
+        Network(kind="deeplabv3_mobilenetv2", output_stride=16, weights=str(path))
+    ).eval()
+    voc = VOC(real_root)
+    hit = union = 0
+    for name in voc.ids("val")[:12]:
+        pixels, mask = voc.pair(name)
+        canvas = np.full((513, 513, 3), 127.5, np.float32)
+        canvas[: mask.shape[0], : mask.shape[1]] = pixels
+        batch = torch.from_numpy(canvas / 127.5 - 1).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            logits = F.interpolate(network(batch), (513, 513), mode="bilinear", align_corners=True)
+        said = logits[0].argmax(0).numpy()[: mask.shape[0], : mask.shape[1]]
+        valid = mask != 255
+        hit += int(((said == mask) & (mask > 0) & valid).sum())
+        union += int((((said > 0) | (mask > 0)) & valid).sum())
+    assert hit / union > 0.75
 
 
 def test_frozen_batchnorm_does_not_move() -> None:

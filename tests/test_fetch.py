@@ -17,10 +17,10 @@ from scipy.io import savemat
 from torchvision.datasets import SBDataset
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
+from lovasz_repro.data.fetch import fetch
+from lovasz_repro.data.shapes import generate
+from lovasz_repro.data.voc import VOC, check, save_mask
 from lovasz_repro.errors import UserError
-from lovasz_repro.fetch import fetch
-from lovasz_repro.shapes import generate
-from lovasz_repro.voc import VOC, check, save_mask
 
 VOC_TAR = "VOCtrainval_11-May-2012.tar"
 SBD_TAR = "benchmark.tgz"
@@ -284,7 +284,7 @@ def test_interrupted_step_is_redone(
     def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    where = "tarfile.TarFile" if step == "extractall" else "lovasz_repro.fetch"
+    where = "tarfile.TarFile" if step == "extractall" else "lovasz_repro.data.fetch"
     with monkeypatch.context() as patch:
         patch.setattr(f"{where}.{step}", interrupt)
         with pytest.raises(KeyboardInterrupt):

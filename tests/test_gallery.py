@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,11 @@ import pytest
 import synthetic
 from PIL import Image
 
+from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
-from lovasz_repro.gallery import choose, scaled, write_gallery
+from lovasz_repro.files import read_json
 from lovasz_repro.records import load
-from lovasz_repro.voc import VOC
+from lovasz_repro.report.gallery import choose, scaled, write_gallery
 
 CATEGORIES = synthetic.CATEGORIES[:2]
 
@@ -133,7 +133,7 @@ def test_without_both_losses_the_gallery_is_empty(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     synthetic.write_study(runs, categories=CATEGORIES, losses=("hinge",), images_per_cell=4)
     write_gallery(runs, VOC(photographs.write_voc(runs, tmp_path / "voc")))
-    assert json.loads((runs / "gallery/gallery.json").read_text()) == {"images": []}
+    assert read_json(runs / "gallery/gallery.json") == {"images": []}
 
 
 def test_missing_predictions_are_named(tmp_path: Path) -> None:

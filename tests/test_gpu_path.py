@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lovasz_repro.config import Network, Optim
-from lovasz_repro.datamodule import DataModule, Source, Task
-from lovasz_repro.deeplab import build
+from lovasz_repro.data.datamodule import DataModule, Source, Task
 from lovasz_repro.losses import LOSSES, lovasz_hinge, lovasz_softmax
-from lovasz_repro.segmenter import BaseSegmenter, BinarySegmenter, measures
+from lovasz_repro.models.deeplab import build
+from lovasz_repro.training.segmenter import BaseSegmenter, BinarySegmenter, measures
 
 RAISES_ON_CUDA = {
     "_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "grid_sampler_2d_backward",
@@ -101,7 +101,9 @@ def test_a_training_step(
         segmenter: Any = BaseSegmenter(network, Optim(), network.stride)
     else:
         loss = LOSSES["mixed"]
-        segmenter = BinarySegmenter(network.binary(BIRD), loss, Optim(), 1e-3, network.stride)
+        segmenter = BinarySegmenter(
+            network.binary(BIRD, "channel"), loss, Optim(), 1e-3, network.stride
+        )
     segmenter.to("meta")
     batch = prepared(data, data._training_step(0))
     logits = segmenter(batch.inputs)
@@ -115,7 +117,9 @@ def test_a_training_step(
 def test_a_validation_step(calls: Calls, source: Source) -> None:  # noqa: F811
     data = module(source)
     network = build(NETWORKS[0])
-    segmenter = BinarySegmenter(network.binary(BIRD), LOSSES["hinge"], Optim(), 1e-3, 16).to("meta")
+    segmenter = BinarySegmenter(
+        network.binary(BIRD, "channel"), LOSSES["hinge"], Optim(), 1e-3, 16
+    ).to("meta")
     batch = prepared(data, next(iter(data.val_dataloader())))
     with torch.no_grad():
         segmenter.validation_step(batch, 0)

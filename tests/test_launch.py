@@ -16,7 +16,8 @@ from test_study import command, contents
 
 from lovasz_repro.__main__ import main
 from lovasz_repro.errors import UserError
-from lovasz_repro.records import load, read_json
+from lovasz_repro.files import read_json
+from lovasz_repro.records import load
 
 ON_RAY = ["--launcher", "ray"]
 
@@ -57,7 +58,7 @@ def test_a_process_of_slurm_is_no_rank_of_a_training(shapes_root: Path, tmp_path
     run = [sys.executable, "-m", "lovasz_repro", *command(shapes_root, tmp_path)]
     few = ["--tuning.lrs", "[]", "--cells.categories", "[bird]", "--cells.losses", "[hinge]"]
     subprocess.run([*run, *few], env={**os.environ, **slurm}, check=True, capture_output=True)
-    assert len(load(tmp_path / "demo").results) == 1
+    assert len(load(tmp_path / "demo").results) == 2
     assert list((tmp_path / "demo/tensorboard/bird/hinge/fold0-seed0").glob("events.*"))
 
 
@@ -84,7 +85,7 @@ def test_a_study_outlives_its_driver_and_a_node(
 ) -> None:
     """kill -9 of the driver, then of a node with a cell on it: the bytes of a local run."""
     # Cells that last: the head alone must not be through before a worker of the node has started.
-    slower = ["--optim.steps", "200", "--cells.seeds", "[0, 1]"]
+    slower = ["--tuning.lrs", "[]", "--optim.steps", "200", "--cells.seeds", "[0, 1]"]
     local = command(shapes_root, tmp_path / "local")
     subprocess.run([sys.executable, "-m", "lovasz_repro", *local, *slower], check=True)
     runs = tmp_path / "ray"
@@ -105,7 +106,7 @@ def test_a_study_outlives_its_driver_and_a_node(
         assert not (folder / "result.json").exists()
         output, _ = second.communicate(timeout=300)
     assert second.returncode == 0, output
-    assert "[8/8]" in output
+    assert "[12/12]" in output
     assert load(runs / "demo").missing == []
     assert contents(runs / "demo") == contents(tmp_path / "local" / "demo")
 

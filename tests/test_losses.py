@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise, permutations, product
@@ -15,20 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lovasz_repro import lovasz
-from lovasz_repro.errors import UserError
 from lovasz_repro.losses import (
     LOSSES,
     Loss,
     cross_entropy,
+    extension,
     hinge,
     lovasz_hinge,
     lovasz_softmax,
     make_loss,
     soft_jaccard,
 )
-from lovasz_repro.lovasz import Method
-from lovasz_repro.lovasz_cpu import _compiled
+from lovasz_repro.losses.extension import Method
+from lovasz_repro.losses.loops import _compiled
 
 # Timing is no test; the examples are many small batches, each with several images.
 settings.register_profile("losses", max_examples=25, deadline=None)
@@ -68,7 +68,7 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
     """The loops that a CPU runs, and the operations of torch that a GPU runs."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "operations":
-            patch.setattr(lovasz, "on_cpu", lambda tensor: False)
+            patch.setattr(extension, "on_cpu", lambda tensor: False)
         yield request.param
 
 
@@ -563,5 +563,36 @@ def test_registry_and_mixtures() -> None:
         2 * hinge(*batch) + cross_entropy(*batch) / 4,
     )
     for wrong in ("dice", {"hinge": 1.0, "dice": 1.0}, {}):
-        with pytest.raises(UserError, match="lovasz_hinge_per_batch"):
+        with pytest.raises(ValueError, match="lovasz_hinge_per_batch"):
             make_loss(wrong)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("method", ["sort", "bins"])
+def test_softmax_reads_no_void(broken: float, method: Method) -> None:
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 3, 20), torch.randint(0, 3, (2, 20))
+    target[:, ::4] = 255
+    expected = lovasz_softmax(logits, target, method=method)
+    logits[:, :, ::4] = broken
+    logits.requires_grad_()
+    value = lovasz_softmax(logits, target, method=method)
+    torch.autograd.backward(value)
+    assert torch.equal(value, expected)
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert not logits.grad[:, :, ::4].any()
+
+
+@pytest.mark.parametrize("ignore_index", [256, 257, 258, -1])
+def test_a_void_label_that_the_type_cannot_hold_is_nowhere(ignore_index: int) -> None:
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 3, 20), torch.randint(0, 3, (2, 20))
+    expected = lovasz_softmax(logits, target)
+    small = target.to(torch.uint8)
+    assert torch.equal(lovasz_softmax(logits, small, ignore_index=ignore_index), expected)
+    small[0, 0] = 255
+    with pytest.raises(ValueError, match="labels must be"):
+        lovasz_softmax(logits, small, ignore_index=ignore_index)
+    with pytest.raises(ValueError, match="labels must be"):  # −1 is not 255
+        lovasz_softmax(logits, target.to(torch.int8).index_fill(1, torch.tensor([0]), -1))

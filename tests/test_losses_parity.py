@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lovasz_repro import lovasz
-from lovasz_repro.losses import Loss, lovasz_hinge, lovasz_softmax
-from lovasz_repro.lovasz import Method
+from lovasz_repro.losses import Loss, extension, lovasz_hinge, lovasz_softmax
+from lovasz_repro.losses.extension import Method
 
 
 def value_and_gradient(loss: Loss, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,5 +114,5 @@ def test_loops_of_a_cpu_agree_with_operations_of_a_gpu(
         ]
 
     by_loops = results()
-    monkeypatch.setattr(lovasz, "on_cpu", lambda tensor: False)
+    monkeypatch.setattr(extension, "on_cpu", lambda tensor: False)
     torch.testing.assert_close(results(), by_loops, rtol=1e-5, atol=1e-8)

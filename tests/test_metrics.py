@@ -6,7 +6,15 @@ import pytest
 import torch
 from sklearn.metrics import jaccard_score
 
-from lovasz_repro.metrics import ImageIoU, confusion, iou, threshold_of_best_image_iou
+from lovasz_repro.training.metrics import (
+    THRESHOLDS,
+    ImageIoU,
+    confusion,
+    iou,
+    iou_at_thresholds,
+    oracle_iou,
+    threshold_of_best_image_iou,
+)
 
 
 def batch(count: int = 30) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,3 +79,26 @@ def test_zero_is_kept_among_equals() -> None:
     target = torch.tensor([[1, 0, 0, 0]])
     logits = torch.tensor([[2.0, -1.0, -1.5, -2.0]])
     assert threshold_of_best_image_iou(logits, target) == (0.0, 1.0)
+
+
+def test_iou_at_thresholds_is_that_of_each_prediction() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, 7, 9) * 3
+    logits[0, 0] = THRESHOLDS[30].float()  # equal to a threshold: not above it
+    target = torch.randint(0, 2, (3, 7, 9))
+    target[1] = 0
+    target[:, 2] = 255
+    expected = torch.stack([iou(confusion(logits > t, target)) for t in THRESHOLDS.float()], dim=1)
+    torch.testing.assert_close(iou_at_thresholds(logits, target), expected, rtol=0, atol=0)
+
+
+def test_oracle_iou_is_the_best_of_all_thresholds() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(4, 6, 5).round(decimals=1)  # ties
+    target = torch.randint(0, 2, (4, 6, 5))
+    target[1] = 0
+    target[2, :3] = 255
+    target[3] = 255
+    cuts = [-10.0, *sorted(set(logits.flatten().tolist()))]
+    every = torch.stack([iou(confusion(logits > cut, target)) for cut in cuts])
+    torch.testing.assert_close(oracle_iou(logits, target), every.amax(0), rtol=0, atol=1e-12)

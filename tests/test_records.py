@@ -11,20 +11,15 @@ import pytest
 from synthetic import HASH, write_study
 
 from lovasz_repro.errors import UserError
-from lovasz_repro.records import (
-    CURVE_COLUMNS,
-    IMAGE_COLUMNS,
-    Cell,
-    Grid,
-    atomic,
-    load,
-    sha256,
-    write_bytes,
-    write_json,
-    write_table,
-)
+from lovasz_repro.files import atomic, sha256, write_bytes, write_json, write_table
+from lovasz_repro.records import CURVE_COLUMNS, IMAGE_COLUMNS, Cell, Grid, load
 
 CELL = Cell("bird", "hinge", 0, 0)
+SHOWN = {
+    **{"category": "bird", "id": "other", "rule": "median", "fold": 0, "seed": 0},
+    **{"gain": 0.1, "width": 200, "height": 150, "iou": {"hinge": 0.5}},
+    **{"image": "a.jpg", "truth": "b.png", "outline": "c.png", "overlays": {"hinge": "d.png"}},
+}
 GRID = Grid(("bird", "cat"), ("cross_entropy", "hinge"), (0,), (0, 1))
 
 
@@ -73,7 +68,7 @@ def test_a_whole_study_is_read_back(runs: Path) -> None:
     assert records.images["id"].map(type).eq(str).all()
     assert records.bases[0]["iou"].keys() == {"bird", "cat"}
     assert records.costs[CELL]["seconds_per_step"] > 0
-    assert records.learning_rates["hinge"]["chosen"] > 0
+    assert records.tuning["fold0"]["hinge"]["lr"] > 0
 
 
 def test_stored_numbers_agree_with_the_tables(runs: Path) -> None:
@@ -92,10 +87,10 @@ def test_losses_are_innermost_in_the_grid() -> None:
 
 
 def test_a_zip_is_read_as_its_folder(runs: Path) -> None:
-    write_json(runs / "gallery/gallery.json", {"images": [{"id": "a"}]})
+    write_json(runs / "gallery/gallery.json", {"images": [SHOWN]})
     (runs / GRID.cells()[-1].path / "result.json").unlink()
     folder, archive = load(runs), load(zipped(runs))
-    assert folder.gallery == [{"id": "a"}]
+    assert folder.gallery == [SHOWN]
     for name, value in vars(folder).items():
         if isinstance(value, pd.DataFrame):
             pd.testing.assert_frame_equal(value, vars(archive)[name], check_exact=True)
@@ -170,7 +165,7 @@ DAMAGES: list[tuple[Callable[[Path], None], str, str]] = [
     (truncate, "images.csv", "SHA-256"),
     (drop_curve, "curve.csv", "cannot be read"),
     (put_nan, "images.csv", "not a finite number in column hinge"),
-    (put_infinity, "curve.csv", "not a finite number in column image_iou"),
+    (put_infinity, "curve.csv", r"not a number in \[0, 1\] in column image_iou"),
     (rename_column, "images.csv", "expected"),
     (halve_result, "result.json", "not valid JSON"),
     (list_result, "result.json", "expected a JSON object"),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
-import json
 import os
 import re
 import shutil
@@ -16,22 +16,34 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import photographs
 import pytest
 import synthetic
+import test_recount
+from PIL import Image
 
 from lovasz_repro import report
+from lovasz_repro.__main__ import main
+from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
-from lovasz_repro.gallery import write_gallery
-from lovasz_repro.records import Cell, load, write_bytes, write_cell
+from lovasz_repro.files import read_json, write_bytes, write_json
+from lovasz_repro.records import Cell, load, write_cell
 from lovasz_repro.report import drawing
 from lovasz_repro.report.archive import pack, read_files
-from lovasz_repro.report.document import points, signed
-from lovasz_repro.voc import VOC
+from lovasz_repro.report.document import percent, points, signed
+from lovasz_repro.report.examples import COLORS, difference
+from lovasz_repro.report.gallery import _tint, write_gallery
+from lovasz_repro.report.sections import Study, curve_table
+from lovasz_repro.report.style import style
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+LIST = "<!-- reports:begin --><!-- reports:end -->"
+BENCH = "<!-- bench:begin --><!-- bench:end --><!-- train:begin --><!-- train:end -->"
+ROOT = Path(__file__).parents[1]
 CATEGORIES = synthetic.CATEGORIES[:3]
 CELL = Cell("bicycle", "hinge", 1, 0)
+LINKS = ("../../experiments/head.yaml", "../README.md")
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -43,15 +55,24 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A whole study with a gallery, and its report."""
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole study with a gallery; beside it what its report's links lead to."""
     root = tmp_path_factory.mktemp("whole")
+    for name in ("experiments/head.yaml", "reports/README.md"):
+        write_bytes(root / name, b"")
     runs = root / "runs"
     synthetic.write_study(runs, categories=CATEGORIES, images_per_cell=12)
     photographs.write_predictions(runs)
     write_gallery(runs, VOC(photographs.write_voc(runs, root / "voc")))
-    report.write_report(runs, root / "out")
-    return runs, root / "out"
+    return runs
+
+
+@pytest.fixture(scope="module")
+def written(recorded: Path) -> tuple[Path, Path]:
+    """The study and its report."""
+    out = recorded.parent / "reports/head"
+    report.write_report(recorded, out)
+    return recorded, out
 
 
 @pytest.fixture
@@ -114,6 +135,72 @@ class TestBytes:
         assert (tmp_path / "notes.txt").read_text() == "old"
 
 
+@pytest.fixture(scope="module")
+def plain(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("plain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "_svg", lambda figure: b"<svg/>")
+        patch.setattr(drawing, "_png", lambda figure: b"png")
+        report.write_report(recorded, out, photographs=False)
+    return out
+
+
+class TestWithoutPhotographs:
+    def test_there_are_none(self, plain: Path, recorded: Path) -> None:
+        with zipfile.ZipFile(plain / "records.zip") as archive:
+            kept = {name: archive.read(name) for name in archive.namelist()}
+        everything = kept | files(plain)
+        assert [n for n, content in everything.items() if content.startswith(b"\xff\xd8")] == []
+        assert b"image/jpeg" not in everything["index.html"]
+        left_out = {entry["image"] for entry in load(recorded).gallery}
+        assert len(left_out) == 9
+        assert not any(name.encode() in kept["gallery/gallery.json"] for name in left_out)
+        # Nothing else is lost.
+        assert {f"gallery/{name}" for name in left_out} | kept.keys() == set(
+            read_files(recorded, load(recorded))
+        )
+
+    def test_a_report_from_its_archive_is_the_same(
+        self, plain: Path, tmp_path: Path, undrawn: None
+    ) -> None:
+        for shown in (True, False):
+            out = tmp_path / str(shown)
+            report.write_report(plain / "records.zip", out, shown)
+            assert files(out) == files(plain)
+
+    def test_every_example_is_shown(self, plain: Path) -> None:
+        page = (plain / "index.html").read_text("utf-8")
+        assert page.count('class="example"') == 9
+        assert page.count("<figcaption>truth</figcaption>") == 9
+        assert "<figcaption>image</figcaption>" not in page
+        assert "--image:" not in page
+        assert len(list((plain / "figures/gallery").glob("*.png"))) == 9
+
+    def test_the_command_s_flag(
+        self, recorded: Path, tmp_path: Path, plain: Path, undrawn: None
+    ) -> None:
+        arguments = ["report", "--runs", str(recorded), "--out", str(tmp_path / "out")]
+        assert main([*arguments, "--without-photographs"]) == 0
+        assert files(tmp_path / "out") == files(plain)
+
+
+def test_a_difference_is_found_missed_and_false() -> None:
+    truth, prediction = (np.zeros((3, 4), bool) for _ in "12")
+    truth[:2, :2] = True
+    prediction[1:, :2] = True
+    shown = difference(*(_tint(mask, "#123456") for mask in (truth, prediction)))
+    with Image.open(io.BytesIO(shown)) as picture:
+        pixels = np.asarray(picture.convert("RGBA"))
+    for name, mask in (
+        ("found", truth & prediction),
+        ("missed", truth & ~prediction),
+        ("false", ~truth & prediction),
+    ):
+        color = np.array([*bytes.fromhex(COLORS[name][1:]), 255])
+        assert ((pixels == color).all(-1) == mask).all(), name
+    assert (pixels[~(truth | prediction), 3] == 0).all()
+
+
 class TestContent:
     def test_sections_come_in_order(self, written: tuple[Path, Path]) -> None:
         page = (written[1] / "index.html").read_text("utf-8")
@@ -123,6 +210,9 @@ class TestContent:
             "by-category",
             "training",
             "sources",
+            "by-prevalence",
+            "operating-point",
+            "pixels",
             "predictions",
             "surrogates",
             "practice",
@@ -145,7 +235,16 @@ class TestContent:
         page = (written[1] / "index.html").read_text("utf-8")
         sources = re.findall(r'(?:src|srcset|href)="([^"]*)"|url\(([^)]*)\)', page)
         assert sources
-        assert all((a or b).startswith(("data:", "#")) for a, b in sources)
+        loaded = [a or b for a, b in sources if not (a or b).startswith(("data:", "#"))]
+        tables = [f"tables/{path.name}" for path in self.linked_tables(written[1], page)]
+        assert sorted(loaded) == sorted([*tables, *LINKS])
+        assert len(tables) > 10
+
+    def linked_tables(self, out: Path, page: str) -> list[Path]:
+        """The CSV files that the page's links lead to, which are there."""
+        paths = [out / link for link in re.findall(r'<a href="(tables/[^"]+)">CSV</a>', page)]
+        assert all(path.is_file() for path in paths)
+        return paths
 
     def test_markdown_links_are_there(self, written: tuple[Path, Path]) -> None:
         out = written[1]
@@ -155,7 +254,7 @@ class TestContent:
 
     def test_figures_are_xml_without_a_date(self, written: tuple[Path, Path]) -> None:
         figures = sorted((written[1] / "figures").glob("*.svg"))
-        assert len(figures) == 9
+        assert len(figures) == 12
         for path in figures:
             ElementTree.fromstring(path.read_text("utf-8"))
             assert "<dc:date>" not in path.read_text("utf-8")
@@ -164,11 +263,63 @@ class TestContent:
     def test_the_answer_holds_the_table_s_numbers(self, written: tuple[Path, Path]) -> None:
         out = written[1]
         with (out / "tables/image-iou.csv").open(encoding="utf-8") as file:
-            value = {row["loss"]: float(row["value"]) for row in csv.DictReader(file)}
+            value = {row["row"]: float(row["value"]) for row in csv.DictReader(file)}
         answer = (out / "report.md").read_text("utf-8").split("\n\n")[2]
         assert f"{100 * value['lovasz_hinge']:.1f}\u00a0%" in answer
         assert f"{100 * value['cross_entropy']:.1f}\u00a0%" in answer
-        assert "quoted from memory, not checked against the PDF" in answer
+        assert "where the paper has +3.4†" in answer
+
+    def test_the_paper_s_values_are_marked_once(self, written: tuple[Path, Path]) -> None:
+        for name in ("report.md", "index.html"):
+            text = (written[1] / name).read_text("utf-8")
+            assert text.count("quoted from memory, not checked against the PDF") == 1
+
+    def test_table_1_is_sorted_and_holds_what_needs_no_training(
+        self, written: tuple[Path, Path]
+    ) -> None:
+        text = (written[1] / "report.md").read_text("utf-8")
+        table = text[text.index("| training loss | image-IoU") :].split("\n\n")[0]
+        rows = [line.split(" | ") for line in table.splitlines()[2:]]
+        values = [float(re.sub(r"[*]|<sub>.*", "", row[1])) for row in rows]
+        assert values == sorted(values, reverse=True)
+        names = [row[0].removeprefix("| ") for row in rows]
+        assert {"untrained network", "untrained, threshold chosen", "all background"} < set(names)
+        assert values[names.index("all background")] == 50.0
+
+    def test_table_1_counted_again(self, written: tuple[Path, Path]) -> None:
+        test_recount.check(written[1])
+
+    def test_the_untrained_network_is_no_loss_of_a_claim(self, written: tuple[Path, Path]) -> None:
+        for name in ("measures", "claims", "costs"):
+            with (written[1] / f"tables/{name}.csv").open(encoding="utf-8") as file:
+                text = file.read()
+            assert ("untrained" in text) == (name == "costs"), name
+
+    def test_curves_start_with_the_untrained_network(self, written: tuple[Path, Path]) -> None:
+        records = load(written[0])
+        table = (
+            curve_table(Study(records, {}))
+            .set_index(["measure", "loss", "step"])["middle"]
+            .sort_index()
+        )
+        for loss in ("cross_entropy", "lovasz_hinge"):
+            assert table.loc[("image_iou", loss)].index.tolist()[:2] == [0, 50]
+            assert table.loc[("hinge", loss, 0)] == pytest.approx(1)
+            gains = []
+            for category in CATEGORIES:
+                rows = records.curves[
+                    (records.curves["category"] == category) & (records.curves["step"] == 50)
+                ]
+                means = rows.groupby("loss")["image_iou"].mean()
+                gains.append(100 * (means[loss] - means["cross_entropy"]))
+            if loss != "cross_entropy":
+                assert table.loc[("gain", loss, 50)] == pytest.approx(sorted(gains)[1])
+        assert "untrained" not in table.index.get_level_values("loss")
+
+    def test_headings_state_findings(self, written: tuple[Path, Path]) -> None:
+        text = (written[1] / "report.md").read_text("utf-8")
+        found = re.findall(r"^## (.*)$", text, re.MULTILINE)
+        assert [heading for heading in found if not any(c.isdigit() for c in heading)] == []
 
     def test_the_paper_stands_beside_ours(self, written: tuple[Path, Path]) -> None:
         text = (written[1] / "report.md").read_text("utf-8")
@@ -177,7 +328,7 @@ class TestContent:
             ("hinge", "75.8"),
             ("Lovász hinge", r"80\.5"),
         ):
-            assert re.search(rf"^\| {loss} \| (\*\*)?{value}", text, re.MULTILINE)
+            assert re.search(rf"^\| {loss} \| [^|]* \| (\*\*)?{value}", text, re.MULTILINE)
 
     @pytest.mark.usefixtures("undrawn")
     def test_generated_shapes_carry_a_banner(
@@ -215,15 +366,15 @@ class TestIncomplete:
             for seed in (0,)
         ]
         text = text_of(self.study(tmp_path, losses=losses, missing=missing))
-        assert "Cells not run: 6 of 30." in text
+        assert "Cells not run: 6 of 36." in text
         assert "cannot say which of the two gives the better image-IoU" in text
-        assert re.search(r"^\| Lovász hinge \| \*\*80\.5\*\* \| missing", text, re.MULTILINE)
+        assert re.search(r"^\| Lovász hinge \| missing \| \*\*80\.5\*\*", text, re.MULTILINE)
 
     def test_a_missing_cell_leaves_its_category_out_of_means(
         self, tmp_path: Path, text_of: Callable[[Path], str]
     ) -> None:
         text = text_of(self.study(tmp_path, missing=[CELL]))
-        assert "Cells not run: 1 of 30." in text
+        assert "Cells not run: 1 of 36." in text
         assert str(CELL) in text
         assert "Levels are means over 2 of 3 categories" in text
         assert "mean over 3 categories: a difference of" in text  # which does not need the hinge
@@ -237,23 +388,30 @@ class TestIncomplete:
 
     def test_a_rate_that_diverged(self, tmp_path: Path, text_of: Callable[[Path], str]) -> None:
         runs = self.study(tmp_path)
-        rates = json.loads((runs / "learning_rates.json").read_text())
-        rates["hinge"]["curve"][3]["image_iou"] = None
-        rates["hinge"] |= {"chosen": 0.01, "at_edge": False}
-        rates["mixed"] |= {"chosen": 0.001, "at_edge": True}
-        (runs / "learning_rates.json").write_text(json.dumps(rates))
+        tuning = read_json(runs / "tuning.json")
+        for fold in tuning.values():
+            for entry in fold.values():
+                entry["at_edge"] = False
+        loss = next(loss for loss, entry in tuning["fold1"].items() if entry["lr"] != 0.03)
+        trial = next(t for t in tuning["fold1"][loss]["trials"] if t["lr"] == 0.03)
+        trial["image_iou"] = None  # one of three categories
+        tuning["fold0"]["mixed"]["at_edge"] = True
+        write_json(runs / "tuning.json", tuning)
         text = text_of(runs)
-        assert re.search(r"^\| hinge \|.*\| diverged \|$", text, re.MULTILINE)
-        assert "The rate of cross-entropy + Lovász lies at the edge of what was tried." in text
+        assert re.findall(r"^\| (.*) \| (\d) \|.*\| diverged \|$", text, re.MULTILINE) == [
+            (style(loss).label, "1")
+        ]
+        assert "lies the rate of cross-entropy + Lovász (fold 0)." in text
+        assert text.count("\u00a0‡") == 1
 
     def test_a_failed_cell(self, tmp_path: Path, text_of: Callable[[Path], str]) -> None:
         text = text_of(self.study(tmp_path, failed={CELL: "loss not finite at step 30"}))
-        assert "Cells that failed: 1 of 30." in text
+        assert "Cells that failed: 1 of 36." in text
         assert f"{CELL}: loss not finite at step 30" in text
 
     def test_mixed_hashes(self, tmp_path: Path, text_of: Callable[[Path], str]) -> None:
         text = text_of(self.study(tmp_path, stale=[CELL]))
-        assert "(5ca1ab1e): 1 of 30; run the study again." in text
+        assert "(5ca1ab1e): 1 of 36; run the study again." in text
         assert str(CELL) in text
 
     def test_a_truncated_table_is_named(self, tmp_path: Path) -> None:
@@ -269,11 +427,23 @@ class TestIncomplete:
         frame = load(runs).images.query("id == '2007_000000'").iloc[:1]
         cell = Cell(*frame.iloc[0][["category", "loss", "fold", "seed"]])
         images = synthetic.images_of(cell, 6, 0.0).assign(iou=float("nan"))
-        result = json.loads((runs / cell.path / "result.json").read_text())
-        curve = synthetic.curve_of(cell, 300)
-        write_cell(runs / cell.path, images, curve, result, {})
-        with pytest.raises(UserError, match=r"images\.csv: not a finite number in column iou"):
+        result = read_json(runs / cell.path / "result.json")
+        tables = {
+            "images.csv": images,
+            "curve.csv": synthetic.curve_of(cell, 300),
+            "thresholds.csv": synthetic.thresholds_of(images),
+        }
+        write_cell(runs / cell.path, tables, result, synthetic.cost(cell))
+        with pytest.raises(UserError, match=r"images\.csv: not a number in \[0, 1\] in column iou"):
             report.write_report(runs, tmp_path / "out")
+
+    def test_without_a_gallery_there_is_no_empty_section(
+        self, tmp_path: Path, text_of: Callable[[Path], str]
+    ) -> None:
+        text = text_of(self.study(tmp_path))
+        page = (tmp_path / "out/index.html").read_text("utf-8")
+        assert 'id="predictions"' not in page
+        assert text.count("These records hold no pictures of predictions.") == 1
 
     def test_no_cells_at_all(self, tmp_path: Path, text_of: Callable[[Path], str]) -> None:
         runs = self.study(tmp_path, losses=("lovasz_hinge",), folds=(0,), seeds=(0,))
@@ -290,8 +460,8 @@ class TestIncomplete:
         for pattern in ("[!s]*.json", "base/*/*", "cells/**/cost.json"):
             for path in runs.glob(pattern):
                 path.unlink()
-        study = json.loads((runs / "study.json").read_text())
-        (runs / "study.json").write_text(json.dumps({**study, "config": {}, "data": {}}))
+        study = read_json(runs / "study.json")
+        write_json(runs / "study.json", {**study, "config": {}, "data": {}})
         text = text_of(runs)
         for part in ("Commit", "Hardware", "Versions", "Records of", "Wall-clock"):
             assert re.search(rf"^- {part}( \(UTC\))?: not recorded$", text, re.MULTILINE)
@@ -326,11 +496,7 @@ def test_hostile_names_are_escaped(tmp_path: Path, undrawn: None) -> None:
     runs = tmp_path / "runs"
     failed = {CELL: HOSTILE}
     synthetic.write_study(runs, categories=CATEGORIES, images_per_cell=4, failed=failed)
-    study = json.loads((runs / "study.json").read_text())
-    study["experiment"] = HOSTILE
-    study["data"]["lists"] = {HOSTILE: {"images": 1, "sha256": HOSTILE}}
-    (runs / "study.json").write_text(json.dumps(study))
-    (runs / "machine.json").write_text(json.dumps({"commit": HOSTILE, "processor": HOSTILE}))
+    write_json(runs / "machine.json", {"commit": HOSTILE, "processor": HOSTILE})
     page = report.write_report(runs, tmp_path / "out").read_text("utf-8")
     tags = Tags(page).tags
     assert sum(tag == "script" for tag, _ in tags) == 1
@@ -362,7 +528,7 @@ class TestReadme:
             synthetic.write_study(
                 runs,
                 categories=CATEGORIES,
-                seeds=(0,),
+                seeds=(0, 1) if name == "head" else (0,),
                 images_per_cell=4,
                 experiment=name,
                 generated=generated,
@@ -371,20 +537,67 @@ class TestReadme:
             write_bytes(archive, pack(read_files(runs, load(runs))))
         return tmp_path / "reports"
 
-    def test_the_table_stands_between_the_markers(self, tmp_path: Path, reports: Path) -> None:
+    def test_the_result_stands_between_the_markers(self, tmp_path: Path, reports: Path) -> None:
         readme = tmp_path / "README.md"
-        readme.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nMore.\n", encoding="utf-8")
+        readme.write_text(f"# Title\n\n{BEGIN}\nformer\n{END}\n\nMore.\n", encoding="utf-8")
+        (reports / "README.md").write_text(LIST, encoding="utf-8")
         report.update_readme(readme, reports)
         once = readme.read_text("utf-8")
         report.update_readme(readme, reports)
         assert readme.read_text("utf-8") == once
-        assert once.startswith(f"# Title\n\n{BEGIN}\n| training loss | paper (quoted) |")
+        assert once.startswith(f"# Title\n\n{BEGIN}\n- Training with the Lovász hinge gives ")
         assert once.endswith(f"{END}\n\nMore.\n")
-        assert "old" not in once
+        assert "former" not in once
         assert "demo" not in once
-        assert "[head](reports/head/report.md)" in once
-        assert "(reports/finetune/figures/gain.svg)" in once
-        assert "quoted from memory, not checked against the PDF" in once
+        assert "[the report of `head`](reports/head/report.md)" in once
+        assert "Other reports: [finetune](reports/finetune/report.md)." in once
+        assert "(reports/head/figures/gain.svg)" in once
+        assert "(reports/finetune/figures/gain.svg)" not in once
+        assert once.count("quoted from memory, not checked against the PDF") == 1
+        listed = (reports / "README.md").read_text("utf-8")
+        assert "- [head](head/report.md): 3 categories, 72 of 72 cells." in listed
+        assert "demo" not in listed
+
+    def test_its_tables_hold_the_report_s_numbers(self, tmp_path: Path, reports: Path) -> None:
+        readme = tmp_path / "README.md"
+        readme.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+        report.update_readme(readme, reports)
+        study = Study(load(reports / "head/records.zip"), {})
+        tables = re.findall(r"((?:^\|.*\n)+)", readme.read_text("utf-8"), re.MULTILINE)
+        decided, rows = ([line.split(" | ") for line in t.splitlines()[2:]] for t in tables)
+        assert [row[3].strip("*") for row in decided] == [
+            style(loss).label for loss in study.choices["loss"]
+        ]
+        level = {style(row.row).label: row for row in study.headline.itertuples()}
+        assert len(rows) == len(level)
+        values = [level[row[0].removeprefix("| ")].value for row in rows]
+        assert values == sorted(values, reverse=True)
+        for row in rows:
+            own = level[row[0].removeprefix("| ")]
+            assert re.sub(r"[*]|<sub>.*", "", row[2]).strip() == percent(own.value)
+            assert re.sub(r"<sub>.*", "", row[3]).strip() == points(own.difference)
+            assert row[4].strip("* |") == percent(own.present)
+
+    def test_the_benchmarks_have_a_file_of_their_own(self, tmp_path: Path) -> None:
+        readme, bench = tmp_path / "README.md", tmp_path / "reports/bench"
+        readme.write_text(f"{BEGIN}{END}", encoding="utf-8")
+        shutil.copytree(ROOT / "reports/bench", bench)
+        (bench / "README.md").write_text(BENCH, encoding="utf-8")
+        report.update_readme(readme, tmp_path / "reports")
+        text = (bench / "README.md").read_text("utf-8")
+        with (bench / "loss.csv").open(encoding="utf-8") as file:
+            smp = next(
+                row
+                for row in csv.DictReader(file)
+                if row["loss"] == "smp" and row["case"] == "8x321x321, hard"
+            )
+        assert f"| 8x321x321, hard | smp | {float(smp['milliseconds']):.1f} |" in text
+        assert "| finetune-top | bare step |" in text
+        before = readme.read_bytes()
+        (bench / "README.md").unlink()
+        with pytest.raises(UserError, match=r"bench.README\.md"):
+            report.update_readme(readme, tmp_path / "reports")
+        assert readme.read_bytes() == before
 
     def test_without_reports_it_says_so(self, tmp_path: Path) -> None:
         readme = tmp_path / "README.md"
@@ -401,9 +614,6 @@ class TestReadme:
         assert readme.read_text() == content
 
 
-ROOT = Path(__file__).parents[1]
-
-
 @pytest.mark.parametrize(
     "archive", sorted(ROOT.glob("reports/*/records.zip")), ids=lambda path: path.parent.name
 )
@@ -416,12 +626,13 @@ def test_committed_reports_follow_from_their_records(archive: Path, tmp_path: Pa
         assert (tmp_path / name).read_bytes() == (committed / name).read_bytes(), name
 
 
-def test_the_readme_follows_from_the_committed_records(tmp_path: Path) -> None:
+def test_generated_texts_follow_from_the_committed_records(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     shutil.copy(ROOT / "README.md", readme)
     shutil.copytree(ROOT / "reports", tmp_path / "reports")
     report.update_readme(readme, tmp_path / "reports")
-    assert readme.read_bytes() == (ROOT / "README.md").read_bytes()
+    for name in ("README.md", "reports/README.md", "reports/bench/README.md"):
+        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes(), name
 
 
 @pytest.mark.slow
@@ -433,5 +644,5 @@ def test_a_thousand_cells(tmp_path: Path) -> None:
     )
     report.write_report(runs, tmp_path / "out")
     text = (tmp_path / "out/report.md").read_text("utf-8")
-    assert "1000 of 1000 cells" in text
+    assert "1200 of 1200 cells" in text
     assert "mean over 20 categories" in text

@@ -15,9 +15,9 @@ import photographs
 import pytest
 import synthetic
 
-from lovasz_repro.gallery import write_gallery
+from lovasz_repro.data.voc import VOC
 from lovasz_repro.report import write_report
-from lovasz_repro.voc import VOC
+from lovasz_repro.report.gallery import write_gallery
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -141,16 +141,17 @@ def press(button: Any, by_key: bool) -> None:
 
 @pytest.mark.parametrize("by_key", [False, True], ids=["click", "keyboard"])
 def test_tables_sort(opened: Any, by_key: bool) -> None:
-    before = column(opened, "categories", 2)
-    heading = opened.find_element(By.CSS_SELECTOR, "#categories thead th:nth-child(2)")
+    # The first column of levels, behind the difference and its p value.
+    before = column(opened, "categories", 4)
+    heading = opened.find_element(By.CSS_SELECTOR, "#categories thead th:nth-child(4)")
     button = heading.find_element(By.TAG_NAME, "button")
     ascending = sorted(before, key=float)
     assert before != ascending
     press(button, by_key)
-    assert column(opened, "categories", 2) == ascending
+    assert column(opened, "categories", 4) == ascending
     assert heading.get_attribute("aria-sort") == "ascending"
     press(button, by_key)
-    assert column(opened, "categories", 2) == ascending[::-1]
+    assert column(opened, "categories", 4) == ascending[::-1]
     assert heading.get_attribute("aria-sort") == "descending"
 
 

@@ -7,8 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from lovasz_repro.resample import (
+from lovasz_repro.analysis.resample import (
     Replicates,
+    fixed_mean_interval,
     holm,
     image_intervals,
     mean_interval,
@@ -215,3 +216,26 @@ def test_holm_by_hand() -> None:
     corrected = holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005]))
     np.testing.assert_allclose(corrected, [0.03, 0.06, np.nan, 0.06, 0.02])
     np.testing.assert_allclose(holm(np.array([0.6, 0.7])), [1, 1])
+
+
+def test_the_interval_for_fixed_categories_covers_their_own_mean() -> None:
+    """However much the categories differ: that is no part of it."""
+    draw = np.random.default_rng(12)
+    strata = np.zeros(30, dtype=np.int64)
+    own = draw.normal(0.1, 0.5, 8)
+    hits = []
+    for _ in range(150):
+        categories = []
+        for mean in own:
+            image, run = draw.normal(0, 0.1, (2, 30, 1)), draw.normal(0, 0.02, (2, 1, 2))
+            values = mean + image + run + draw.normal(0, 0.1, (2, 30, 2))  # folds, images, seeds
+            terms = np.stack([values, np.ones_like(values)], axis=-1)[:, :, None]
+            categories.append(Replicates([(fold, strata) for fold in terms], (1.0,)))
+        low, high = fixed_mean_interval(categories)
+        hits.append(low <= own.mean() <= high)
+        width = high - low
+    assert 0.9 <= np.mean(hits) <= 0.99
+    # Eight independent means: without shuffling, equal weights would give the width of one.
+    ends = image_intervals(categories)
+    assert width == pytest.approx(np.mean([b - a for a, b in ends]) / np.sqrt(8), rel=0.15)
+    assert np.isnan(fixed_mean_interval([])).all()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from lovasz_repro.data.shapes import SHAPES, draw, generate
+from lovasz_repro.data.voc import CATEGORIES, VOC, VOID
 from lovasz_repro.errors import UserError
-from lovasz_repro.shapes import SHAPES, draw, generate
-from lovasz_repro.voc import CATEGORIES, VOC, VOID
 
 
 def all_bytes(root: Path) -> dict[str, bytes]:
@@ -91,7 +91,7 @@ def test_interrupted_generation_is_no_data_set_and_starts_over(
         return draw(split, index, size=(40, 56))
 
     with monkeypatch.context() as patch:
-        patch.setattr("lovasz_repro.shapes.draw", stop_at_two)
+        patch.setattr("lovasz_repro.data.shapes.draw", stop_at_two)
         with pytest.raises(KeyboardInterrupt):
             generate(tmp_path, train=4, val=3, size=(40, 56))
     with pytest.raises(UserError, match="No VOC 2012"):

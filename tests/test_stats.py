@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from synthetic import write_study
 
-from lovasz_repro import stats
+from lovasz_repro.analysis import stats
+from lovasz_repro.analysis.resample import holm, mean_interval, sign_flip
+from lovasz_repro.analysis.scores import SIZES, Arm, Scores
+from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import MEASURES, Cell, Records, load
-from lovasz_repro.resample import holm, mean_interval, sign_flip
-from lovasz_repro.scores import SIZES, Arm, Scores
-from lovasz_repro.stats import REFERENCE
 
 CATEGORIES = ("bird", "boat", "bus", "cat")
 LOSSES = (*MEASURES, "mixed")

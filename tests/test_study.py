@@ -15,10 +15,13 @@ from typing import Any
 
 import pytest
 
-from lovasz_repro import study as module
 from lovasz_repro.__main__ import main
-from lovasz_repro.records import load, read_json, sha256
-from lovasz_repro.segmenter import BinarySegmenter
+from lovasz_repro.data.voc import VOC, save_mask
+from lovasz_repro.files import read_json, sha256, write_json
+from lovasz_repro.records import UNTRAINED, load
+from lovasz_repro.report import gallery
+from lovasz_repro.study import grid as module
+from lovasz_repro.training.segmenter import BinarySegmenter
 
 ROOT = Path(__file__).parents[1]
 UNREPRODUCIBLE = {"machine.json", "cost.json", "owner.json", ".lock"}
@@ -33,7 +36,7 @@ def command(shapes_root: Path, runs: Path) -> list[str]:
         "--base.optim.steps", "6", "--base.optim.validate_every", "3",
         "--base.optim.batch_size", "4", "--optim.batch_size", "4",
         "--optim.steps", "6", "--optim.validate_every", "2",
-        "--tuning.lrs", "[0.001, 0.01]", "--tuning.categories", "[bird]", "--tuning.steps", "2",
+        "--tuning.lrs", "[0.001, 0.01]", "--tuning.categories", "[bird]", "--tuning.steps", "[6]",
         "--cells.categories", "[bird, cat]", "--cells.losses", "[cross_entropy, lovasz_hinge]",
         "--cells.seeds", "[0]", "--runtime.device", "cpu",
         # Sums, and so the last digits, depend on their number.
@@ -59,7 +62,7 @@ def finished(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_every_cell_is_recorded_under_one_hash(finished: Path) -> None:
     records = load(finished)
-    assert len(records.results) == 4
+    assert len(records.results) == 6  # the untrained network, too
     assert records.missing == records.stale == []
     assert records.failed == {}
     assert {result["hash"] for result in records.results.values()} == {records.study["hash"]}
@@ -67,21 +70,38 @@ def test_every_cell_is_recorded_under_one_hash(finished: Path) -> None:
     assert records.bases[0]["miou"] > 0
 
 
-def test_each_loss_has_a_rate_of_its_own_and_its_curve(finished: Path) -> None:
-    rates = read_json(finished / "learning_rates.json")
-    assert set(rates) == {"cross_entropy", "lovasz_hinge"}
-    for entry in rates.values():
-        assert [point["lr"] for point in entry["curve"]] == [0.001, 0.01]
-        scores = {point["lr"]: point["image_iou"] for point in entry["curve"]}
-        assert scores[entry["chosen"]] == max(scores.values())
+def test_each_loss_has_a_rate_of_its_own_and_its_trials(finished: Path) -> None:
+    tuning = read_json(finished / "tuning.json")
+    assert set(tuning) == {"fold0"}
+    assert set(tuning["fold0"]) == {"cross_entropy", "lovasz_hinge"}
+    for entry in tuning["fold0"].values():
+        scores = {(t["lr"], t["steps"]): t["image_iou"] for t in entry["trials"]}
+        assert list(scores) == [(0.001, 6), (0.01, 6)]
+        assert scores[entry["lr"], entry["steps"]] == entry["image_iou"] == max(scores.values())
     for cell, result in load(finished).results.items():
-        assert result["lr"] == rates[cell.loss]["chosen"]
+        if cell.loss != UNTRAINED:
+            entry = tuning["fold0"][cell.loss]
+            assert (result["lr"], result["steps"]) == (entry["lr"], entry["steps"])
+
+
+def test_other_steps_are_tried_at_the_rate_of_the_first(
+    finished: Path, shapes_root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "demo")
+    few = command(shapes_root, tmp_path)
+    few[few.index("--tuning.steps") + 1] = "[6, 4]"
+    few += ["--cells.categories", "[bird]", "--cells.losses", "[lovasz_hinge]"]
+    assert main(few) == 0
+    entry = read_json(tmp_path / "demo/tuning.json")["fold0"]["lovasz_hinge"]
+    first = {t["lr"]: t["image_iou"] for t in entry["trials"] if t["steps"] == 6}
+    others = [t["lr"] for t in entry["trials"] if t["steps"] == 4]
+    assert others == [max(first, key=lambda lr: (first[lr], -lr))]
 
 
 def test_rates_are_chosen_without_val_images(
     shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lovasz_repro.cell import Setting
+    from lovasz_repro.study.cell import Setting
 
     seen: list[set[str]] = []
     original = Setting.train
@@ -94,7 +114,7 @@ def test_rates_are_chosen_without_val_images(
 
     monkeypatch.setattr(Setting, "train", watch)
     monkeypatch.setattr(module, "_run_cells", lambda *_: {})
-    monkeypatch.setattr(module, "write_gallery", lambda *_: None)
+    monkeypatch.setattr(gallery, "write_gallery", lambda *_: None)
     assert main(command(shapes_root, tmp_path)) == 0
     train = (shapes_root / "VOCdevkit/VOC2012/ImageSets/Segmentation/fold0_train.txt").read_text()
     assert len(seen) == 4
@@ -106,7 +126,7 @@ def test_a_second_run_does_nothing(
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("images.csv")}
     assert main(command(shapes_root, finished.parent)) == 0
-    assert "4 cells, 4 done, 0 to run" in capsys.readouterr().out
+    assert "6 cells, 6 done, 0 to run" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("images.csv")} == before
 
 
@@ -114,10 +134,14 @@ def test_dry_run_says_what_is_left(
     finished: Path, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*command(shapes_root, finished.parent), "--dry-run"]) == 0
-    assert "4 cells, 4 done, 0 to run" in capsys.readouterr().out
+    assert "6 cells, 6 done, 0 to run" in capsys.readouterr().out
     assert main([*command(shapes_root, tmp_path), "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "4 cells, 0 done, 4 to run" in out
+    assert out.splitlines()[0].endswith("to run")
+    assert "bird ·" not in out
+    assert main([*command(shapes_root, tmp_path), "--dry-run", "--verbose"]) == 0
+    out = capsys.readouterr().out
+    assert "6 cells, 0 done, 6 to run" in out
     assert "to run  bird · cross_entropy · fold 0 · seed 0" in out
     assert not any(tmp_path.iterdir())
 
@@ -130,7 +154,7 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(
 
     def poisoned(self: BinarySegmenter, logits: Any, target: Any) -> Any:
         value = original(self, logits, target)
-        is_cell = self.optim.steps == 6 and "cross_entropy" in str(self._loss)
+        is_cell = self.optim.validate_every == 2 and "cross_entropy" in str(self._loss)
         return value * float("nan") if is_cell else value
 
     with monkeypatch.context() as patch:
@@ -140,7 +164,7 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(
     assert "failed bird · cross_entropy · fold 0 · seed 0: NonFiniteError: training loss nan" in out
     records = load(tmp_path / "demo")
     assert {cell.loss for cell in records.failed} == {"cross_entropy"}
-    assert {cell.loss for cell in records.results} == {"lovasz_hinge"}
+    assert {cell.loss for cell in records.results} == {"lovasz_hinge", UNTRAINED}
     # The cause is gone: the same command finishes, with nothing left of the failure.
     assert main(command(shapes_root, tmp_path)) == 0
     assert contents(tmp_path / "demo") == contents(finished)
@@ -189,7 +213,7 @@ def test_studies_of_one_folder_share_its_cells(
     said = capsys.readouterr()
     assert "is in use by process 4711 on elsewhere; waiting for it" in " ".join(said.err.split())
     assert "1 cells were left to other processes" in said.out
-    assert len(load(folder).results) == 3
+    assert len(load(folder).results) == 5
     assert main(command(shapes_root, tmp_path)) == 0
     assert contents(folder) == contents(finished)
 
@@ -241,3 +265,26 @@ def test_killed_at_ten_random_moments(finished: Path, shapes_root: Path, tmp_pat
     assert kills >= 5
     assert main(command(shapes_root, tmp_path)) == 0
     assert contents(tmp_path / "demo") == contents(finished)
+
+
+def test_a_study_refuses_masks_that_were_edited(
+    finished: Path, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Equal length, other labels; and records of a report, which know no content, go on."""
+    shutil.copytree(finished, tmp_path / "demo")
+    root = tmp_path / "shapes"
+    shutil.copytree(shapes_root, root)
+    voc = VOC(root)
+    path = voc.mask_path(voc.ids("fold0_val")[0])
+    mask = voc.mask(path.stem)
+    mask[:4, :4] = 255 - mask[:4, :4] if (mask[:4, :4] == 255).any() else 255
+    save_mask(path, mask)
+    assert main(command(root, tmp_path)) == 1
+    said = capsys.readouterr().err
+    assert "holds records of other images or masks than those that fold0_val" in said
+    study = read_json(tmp_path / "demo/study.json")
+    for entry in study["data"]["lists"].values():
+        del entry["content"]
+    write_json(tmp_path / "demo/study.json", study)
+    assert main(command(shapes_root, tmp_path)) == 0
+    assert "6 cells, 6 done, 0 to run" in capsys.readouterr().out

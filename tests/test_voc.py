@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from lovasz_repro.data.folds import write_folds
+from lovasz_repro.data.shapes import generate
+from lovasz_repro.data.voc import CATEGORIES, VOC, VOID, check, save_mask, voc_palette
 from lovasz_repro.errors import UserError
-from lovasz_repro.folds import write_folds
-from lovasz_repro.shapes import generate
-from lovasz_repro.voc import CATEGORIES, VOC, VOID, check, save_mask, voc_palette
 
 REAL = Path(__file__).parents[2] / "shared" / "voc"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no VOC sample in {REAL}")

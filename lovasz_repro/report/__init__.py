@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from lovasz_repro.records import load, write_bytes, write_table
-from lovasz_repro.report import background, markdown, page, sections
-from lovasz_repro.report.archive import pack, read_files
+import pandas as pd
+
+from lovasz_repro.files import write_bytes
+from lovasz_repro.records import load
+from lovasz_repro.report import background, markdown, page, sections, sources
+from lovasz_repro.report.archive import pack, read_files, without_photographs
+from lovasz_repro.report.compare import compare
 from lovasz_repro.report.document import Document, Gallery, Table
 from lovasz_repro.report.drawing import Picture
-from lovasz_repro.report.prose import facts
 from lovasz_repro.report.readme import update_readme
 from lovasz_repro.report.sections import Study
+from lovasz_repro.report.setup import facts
 
-__all__ = ["update_readme", "write_report"]
+__all__ = ["update_readme", "write_comparison", "write_report"]
 
 BANNER = "A demo on generated shapes, not a result: it shows that the pipeline runs, nothing more."
 OWN_FOLDERS = ("figures", "tables")
 
 
-def write_report(runs: Path, out: Path) -> Path:
+def write_report(runs: Path, out: Path, photographs: bool = True) -> Path:
     """Write index.html, report.md, figures/, tables/ and records.zip to `out`.
 
     Computes from records alone: equal records give equal bytes. `out`'s folders figures and tables
@@ -29,6 +34,8 @@ def write_report(runs: Path, out: Path) -> Path:
     Args:
         runs: a run's folder, or the records.zip of an earlier report (which may lie in `out`).
         out: made if it is not there.
+        photographs: else neither the page nor records.zip holds any, and predictions are shown as
+            masks; a report built again from that archive is the same.
 
     Returns:
         The path of the page.
@@ -37,8 +44,34 @@ def write_report(runs: Path, out: Path) -> Path:
         UserError: records are missing, truncated or malformed; the message names the file.
     """
     records = load(runs)
-    study = Study(records, read_files(runs, records))
+    files = read_files(runs, records)
+    if not photographs:
+        records, files = without_photographs(records, files)
+    study = Study(records, files)
     document = _document(study)
+    _write(document, out)
+    write_bytes(out / "records.zip", pack(dict(study.files)))
+    return out / "index.html"
+
+
+def write_comparison(reports: Sequence[Path], out: Path) -> Path:
+    """Write index.html, report.md, figures/ and tables/ over several reports to `out`.
+
+    Args:
+        reports: folders that `write_report` wrote; their records.zip are read.
+        out: made if it is not there.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: a report has no records, or another contract's; the message names the file.
+    """
+    _write(compare(reports, out), out)
+    return out / "index.html"
+
+
+def _write(document: Document, out: Path) -> None:
     for folder in OWN_FOLDERS:
         shutil.rmtree(out / folder, ignore_errors=True)
     for block in document.blocks():
@@ -47,14 +80,18 @@ def write_report(runs: Path, out: Path) -> Path:
                 write_bytes(out / f"figures/{block.name}.svg", block.wide)
                 write_bytes(out / f"figures/{block.name}.png", block.png)
             case Table():
-                write_table(out / f"tables/{block.name}.csv", block.data)
+                write_bytes(out / block.csv, _csv(block.data))
             case Gallery():
                 for example in block.examples:
-                    write_bytes(out / f"figures/gallery/{example.anchor}.jpg", example.strip)
-    write_bytes(out / "records.zip", pack(dict(study.files)))
+                    write_bytes(out / example.file, example.strip)
     write_bytes(out / "report.md", markdown.render(document).encode())
     write_bytes(out / "index.html", page.render(document).encode())
-    return out / "index.html"
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    """Ten digits: they let a mean be checked to 1e-9, and hide another machine's rounding."""
+    text: str = table.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+    return text.encode()
 
 
 def _document(study: Study) -> Document:
@@ -62,8 +99,8 @@ def _document(study: Study) -> Document:
         sections.table_1(study),
         sections.per_category(study),
         sections.training_curves(study),
-        sections.sources(study),
-        sections.qualitative(study),
+        *sources.sections(study),
+        *sections.qualitative(study),
         background.surrogates(),
         background.practice(study.records),
     ]

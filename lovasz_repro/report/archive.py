@@ -4,22 +4,48 @@ from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
-from lovasz_repro.records import Folder, Grid, Records
+from lovasz_repro.files import json_bytes
+from lovasz_repro.records import TABLES, Grid, Records
+from lovasz_repro.records.stored import Stored
 
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows: equal records, equal bytes
-RUN_FILES = ("study.json", "machine.json", "learning_rates.json", "gallery/gallery.json")
+GALLERY = "gallery/gallery.json"
+RUN_FILES = ("study.json", "machine.json", "tuning.json", GALLERY)
 BASE_FILES = ("result.json", "cost.json")
-CELL_FILES = ("images.csv", "curve.csv", "cost.json", "result.json", "failed.json")
+CELL_FILES = (*TABLES, "cost.json", "result.json", "failed.json")
 
 
 def read_files(runs: Path, records: Records) -> dict[str, bytes]:
     """Every record file that there is, by its path below the run's folder; no networks, no full
-    predictions. Gallery pictures are those that gallery.json names."""
-    root: Folder = zipfile.Path(runs) if runs.suffix == ".zip" else runs
+    predictions. Gallery pictures are those that gallery.json names.
+
+    Raises: UserError naming the file that cannot be read, or that leads out of the run's folder.
+    """
+    stored = Stored(runs)
     names = [*RUN_FILES, *_grid_files(records.grid), *_pictures(records)]
-    return {name: (root / name).read_bytes() for name in sorted(names) if (root / name).is_file()}
+    return {name: stored.read(name) for name in sorted(names) if name in stored}
+
+
+def without_photographs(
+    records: Records, files: dict[str, bytes]
+) -> tuple[Records, dict[str, bytes]]:
+    """The records and their files with masks alone: VOC's photographs may not be given on.
+
+    gallery.json no longer names them, so what is built from these records later shows none either.
+    """
+    photographs = {entry["image"] for entry in records.gallery if "image" in entry}
+    gallery = []
+    for entry in records.gallery:
+        kept = {key: value for key, value in entry.items() if key != "image"}
+        sums = {k: v for k, v in entry.get("sha256", {}).items() if k not in photographs}
+        gallery.append({**kept, "sha256": sums} if sums else kept)
+    left = {k: v for k, v in files.items() if k.removeprefix("gallery/") not in photographs}
+    if GALLERY in left:
+        left[GALLERY] = json_bytes({"images": gallery})
+    return replace(records, gallery=gallery), left
 
 
 def pack(files: dict[str, bytes]) -> bytes:
@@ -43,5 +69,8 @@ def _pictures(records: Records) -> list[str]:
     return [
         f"gallery/{name}"
         for entry in records.gallery
-        for name in (entry["image"], entry["truth"], entry["outline"], *entry["overlays"].values())
+        for name in (
+            *([entry["image"]] if "image" in entry else []),
+            *(entry["truth"], entry["outline"], *entry["overlays"].values()),
+        )
     ]

@@ -7,7 +7,14 @@ from functools import cache
 import pandas as pd
 
 from lovasz_repro.records import Records
-from lovasz_repro.report import figures, prose, surrogate_figures, tables
+from lovasz_repro.report import (
+    headings,
+    lines,
+    practice_tables,
+    prose,
+    setup,
+    surrogate_figures,
+)
 from lovasz_repro.report.document import (
     Block,
     Field,
@@ -21,7 +28,7 @@ from lovasz_repro.report.document import (
     signed,
 )
 from lovasz_repro.report.drawing import picture
-from lovasz_repro.report.style import style
+from lovasz_repro.report.style import ordered, style
 from lovasz_repro.report.surrogates import PIXELS, SHARES, SWEPT, Sweep, sweep
 
 
@@ -31,7 +38,7 @@ def surrogates() -> Section:
     return Section(
         "surrogates",
         "The surrogates",
-        "The surrogates themselves",
+        _surrogate_title(sweeps),
         [
             Paragraph(
                 "Two pixels already show the shape of the Lovász hinge. Where both labels are "
@@ -52,14 +59,24 @@ def surrogates() -> Section:
                 "bias",
                 "Jaccard loss and four surrogates over a bias added to all scores, at three shares "
                 "of foreground, each with its least point marked.",
-                "Scores are normal with variance 1 around +½ on foreground and −½ on background, "
-                "and one bias is added to all. Each curve's least point is marked; the dotted line "
+                "Losses over one bias that is added to all scores; these are normal with variance "
+                "1 around +½ on foreground and −½ on background. Each curve's least point is "
+                "marked; the dotted line "
                 f"is the bias that the Jaccard loss itself asks for. {PIXELS:,} pixels at the "
                 "quantiles of the two distributions, nothing drawn at random.",
                 surrogate_figures.bias(sweeps),
             ),
             _sweep_table(sweeps),
         ],
+    )
+
+
+def _surrogate_title(sweeps: list[Sweep]) -> str:
+    """How often the Lovász hinge's best bias is the least costly one."""
+    best = sum("lovasz_hinge" in _least_costly(one) for one in sweeps)
+    return (
+        "With one parameter to choose, the Lovász hinge costs the least Jaccard loss at "
+        f"{best} of {len(sweeps)} shares of foreground"
     )
 
 
@@ -111,41 +128,47 @@ def practice(records: Records) -> Section:
     """Learning rates, costs, deviations, data, base networks."""
     blocks: list[Block] = [*_rates(records)]
     if any(records.costs.values()):
-        blocks.append(tables.cost_table(records.costs))
+        blocks.append(practice_tables.cost_table(records.costs))
     else:
         blocks.append(Paragraph("Costs: not recorded."))
     blocks.append(Paragraph("Deviations from the paper:"))
-    blocks.append(Listing(prose.deviations(records)))
+    blocks.append(Listing(setup.deviations(records)))
     blocks.append(Paragraph(_bases(records)))
+    if not records.gallery:
+        blocks.append(Paragraph("These records hold no pictures of predictions."))
     if records.study.get("data", {}).get("lists"):
-        blocks.append(tables.list_table(records))
+        blocks.append(practice_tables.list_table(records))
     else:
         blocks.append(Paragraph("Data lists: not recorded."))
-    return Section(
-        "practice", "Rates, costs, deviations", "Learning rates, costs, deviations, data", blocks
+    title = headings.practice(
+        practice_tables.tuning_frame(records.tuning), practice_tables.cost_frame(records.costs)
     )
+    return Section("practice", "Rates, costs, deviations", title, blocks)
 
 
 def _rates(records: Records) -> list[Block]:
-    given = records.learning_rates
-    rates = {loss: given[loss] for loss in records.grid.losses if given.get(loss, {}).get("curve")}
-    if not rates:
+    tried = practice_tables.tuning_frame(records.tuning)
+    if tried.empty:
         return [Paragraph("Learning rates tried: not recorded.")]
-    edge = [style(loss).label for loss, entry in rates.items() if entry.get("at_edge")]
-    note = f" The rate of {listed(edge)} lies at the edge of what was tried." if edge else ""
+    edge = tried[tried["at_edge"]].groupby("loss", sort=False)["fold"].unique()
+    names = [
+        f"{style(x).label} (fold {listed([str(n) for n in folds])})" for x, folds in edge.items()
+    ]
+    note = f" At the edge of what was tried lies the rate of {listed(names)}." if names else ""
     return [
         Paragraph(
-            "Every loss got the same rates to try, on training images only; the rate that gave the "
-            "best image-IoU on held-out training images was taken for all its cells." + note
+            "Every loss got the same trials, on images of each fold’s own training list; taken was "
+            "what gave the highest mean image-IoU on held-out images, which neither the base "
+            "network nor a trial trained on, and for the cells of that fold alone." + note
         ),
         picture(
-            "learning-rates",
-            f"Image-IoU over the learning rate for {prose.loss_names(list(rates))}.",
-            "Image-IoU on held-out training images over the learning rate; the rate taken is "
-            "ringed. A point is missing where training diverged.",
-            figures.learning_rates(tables.rate_frame(rates)),
+            "tuning",
+            f"Image-IoU over the learning rate for {prose.loss_names(ordered(tried['loss']))}.",
+            "Mean image-IoU of the trials on held-out images over the learning rate; what was "
+            "taken is ringed. A point is missing where a trial diverged.",
+            lines.tuning(tried),
         ),
-        tables.rate_table(rates),
+        practice_tables.tuning_table(tried),
     ]
 
 

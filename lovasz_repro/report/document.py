@@ -33,8 +33,19 @@ class Field:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A relative link from the page; markdown: from report.md, where that is another one."""
+
+    text: str
+    page: str
+    markdown: str = ""
+
+
+@dataclass(frozen=True)
 class Table:
-    """name: of its CSV and anchor; data: what goes to the CSV; numeric: right-aligned columns."""
+    """name: of its CSV and anchor; data: what goes to the CSV; numeric: right-aligned columns;
+    cards: on a phone each row is a card, its fields one below the other; links: behind that
+    to the CSV."""
 
     name: str
     caption: str
@@ -42,6 +53,13 @@ class Table:
     rows: Sequence[Sequence[Field]]
     data: pd.DataFrame
     numeric: frozenset[int] = frozenset()
+    cards: bool = False
+    links: Sequence[Link] = ()
+
+    @property
+    def csv(self) -> str:
+        """Where its data lie, from the page."""
+        return f"tables/{self.name}.csv"
 
     def interval_width(self, column: int) -> int:
         """The characters of a column's longest interval, so that its values line up before them."""
@@ -50,9 +68,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Paragraph:
+    """lead: large, at the top; warning: in a box; note: a footnote."""
+
     text: str
     lead: bool = False
     warning: bool = False
+    note: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,12 +86,13 @@ class Listing:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one loss predicts for a gallery image."""
+    """What one loss predicts for a gallery image. picture: a layer over the photograph, or over a
+    plain ground the difference to the truth."""
 
     loss: str
     label: str
     iou: str
-    overlay: bytes
+    picture: bytes
 
     @property
     def color(self) -> str:
@@ -79,7 +101,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Example:
-    """One image of the gallery with its pictures."""
+    """One image of the gallery with its pictures.
+
+    image: the photograph, None in records without them; predictions: those shown at once; others:
+    those behind a fold; strip: the former side by side, for Markdown.
+    """
 
     anchor: str
     category: str
@@ -87,18 +113,27 @@ class Example:
     note: str
     width: int
     height: int
-    image: bytes
+    image: bytes | None
     truth: bytes
     outline: bytes
     predictions: Sequence[Prediction]
+    others: Sequence[Prediction]
     before: Prediction | None  # the two that the slider compares
     after: Prediction | None
-    strip: bytes  # the same side by side, for Markdown
+    strip: bytes
+
+    @property
+    def file(self) -> str:
+        """Where the strip lies, from the page."""
+        return f"figures/gallery/{self.anchor}.{'jpg' if self.image else 'png'}"
 
 
 @dataclass(frozen=True)
 class Gallery:
+    """legend: text and colour of what a prediction without a photograph shows."""
+
     examples: Sequence[Example]
+    legend: Sequence[tuple[str, str]] = ()
 
     @property
     def categories(self) -> dict[str, list[Example]]:

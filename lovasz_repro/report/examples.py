@@ -1,26 +1,46 @@
-"""The gallery's pictures, from the run's files to what the page and the Markdown report show."""
+"""The gallery's pictures, from the run's files to what the page and the Markdown report show.
+
+Where the records hold the photograph, masks lie over it. Where they do not, a prediction is shown
+by its difference to the truth, on a plain ground.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from lovasz_repro.claims import LOVASZ
+from lovasz_repro.analysis.claims import LOVASZ
+from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.errors import UserError
-from lovasz_repro.records import Json
+from lovasz_repro.files import sha256
+from lovasz_repro.records import UNTRAINED, Json
 from lovasz_repro.report.document import Example, Gallery, Prediction, percent, points
 from lovasz_repro.report.style import style
-from lovasz_repro.stats import REFERENCE
+
+MAX_SIDE = 2048
+"""Of a picture; those of `gallery.py` have 200 pixels."""
+
+SHOWN = (REFERENCE, LOVASZ, UNTRAINED)
+"""The predictions that are seen at once; those of other losses are a click away."""
+
+COLORS = {"found": "#8b95a0", "missed": "#e5a800", "false": "#a626a4"}
+"""Of the object's pixels, on a plain ground; no loss has them. Far apart for the colour-blind."""
+
+GROUND = "#e8ebee"
 
 
 def gallery(entries: Sequence[Json], losses: Sequence[str], files: Mapping[str, bytes]) -> Gallery:
     """The pictures of gallery.json's entries among the run's files (by path), losses in that order.
 
-    Raises: UserError naming a picture that is not there.
+    Raises: UserError naming a picture that is not there, damaged, or not the one recorded.
     """
-    return Gallery([_example(entry, losses, files) for entry in entries])
+    examples = [_example(entry, losses, files) for entry in entries]
+    plain = any(example.image is None for example in examples)
+    return Gallery(examples, list(COLORS.items()) if plain else [])
 
 
 def _example(entry: Json, losses: Sequence[str], files: Mapping[str, bytes]) -> Example:
@@ -30,17 +50,30 @@ def _example(entry: Json, losses: Sequence[str], files: Mapping[str, bytes]) -> 
             raise UserError(
                 f"{path}: gallery.json names it but it is not there; run the study again"
             )
+        if entry.get("sha256", {}).get(name, "") not in ("", sha256(files[path])):
+            raise UserError(
+                f"{path}: damaged or edited, gallery.json has another SHA-256 of it; run the study "
+                "again"
+            )
+        _picture(path, files[path])
         return files[path]
 
+    image = content(entry["image"]) if "image" in entry else None
+    truth, outline = content(entry["truth"]), content(entry["outline"])
+    mask_of = {loss: content(name) for loss, name in entry["overlays"].items()}
     predictions = [
         Prediction(
-            loss, style(loss).label, percent(entry["iou"][loss]), content(entry["overlays"][loss])
+            loss,
+            style(loss).label,
+            percent(entry["iou"][loss]),
+            mask_of[loss] if image else difference(truth, mask_of[loss]),
         )
         for loss in losses
-        if loss in entry["overlays"]
+        if loss in mask_of
     ]
     by_loss = {prediction.loss: prediction for prediction in predictions}
-    image, truth, outline = (content(entry[key]) for key in ("image", "truth", "outline"))
+    shown = [p for p in predictions if p.loss in SHOWN] or predictions
+    whole = truth if image else difference(truth, truth)
     return Example(
         anchor=f"example-{entry['category']}-{entry['id']}",
         category=entry["category"],
@@ -49,19 +82,57 @@ def _example(entry: Json, losses: Sequence[str], files: Mapping[str, bytes]) -> 
         width=entry["width"],
         height=entry["height"],
         image=image,
-        truth=truth,
+        truth=whole,
         outline=outline,
-        predictions=predictions,
+        predictions=shown,
+        others=[p for p in predictions if p not in shown],
         before=by_loss.get(REFERENCE),
         after=by_loss.get(LOVASZ),
-        strip=_strip(image, [[truth], *([p.overlay, outline] for p in predictions)]),
+        strip=_strip(image, [[whole], *([p.picture, outline] for p in shown)]),
     )
 
 
-def _strip(image: bytes, layers: Sequence[Sequence[bytes]], gap: int = 6) -> bytes:
-    """The image and, to its right, a copy under each of the layers, as one JPEG."""
-    plain = Image.open(io.BytesIO(image)).convert("RGB")
-    tiles = [plain]
+def difference(truth: bytes, prediction: bytes) -> bytes:
+    """A palette PNG of the truth's size: found, missed and false pixels, and nothing elsewhere.
+
+    Args:
+        truth, prediction: pictures that are opaque, or half so, where the mask is true.
+    """
+    with Image.open(io.BytesIO(truth)) as picture:
+        size, wanted = picture.size, _opaque(picture)
+    with Image.open(io.BytesIO(prediction)) as picture:
+        found = _opaque(picture.convert("RGBA").resize(size, Image.Resampling.NEAREST))
+    image = Image.fromarray(np.where(wanted, np.where(found, 1, 2), 3 * found).astype(np.uint8))
+    image.putpalette(b"".join(bytes.fromhex(color[1:]) for color in ("#000000", *COLORS.values())))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", transparency=b"\0", bits=2, optimize=True)
+    return buffer.getvalue()
+
+
+def _opaque(picture: Image.Image) -> NDArray[np.bool_]:
+    """(height, width)"""
+    return np.asarray(picture.convert("RGBA"))[..., 3] > 0
+
+
+def _picture(path: str, content: bytes) -> None:
+    """Raises: UserError naming the picture that cannot be shown."""
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as picture:
+            if max(picture.size) > MAX_SIDE:
+                raise ValueError(f"{picture.width} × {picture.height} pixels are too many")
+            picture.load()
+    except Exception as error:  # PIL raises many kinds for a damaged file
+        said = " ".join(str(error).split())
+        raise UserError(f"{path}: not a picture ({said}); run the study again") from error
+
+
+def _strip(image: bytes | None, layers: Sequence[Sequence[bytes]], gap: int = 6) -> bytes:
+    """The layers side by side on copies of the image, itself first (JPEG), or on a plain ground."""
+    if image:
+        plain = Image.open(io.BytesIO(image)).convert("RGB")
+    else:
+        plain = Image.new("RGB", Image.open(io.BytesIO(layers[0][0])).size, GROUND)
+    tiles = [plain] if image else []
     for stack in layers:
         tile = plain.convert("RGBA")
         for layer in stack:
@@ -73,5 +144,8 @@ def _strip(image: bytes, layers: Sequence[Sequence[bytes]], gap: int = 6) -> byt
     for place, tile in enumerate(tiles):
         strip.paste(tile, (place * (plain.width + gap), 0))
     buffer = io.BytesIO()
-    strip.save(buffer, format="JPEG", quality=82, optimize=True)
+    if image:
+        strip.save(buffer, format="JPEG", quality=82, optimize=True)
+    else:
+        strip.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

@@ -1,28 +1,39 @@
-"""The sentences of the report that are made from numbers."""
+"""The sentences of the report that are made from numbers, its headings among them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from lovasz_repro.claims import LOVASZ, Claim
-from lovasz_repro.records import Records
+from lovasz_repro.analysis.claims import LOVASZ, Claim
+from lovasz_repro.analysis.decide import SITUATIONS, Situation
+from lovasz_repro.analysis.headline import BACKGROUND, UNTRAINED_TUNED
+from lovasz_repro.analysis.stats import REFERENCE
+from lovasz_repro.records import UNTRAINED, Records
 from lovasz_repro.report import quoted
 from lovasz_repro.report.document import count, interval, listed, percent, points
-from lovasz_repro.report.style import style
+from lovasz_repro.report.style import ordered, style
 
-NOT_RECORDED = "not recorded"
+FOOTNOTE = f"{quoted.SIGN} The paper’s values are {quoted.MARK}."
+UNTRAINED_ROWS = (UNTRAINED, UNTRAINED_TUNED, BACKGROUND)
 
 
-def answer(differences: pd.DataFrame, presence: pd.DataFrame, claims: Sequence[Claim]) -> list[str]:
-    """Three sentences: how far the Lovász hinge gets, where its gain lies, which claims hold.
+def verdict(
+    differences: pd.DataFrame, parts: pd.DataFrame, claims: Sequence[Claim], choices: pd.DataFrame
+) -> list[str]:
+    """Three lines: what became of the paper's claim, where a gain comes from, what to use when.
 
     Args:
-        differences, presence: `mean_differences`, `by_presence`.
+        differences, parts, choices: `mean_differences`, `decomposition`, `decisions`.
     """
-    return [_gain(differences), _where(presence), _verdicts(claims)]
+    claim = next(claim for claim in claims if claim.key == "best_image_iou")
+    return [
+        f"{_gain(differences)} {_claim(claim)}",
+        _where(parts),
+        _use(choices),
+    ]
 
 
 def _gain(differences: pd.DataFrame) -> str:
@@ -37,54 +48,160 @@ def _gain(differences: pd.DataFrame) -> str:
     return (
         f"Training with the Lovász hinge gives an image-IoU of {percent(row['value'])}\u00a0%, "
         f"with cross-entropy {percent(row['reference_value'])}\u00a0%, mean over "
-        f"{count(int(row['categories']), 'category')}: a difference of {_with_interval(row)}"
+        f"{count(int(row['categories']), 'category')}: a difference of {with_interval(row)}"
         f"{'' if clear else ', which cannot be told from zero'}, where the paper has "
-        f"{points(quoted.gain(LOVASZ))} ({quoted.MARK})."
+        f"{points(quoted.gain(LOVASZ))}{quoted.SIGN}."
     )
 
 
-def _where(presence: pd.DataFrame) -> str:
-    table = presence[presence["loss"] == LOVASZ].dropna(subset="difference").set_index("subset")
-    if not {"present", "absent"} <= set(table.index):
-        return "Where a gain would come from cannot be said from these records."
+def _claim(claim: Claim) -> str:
     return (
-        "On images that hold the category the difference is "
-        f"{_with_interval(table.loc['present'])}, on images without it "
-        f"{_with_interval(table.loc['absent'])}."
+        f"The paper’s claim, that it is the best of cross-entropy, hinge and it: {claim.verdict}."
     )
 
 
-def _with_interval(row: pd.Series) -> str:
+def _where(parts: pd.DataFrame) -> str:
+    table = parts[parts["loss"] == LOVASZ].dropna(subset="difference").set_index("part")
+    if table.empty:
+        return "Where a gain would come from cannot be said from these records."
+    whole = table.loc["gain"]
+    return (
+        f"Of the {points(whole['difference'])} points, images with the category bring "
+        f"{with_interval(table.loc['present'])}, images without it "
+        f"{with_interval(table.loc['absent'])}. With both thresholds chosen on held-out images "
+        f"{with_interval(table.loc['both_chosen'])} are left; at each image’s own best threshold "
+        f"IoU with the category changes by {with_interval(table.loc['oracle'])}."
+    )
+
+
+def with_interval(row: pd.Series) -> str:
     ends = interval(row["low"], row["high"], points)
     return f"{points(row['difference'])} points {ends}".strip()
 
 
-def _verdicts(claims: Sequence[Claim]) -> str:
-    counts = Counter[str](claim.verdict for claim in claims)
-    verdicts = ("reproduced", "not reproduced", "undecided")
-    parts = [f"{counts[verdict]} {verdict}" for verdict in verdicts if counts[verdict]]
-    return f"Of the paper’s {count(len(claims), 'claim')} examined here, {listed(parts)}."
+def _use(choices: pd.DataFrame) -> str:
+    """`Use X when ...; Y when ...`, each in as few conditions as hold exactly."""
+    if choices.empty:
+        return "Which loss to use cannot be said from these records."
+    best = dict(zip(SITUATIONS, choices["loss"], strict=True))
+    found = []
+    for loss in ordered(best.values()):
+        own = {case for case, choice in best.items() if choice == loss}
+        when = [_conditions(flags) for flags in _cover(own)]
+        found.append(f"{the(loss)} {'; or '.join(when)}")
+    text = f"Use {'; '.join(found)}."
+    alike = choices["as_good"].str.split().map(lambda names: REFERENCE in names)
+    if n := int(alike.sum()):
+        cases = count(len(choices), "case")
+        text += f" In {n} of {cases} cross-entropy cannot be told from that choice."
+    return text
 
 
-def completeness(records: Records) -> str:
-    """What the grid has that the records do not; empty when all is there."""
-    total = len(records.grid.cells())
-    statements = []
-    if records.missing:
-        statements.append(f"Cells not run: {len(records.missing)} of {total}.")
-    if records.failed:
-        statements.append(f"Cells that failed: {len(records.failed)} of {total}.")
-    if records.stale:
-        statements.append(
-            "Cells finished under another configuration than the study’s "
-            f"({records.study['hash'][:12]}): {len(records.stale)} of {total}; run the study again."
+Flags = tuple[bool | None, bool | None, bool | None]  # None: either
+
+
+def _cover(cases: set[Situation]) -> Iterator[Flags]:
+    """Conditions that hold in these situations and no others, the widest first."""
+    left = set(cases)
+    options = (None, True, False)
+    every: list[Flags] = [(a, b, c) for a in options for b in options for c in options]
+    for flags in sorted(every, key=lambda flags: -flags.count(None)):
+        covered = {case for case in SITUATIONS if _holds(flags, case)}
+        if covered <= cases and covered & left:
+            left -= covered
+            yield flags
+
+
+def _holds(flags: Flags, case: Situation) -> bool:
+    values = (case.per_image, case.empty_images, case.tunable)
+    return all(flag in (None, value) for flag, value in zip(flags, values, strict=True))
+
+
+def _conditions(flags: Flags) -> str:
+    texts = (
+        ("IoU is averaged over images", "IoU is taken over the data set"),
+        ("some images lack the category", "every image holds the category"),
+        ("the threshold can be chosen", "the threshold is 0"),
+    )
+    parts = [
+        pair[0 if flag else 1] for flag, pair in zip(flags, texts, strict=True) if flag is not None
+    ]
+    return f"when {listed(parts)}" if parts else "in each of the eight cases below"
+
+
+def the(loss: str) -> str:
+    """`the Lovász hinge`, `cross-entropy`."""
+    label = style(loss).label
+    return f"the {label}" if loss == LOVASZ else label
+
+
+def baselines(rows: pd.DataFrame) -> str:
+    """What needs no training, and the rows of the table below it."""
+    table = rows.set_index("row")["value"]
+    nothing = table[BACKGROUND]
+    if math.isnan(nothing):
+        return ""
+    text = f"Predicting nothing in any image gives {percent(nothing)}\u00a0% image-IoU"
+    if UNTRAINED in table and math.isfinite(table[UNTRAINED]):
+        text += f", the network before training {percent(table[UNTRAINED])}\u00a0%"
+        text += (
+            f", at a threshold chosen on held-out images {percent(table[UNTRAINED_TUNED])}\u00a0%"
         )
-    if statements:
-        statements.append(
-            "They are left out, and a category counts in a comparison only where both losses have "
-            "the same cells."
-        )
-    return " ".join(statements)
+    below = [loss for loss in table.index if loss not in UNTRAINED_ROWS and table[loss] < nothing]
+    if below:
+        verb = "lies" if len(below) == 1 else "lie"
+        text += f"; {loss_names(below)} {verb} below predicting nothing"
+    return text + "."
+
+
+ESTIMAND = (
+    "Two questions, two intervals. The first asks for the gain in categories like these, with "
+    "networks and images like these: categories are the units. The second asks for the gain in "
+    "these very categories: they are fixed, images (within category, fold and presence) and "
+    "training runs are random. In both, the base networks and the split into folds are given."
+)
+
+
+CHOICE_OF_IMAGES = (
+    "Per category, of the validation images that hold it: the one on which the Lovász hinge gains "
+    "most image-IoU over cross-entropy (mean over seeds), the median, and the one on which it "
+    "loses most. No image was picked by hand. Predictions are those of the first seed; the thin "
+    "line is the outline of the truth."
+)
+WITHOUT_PHOTOGRAPHS = (
+    "The photographs are not part of these records, their masks are: on a plain ground a "
+    "prediction shows the object’s pixels that it found (grey) and missed (yellow), and those that "
+    "it marked falsely (violet)."
+)
+
+
+def still_falling(curves: pd.DataFrame) -> str:
+    """In how many cells the training objective fell between the last two validations by more than
+    one percent. curves: `Records.curves`."""
+    keys = ["loss", "category", "fold", "seed"]
+    trained = curves.dropna(subset="train_loss").sort_values("step", kind="stable")
+    ends = trained.groupby(keys)["train_loss"].agg(
+        last=lambda x: x.iloc[-1], before=lambda x: x.iloc[-2] if len(x) > 1 else float("nan")
+    )
+    ends = ends.dropna()
+    if ends.empty:
+        return ""
+    falling = (ends["last"] < 0.99 * ends["before"]).groupby(level="loss").mean()
+    shares = listed(
+        [f"{style(x).label} {100 * falling[x]:.0f}\u00a0%" for x in ordered(falling.index)]
+    )
+    return (
+        "Cells whose mean training objective fell by more than 1 % between the last two "
+        f"validations, by loss: {shares}."
+    )
+
+
+def crossings(table: pd.DataFrame) -> list[str]:
+    return [
+        f"{100 * row.share:.0f} %: {style(row.above).label} is ahead below, "
+        f"{style(row.below).label} beyond."
+        for row in table.itertuples()
+    ]
 
 
 def common_categories(levels: pd.DataFrame, records: Records) -> str:
@@ -102,131 +219,6 @@ def common_categories(levels: pd.DataFrame, records: Records) -> str:
         f"Levels are means over {common} of {count(total, 'category')}, those in which every loss "
         "has the same finished cells."
     )
-
-
-def facts(records: Records) -> list[tuple[str, str]]:
-    """The header: label and text; what the records lack is said to be not recorded."""
-    machine, grid = records.machine, records.grid
-    commit = str(machine.get("commit") or NOT_RECORDED)[:12]
-    dirty = machine.get("dirty")
-    state = "" if dirty is None else ", with uncommitted changes" if dirty else ", clean"
-    versions = [
-        f"{name} {machine[name]}"
-        for name in ("python", "torch", "torchvision", "lightning", "timm")
-        if machine.get(name)
-    ]
-    hardware = [str(machine[key]) for key in ("device", "processor") if machine.get(key)]
-    cores = f", {machine['cores']} cores" if machine.get("cores") else ""
-    dates = [
-        str(machine[key])[:16].replace("T", " ")
-        for key in ("started", "finished")
-        if machine.get(key)
-    ]
-    done = f"{len(records.results)} of {len(grid.cells())} cells"
-    axes = [
-        count(len(grid.categories), "category"),
-        count(len(grid.losses), "training loss"),
-        count(len(grid.folds), "fold"),
-        count(len(grid.seeds), "seed"),
-    ]
-    return [
-        ("Grid", f"{done}: {listed(axes)}"),
-        ("Commit", commit + state),
-        ("Hardware", (", ".join(hardware) + cores) if hardware else NOT_RECORDED),
-        ("Versions", ", ".join(versions) or NOT_RECORDED),
-        ("Records of (UTC)", " to ".join(dates) or NOT_RECORDED),
-        ("Wall-clock", duration(machine["seconds"]) if machine.get("seconds") else NOT_RECORDED),
-        ("Configuration", str(records.study["hash"])[:12]),
-    ]
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `12 min`, `3 h 05 min`."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def deviations(records: Records) -> list[str]:
-    """How this study departs from the paper's experiment, as far as its configuration says."""
-    study, grid = records.study, records.study["grid"]
-    config = study.get("config", {})
-    data, network, optim, base = (
-        config.get(key, {}) for key in ("data", "network", "optim", "base")
-    )
-    found: list[tuple[bool, str]] = [
-        (
-            bool(study.get("generated")),
-            "The images are generated shapes, not Pascal VOC: nothing here bears on the paper.",
-        ),
-        (
-            len(grid["categories"]) != 20,
-            f"{count(len(grid['categories']), 'category')} instead of 20.",
-        ),
-        (
-            network.get("kind") == "deeplab_v2",
-            f"The backbone is {network.get('backbone')} instead of ResNet-101 from MS-COCO.",
-        ),
-        (
-            network.get("kind") == "deeplabv3_resnet101",
-            "The network is torchvision’s DeepLabv3 with ResNet-101, not DeepLabv2.",
-        ),
-        (
-            network.get("train") == "head",
-            "Only the head is trained, on features that stay as they are, so images are not "
-            "augmented cell by cell.",
-        ),
-        (
-            network.get("output_stride", 8) != 8,
-            f"Output stride {network.get('output_stride')} instead of 8.",
-        ),
-        (
-            data.get("crop_size", 321) != 321,
-            f"Training crops of {data.get('crop_size')} pixels instead of 321.",
-        ),
-        (
-            "image_size" in data,
-            f"Images are shrunk to a longest side of at most {data.get('image_size')} pixels "
-            "before the network sees them; image-IoU is still counted at the image’s own size.",
-        ),
-        (
-            network.get("train") != "head"
-            and (data.get("flip") or data.get("scale") not in (None, [1, 1])),
-            "Random scale and flip are on; a flag in the published training code turned them off.",
-        ),
-        (
-            data.get("void_in_empty") == "void",
-            "Void stays void in images without the category; the original makes it background.",
-        ),
-        (
-            optim.get("steps", 1000) != 1000,
-            f"{optim.get('steps')} training steps a cell instead of 1,000.",
-        ),
-        (
-            optim.get("batch_size", 10) != 10,
-            f"{optim.get('batch_size')} images a step instead of 10.",
-        ),
-        (
-            len(grid["folds"]) > 1,
-            f"The val images are scored in {len(grid['folds'])} folds of cross-validation, each by "
-            "a network that did not see them, where the original trains on one fixed training set.",
-        ),
-        (
-            any(loss.startswith(("soft_jaccard", "mixed")) for loss in grid["losses"]),
-            "Soft Jaccard (Rahman and Wang, 2016) and mixed losses are added to the paper’s table.",
-        ),
-        (
-            base.get("train", "none") != "none",
-            "The 21-way base network is trained here, on the training list of each fold.",
-        ),
-        (
-            bool(records.learning_rates),
-            "Each loss has its own learning rate, chosen on held-out training images; the original "
-            "uses one schedule.",
-        ),
-    ]
-    return [text for holds, text in found if holds]
 
 
 def loss_names(losses: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """The paper's published numbers, from memory, not checked against the PDF: every place that shows
-one says so with `MARK`."""
+one bears `SIGN`, and each page says once, with `MARK`, what the sign means."""
 
 MARK = "quoted from memory, not checked against the PDF"
+SIGN = "†"
 
 IMAGE_IOU = {"cross_entropy": 0.771, "hinge": 0.758, "lovasz_hinge": 0.805}
 """Their Table 1: image-IoU by training loss, mean over the 20 categories of Pascal VOC."""

@@ -1,118 +1,136 @@
-"""The tables of the README, from the records that are committed under reports/."""
+"""What is generated in Markdown files: the README's result, the list of reports, the benchmarks."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from lovasz_repro import stats
 from lovasz_repro.errors import UserError
-from lovasz_repro.records import load, write_bytes
-from lovasz_repro.report import quoted
-from lovasz_repro.report.document import interval, listed, percent
-from lovasz_repro.report.style import LOSSES
-from lovasz_repro.scores import Scores
+from lovasz_repro.files import write_bytes
+from lovasz_repro.records import Records, load
+from lovasz_repro.report import prose, quoted, tables
+from lovasz_repro.report.document import Table, count, listed
+from lovasz_repro.report.markdown import escaped, table
+from lovasz_repro.report.readme_bench import loss_table, training_table
+from lovasz_repro.report.sections import Study
 
-BENCH = "bench/loss.csv"
-BENCH_CASES = ("8x321x321, hard", "8x321x321, easy", "2x512x1024, 19 classes, hard")
 NOTHING = "No results on Pascal VOC have been committed yet."
+DECISION_COLUMNS = (0, 1, 2, 3, 5)  # metric, empty images, threshold, use, gain
+TABLE_1_COLUMNS = (0, 2, 1, 3, 5, 6)  # loss, paper, here, gain, with and without the category
 
 
 def update_readme(readme: Path, reports: Path) -> None:
-    """Replace what stands between README's markers: results (paper beside ours), the benchmarks.
+    """Replace what stands between the markers of README, and of the files in the reports' folder.
 
     Args:
-        readme: the file, with the pairs of markers `results`, `bench` and `train`.
+        readme: the file, with the markers `results`: filled from the most complete report.
         reports: folder of reports; those on generated shapes are not results and are left out. Its
-            `bench/loss.csv` is what `lovasz-repro bench loss --out` wrote, its `bench/train-*.csv`
-            what `lovasz-repro bench train --out` did.
+            README.md, where it has one, holds the markers `reports`; its bench/README.md, where
+            there are benchmarks, `bench` for bench/loss.csv and `train` for bench/train-*.csv
+            (`lovasz-repro bench loss` and `bench train` write them).
 
-    Raises: UserError where the markers are not there, in order.
+    Raises: UserError where a file or its markers are not there, in order; then nothing is written.
     """
-    results = {}
-    for archive in sorted(reports.glob("*/records.zip")):
-        records = load(archive)
-        if not records.study.get("generated"):
-            results[archive.parent] = stats.mean_levels(Scores(records))
-    # The most complete first: the picture is its.
-    folders = sorted(results, key=lambda folder: -results[folder]["categories"].max())
-    results = {folder: results[folder] for folder in folders}
-    text = readme.read_text(encoding="utf-8")
-    text = _between(readme, text, "results", _block(results, readme.parent) if results else NOTHING)
-    if (reports / BENCH).is_file():
-        text = _between(readme, text, "bench", _bench(pd.read_csv(reports / BENCH)))
-    if trained := sorted(reports.glob("bench/train-*.csv")):
-        text = _between(readme, text, "train", _training(pd.concat(map(pd.read_csv, trained))))
-    write_bytes(readme, text.encode())
+    found = {path.parent: load(path) for path in sorted(reports.glob("*/records.zip"))}
+    results = {path: r for path, r in found.items() if not r.study.get("generated")}
+    blocks: dict[Path, dict[str, str]] = {readme: {"results": _result(results, readme.parent)}}
+    if (reports / "README.md").is_file():
+        blocks[reports / "README.md"] = {"reports": _list_of(results)}
+    if bench := _bench_blocks(reports / "bench"):
+        blocks[reports / "bench/README.md"] = bench
+    written = {path: _renewed(path, parts) for path, parts in blocks.items()}
+    for path, text in written.items():
+        write_bytes(path, text.encode())
 
 
-def _between(readme: Path, text: str, name: str, block: str) -> str:
-    first, last = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    begin, end = text.find(first), text.find(last)
-    if not 0 <= begin < end:
-        raise UserError(f"{readme}: needs the lines {first} and {last}, in this order")
-    return f"{text[:begin]}{first}\n{block}\n{text[end:]}"
+def _bench_blocks(folder: Path) -> dict[str, str]:
+    blocks = {}
+    if (folder / "loss.csv").is_file():
+        blocks["bench"] = loss_table(pd.read_csv(folder / "loss.csv"))
+    if trained := sorted(folder.glob("train-*.csv")):
+        blocks["train"] = training_table(pd.concat(map(pd.read_csv, trained)))
+    return blocks
 
 
-def _bench(table: pd.DataFrame) -> str:
-    """Forward and backward of the losses on some of the benchmark's cases."""
-    names = ["images × height × width, margins", "loss", "ms", "× cross-entropy", "MB"]
-    lines = [_row([*names, "gradient error"]), _row([":--", ":--", *["--:"] * 4])]
-    for row in table[table["case"].isin(BENCH_CASES)].itertuples():
-        figures = [f"{row.milliseconds:.1f}", f"{row.times_floor:.1f}", f"{row.megabytes:.0f}"]
-        lines.append(_row([row.case, row.loss, *figures, f"{row.gradient_error:.0e}"]))
-    return "\n".join(lines)
+def _renewed(path: Path, blocks: dict[str, str]) -> str:
+    """The file's text with these blocks between their markers."""
+    if not path.is_file():
+        raise UserError(f"{path}: is not there")
+    text = path.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        first, last = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        begin, end = text.find(first), text.find(last)
+        if not 0 <= begin < end:
+            raise UserError(f"{path}: needs the lines {first} and {last}, in this order")
+        text = f"{text[:begin]}{first}\n{block}\n{text[end:]}"
+    return text
 
 
-def _training(table: pd.DataFrame) -> str:
-    """Ways to train, a row each, and what a step of this project's pipeline consists of."""
-    lines = [_row(["experiment", "way", "ms a step", "speed, bare step = 1"])]
-    lines.append(_row([":--", ":--", "--:", "--:"]))
-    for row in table[table["kind"] == "way"].itertuples():
-        figures = [f"{row.milliseconds:.1f}", f"{row.ratio:.2f}"]
-        lines.append(_row([row.experiment, row.what, *figures]))
-    lines.append("")
-    for name, parts in table[table["kind"] == "part"].groupby("experiment", sort=False):
-        shares = listed([f"{row.what} {row.ratio:.1%}" for row in parts.itertuples()])
-        lines.append(f"- A step of this pipeline, `{name}`: {shares}.")
-    return "\n".join(lines)
+def _list_of(results: dict[Path, Records]) -> str:
+    lines = []
+    for folder, records in results.items():
+        grid = records.grid
+        size = f"{count(len(grid.categories), 'category')}, {len(records.results)} of "
+        size += count(len(grid.cells()), "cell")
+        lines.append(f"- [{folder.name}]({folder.name}/report.md): {size}.")
+    return "\n".join(lines) or NOTHING
 
 
-def _block(results: dict[Path, pd.DataFrame], root: Path) -> str:
-    """The table and the picture of the first report; results: `mean_levels` by report folder."""
-    links = {folder: Path(os.path.relpath(folder, root)).as_posix() for folder in results}
-    heads = [f"here: [{folder.name}]({link}/report.md)" for folder, link in links.items()]
-    lines = [
-        _row(["training loss", "paper (quoted)", *heads]),
-        _row([":--"] + ["--:"] * (len(heads) + 1)),
-    ]
-    tables = [table.set_index("loss") for table in results.values()]
-    for loss, look in LOSSES.items():
-        if any(loss in table.index for table in tables):
-            paper = percent(quoted.IMAGE_IOU[loss]) if loss in quoted.IMAGE_IOU else "–"
-            lines.append(_row([look.label, paper, *(_level(table, loss) for table in tables)]))
-    spans = listed([f"{int(t['categories'].max())} ({f.name})" for f, t in results.items()])
-    note = (
-        f"Image-IoU in percent with 95 % interval, mean over categories: {spans}. "
-        f"Paper: {quoted.MARK}."
+def _result(results: dict[Path, Records], root: Path) -> str:
+    """Verdict, decisions, Table 1 and the gains of the report with the most categories, then cells.
+
+    root: the folder that links start from.
+    """
+    if not results:
+        return NOTHING
+    links = {path: Path(os.path.relpath(path, root)).as_posix() for path in results}
+    size = {path: (len(r.grid.categories), len(r.results)) for path, r in results.items()}
+    first = max(results, key=lambda path: size[path])
+    study = Study(results[first], {})
+    lines = [f"- {escaped(text)}" for text in study.verdict]
+    parts = ["\n".join(lines), *_decisions(study), *_table_1(study)]
+    parts.append(
+        f"![Gain in image-IoU over cross-entropy, {first.name}]({links[first]}/figures/gain.svg)"
     )
-    first, link = next(iter(links.items()))
-    picture = f"![Gain in image-IoU over cross-entropy, {first.name}]({link}/figures/gain.svg)"
-    return "\n".join([*lines, "", note, "", picture])
+    source = f"All from [the report of `{first.name}`]({links[first]}/report.md)."
+    if others := [f"[{p.name}]({links[p]}/report.md)" for p in results if p != first]:
+        source += f" Other reports: {listed(others)}."
+    return "\n\n".join([*parts, f"{source} {prose.FOOTNOTE}"])
 
 
-def _level(table: pd.DataFrame, loss: str) -> str:
-    if loss not in table.index:
-        return "–"
-    row = table.loc[loss]
-    if not row["categories"]:
-        return "missing"
-    best = row["value"] == table["value"].max()
-    value = f"**{percent(row['value'])}**" if best else percent(row["value"])
-    return f"{value} {interval(row['low'], row['high'])}".strip()
+def _decisions(study: Study) -> list[str]:
+    choices = study.choices
+    if choices.empty:
+        return []
+    short = _columns(tables.decision_table(choices), DECISION_COLUMNS)
+    text = "Which loss to use, and its gain over cross-entropy in points with 95 % interval."
+    if better := int(choices["untrained_better"].sum()):
+        cases = count(len(choices), "case")
+        text += f" In {better} of {cases} not training at all is better."
+    return [text, table(short)]
 
 
-def _row(fields: list[str]) -> str:
-    return f"| {' | '.join(fields)} |"
+def _table_1(study: Study) -> list[str]:
+    short = _columns(tables.first_table(study.headline), TABLE_1_COLUMNS)
+    heads = list(short.columns)
+    heads[1:3] = [f"paper{quoted.SIGN}, gain", "image-IoU here"]
+    categories = count(int(study.headline["categories"].max()), "category")
+    text = (
+        f"Image-IoU in percent, mean over {categories} with 95 % interval; gains over "
+        "cross-entropy in points."
+    )
+    return [text, table(replace(short, columns=heads))]
+
+
+def _columns(whole: Table, places: Sequence[int]) -> Table:
+    """A table of some of its columns."""
+    return replace(
+        whole,
+        columns=[whole.columns[place] for place in places],
+        rows=[[row[place] for place in places] for row in whole.rows],
+        numeric=frozenset(new for new, old in enumerate(places) if old in whole.numeric),
+    )

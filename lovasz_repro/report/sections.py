@@ -1,30 +1,31 @@
-"""The sections of the report that show results, each from the records and the tables of `stats`."""
+"""The sections of the report that show results, each from the records and the analysis's tables.
+
+Where a gain comes from is in `sources`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
-from lovasz_repro import stats
-from lovasz_repro.claims import LOVASZ, Claim, claims
-from lovasz_repro.records import MEASURES, Records
-from lovasz_repro.report import figures, prose, quoted, tables
-from lovasz_repro.report.document import Block, Listing, Paragraph, Section, count
+from lovasz_repro.analysis import stats
+from lovasz_repro.analysis.claims import LOVASZ, Claim, claims
+from lovasz_repro.analysis.decide import decisions
+from lovasz_repro.analysis.decompose import decomposition
+from lovasz_repro.analysis.headline import headline
+from lovasz_repro.analysis.questions import questions
+from lovasz_repro.analysis.scores import Scores
+from lovasz_repro.analysis.stats import REFERENCE
+from lovasz_repro.records import MEASURES, UNTRAINED, Records
+from lovasz_repro.report import figures, headings, lines, prose, quoted, setup, tables
+from lovasz_repro.report.document import Block, Link, Listing, Paragraph, Section, count
 from lovasz_repro.report.drawing import picture
 from lovasz_repro.report.examples import gallery
-from lovasz_repro.scores import Scores
-from lovasz_repro.stats import REFERENCE
-
-PRESENCE = {"present": "with the category", "absent": "without it"}
-CONTROLS = {
-    "zero_vs_tuned_reference": "only reference tuned",
-    "both_tuned": "both tuned",
-    "own_tuning": "gain by tuning",
-}
-PARTS = {"recall": "recall", "missed": "missed", "false": "false"}
+from lovasz_repro.report.style import ordered
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,25 @@ class Study:
         return stats.mean_differences(self.scores)
 
     @cached_property
+    def headline(self) -> pd.DataFrame:
+        return headline(self.scores)
+
+    @cached_property
+    def parts(self) -> pd.DataFrame:
+        return decomposition(self.scores)
+
+    @cached_property
     def presence(self) -> pd.DataFrame:
         return stats.by_presence(self.scores)
+
+    @cached_property
+    def choices(self) -> pd.DataFrame:
+        return decisions(self.scores)
+
+    @property
+    def verdict(self) -> list[str]:
+        """The three lines that a report opens with."""
+        return prose.verdict(self.differences, self.parts, self.claims, self.choices)
 
     @property
     def comparable(self) -> bool:
@@ -62,9 +80,9 @@ class Study:
 
 def answer(study: Study, anchors: set[str]) -> Section:
     """anchors: the figures and tables of the other sections, which the claims link to."""
-    lead, *more = prose.answer(study.differences, study.presence, study.claims)
-    blocks: list[Block] = [Paragraph(lead, lead=True), Paragraph(" ".join(more))]
-    if gaps := prose.completeness(study.records):
+    lead, *more = study.verdict
+    blocks: list[Block] = [Paragraph(lead, lead=True), *map(Paragraph, more)]
+    if gaps := setup.completeness(study.records):
         blocks.append(Paragraph(gaps, warning=True))
     lists = {
         "Cells not run": [str(cell) for cell in study.records.missing],
@@ -72,40 +90,61 @@ def answer(study: Study, anchors: set[str]) -> Section:
         "Cells of another configuration": [str(cell) for cell in study.records.stale],
     }
     blocks += [Listing(cells, title) for title, cells in lists.items() if cells]
+    if len(study.choices):
+        blocks.append(tables.decision_table(study.choices))
     if study.comparable:
+        blocks.append(_gain_picture(study))
         anchors = anchors | {"gain"}
     blocks.append(tables.claims_table(study.claims, anchors))
-    if study.comparable:
-        shown = study.differences.dropna(subset="difference")
-        gains = {loss: quoted.gain(loss) for loss in quoted.IMAGE_IOU if loss != REFERENCE}
-        blocks.append(
-            picture(
-                "gain",
-                f"Image-IoU minus cross-entropy’s for {prose.loss_names(shown['loss'])}, each with "
-                "its 95 % interval, beside the paper’s gains.",
-                "Gain in image-IoU over cross-entropy, mean over categories with 95 % interval. "
-                f"The bars mark the paper’s gains ({quoted.MARK}).",
-                figures.gains(shown, gains),
-            )
-        )
-    return Section("answer", "The answer", "The answer", blocks)
+    blocks.append(tables.questions_table(questions(study.scores)))
+    blocks.append(Paragraph(prose.FOOTNOTE, note=True))
+    return Section("answer", "The answer", headings.answer(study.differences, study.claims), blocks)
+
+
+def _gain_picture(study: Study) -> Block:
+    shown = study.headline.dropna(subset="difference").sort_values("difference", ascending=False)
+    paper = {loss: quoted.gain(loss) for loss in quoted.IMAGE_IOU if loss != REFERENCE}
+    return picture(
+        "gain",
+        f"Image-IoU minus cross-entropy’s for {prose.loss_names(shown['row'])}, each with its 95 % "
+        "interval, beside the paper’s gains.",
+        "Gain in image-IoU over cross-entropy, mean over categories. Line: 95 % interval for "
+        "categories like these; broad bar: for these categories, with other images and training "
+        f"runs. Upright marks: the paper’s gains{quoted.SIGN}. An arrow with a number lies beyond "
+        "the axis.",
+        figures.gains(shown, paper),
+    )
 
 
 def table_1(study: Study) -> Section:
     blocks: list[Block] = []
     if note := prose.common_categories(study.levels, study.records):
         blocks.append(Paragraph(note, warning=True))
-    blocks.append(tables.paper_table(study.levels, study.differences))
+    if text := prose.baselines(study.headline):
+        blocks.append(Paragraph(text))
+    first = replace(tables.first_table(study.headline), links=_links(study.records))
+    blocks += [first, Paragraph(prose.ESTIMAND)]
     matrix = stats.own_measure_matrix(study.scores)
     blocks.append(
         Paragraph(
             "The paper’s second claim is that each loss is best on its own measure: then the bold "
-            "entries of the four loss rows lie under the loss of that name. As a measure, soft "
-            "Jaccard is taken per image, whichever way a run trained with it."
+            "entries of the four loss rows bear the dot of the loss that trains with the measure. "
+            "Soft Jaccard is measured per image; training with it per batch is another loss, "
+            "without a measure of its own here."
         )
     )
     blocks.append(tables.measure_table(matrix))
-    return Section("table-1", "Table 1", "Table 1: every measure under every training loss", blocks)
+    return Section("table-1", "Table 1", headings.headline(study.headline), blocks)
+
+
+def _links(records: Records) -> list[Link]:
+    """From reports/NAME of the repository. Whether the files are there is not looked at: a report
+    follows from its records alone."""
+    name = records.study["experiment"]  # of the characters that `schema.Name` allows
+    return [
+        Link(f"configuration ({name}.yaml)", f"../../experiments/{name}.yaml"),
+        Link("other reports", "../README.md"),
+    ]
 
 
 def per_category(study: Study) -> Section:
@@ -114,12 +153,11 @@ def per_category(study: Study) -> Section:
     pairs = pairs[pairs["loss"] == LOVASZ].sort_values("difference", ascending=False, kind="stable")
     blocks: list[Block] = []
     if len(pairs):
-        up = int((pairs["low"] > 0).sum())
-        down = int((pairs["high"] < 0).sum())
         blocks.append(
             Paragraph(
-                f"In {up} of {count(len(pairs), 'category')} the interval of the paired difference "
-                f"lies above zero, in {down} below it."
+                "Counted are categories in which the 95 % interval of the paired difference lies "
+                "on one side of zero; categories are not corrected for being many. The p values "
+                "below are."
             )
         )
         blocks.append(
@@ -134,45 +172,60 @@ def per_category(study: Study) -> Section:
             )
         )
     blocks.append(tables.category_table(levels, pairs, study.scores.categories))
-    return Section("by-category", "Per category", "Per category", blocks)
+    return Section("by-category", "Per category", headings.by_category(pairs), blocks)
 
 
 def training_curves(study: Study) -> Section:
-    table = _curve_table(study)
+    table = curve_table(study)
     if table.empty:
-        return Section("training", "Training curves", "Training curves", [_nothing("curves")])
+        title = headings.training(table)
+        return Section("training", "Training curves", title, [nothing("curves")])
     shown = prose.loss_names(list(table["loss"].unique()))
-    return Section(
-        "training",
-        "Training curves",
-        "Training curves",
-        [
-            picture(
-                "curves",
-                f"Four validation losses and image-IoU over training steps for {shown}.",
-                "Validation measures over training steps, by training loss. Losses are relative to "
-                "the first validation of their category. Line: mean over categories; band: the "
-                "middle half of the categories.",
-                figures.curves(table),
-            )
-        ],
-    )
+    blocks: list[Block] = [
+        picture(
+            "curves",
+            f"Four validation losses, image-IoU and its gain over training steps for {shown}.",
+            "Validation measures over training steps, by training loss; step 0 is the network "
+            "before training, where it was scored. Losses are relative to the first validation of "
+            "their category. The last panel is the paired difference in image-IoU to cross-entropy "
+            "at the same step. Line: median over categories; band: the middle half of the "
+            "categories.",
+            lines.curves(table),
+        )
+    ]
+    if text := prose.still_falling(study.records.curves):
+        blocks.append(Paragraph(text))
+    return Section("training", "Training curves", headings.training(table), blocks)
 
 
-def _curve_table(study: Study) -> pd.DataFrame:
-    """loss, measure, step, middle, low, high, over the categories that all losses have whole."""
+def curve_table(study: Study) -> pd.DataFrame:
+    """loss, measure, step, middle, low, high, over the categories that all losses have whole.
+
+    The untrained network's row, at step 0, starts the curve of every loss. Losses are relative to a
+    category's first validation; image_iou is in percent, gain (paired, over cross-entropy) in
+    points.
+    """
     curves = study.records.curves
     curves = curves[curves["category"].isin(study.scores.common(study.scores.present))]
     names = [*MEASURES, "image_iou"]
-    runs = curves.groupby(["category", "loss", "step"], as_index=False)[names].mean()
+    start = curves[curves["loss"] == UNTRAINED]
+    trained = curves[(curves["loss"] != UNTRAINED) & (curves["step"] > 0)]
+    losses = [loss for loss in study.scores.trained if (trained["loss"] == loss).any()]
+    every = pd.concat([*(start.assign(loss=loss) for loss in losses), trained])
+    runs = every.groupby(["category", "loss", "step"], as_index=False)[names].mean()
     first = runs[runs["step"] == runs["step"].min()].groupby("category")[list(MEASURES)].mean()
     for name in MEASURES:
         runs[name] = runs[name] / runs["category"].map(first[name])
     runs["image_iou"] *= 100
-    long = runs.melt(["category", "loss", "step"], names, var_name="measure")
+    against = runs.loc[runs["loss"] == REFERENCE, ["category", "step", "image_iou"]]
+    runs = runs.merge(against, on=["category", "step"], how="left", suffixes=("", "_reference"))
+    runs["gain"] = runs["image_iou"] - runs["image_iou_reference"]
+    names.append("gain")
+    runs.loc[runs["loss"] == REFERENCE, "gain"] = np.nan  # of itself
+    long = runs.melt(["category", "loss", "step"], names, var_name="measure").dropna()
     groups = long.groupby(["loss", "measure", "step"])["value"]
     table = groups.agg(
-        middle="mean", low=lambda x: x.quantile(0.25), high=lambda x: x.quantile(0.75)
+        middle="median", low=lambda x: x.quantile(0.25), high=lambda x: x.quantile(0.75)
     ).reset_index()
     order = {loss: place for place, loss in enumerate(study.scores.losses)}
     place = table["measure"].map(names.index)
@@ -180,133 +233,19 @@ def _curve_table(study: Study) -> pd.DataFrame:
     return table.sort_values(["place", "loss_place", "step"]).drop(columns=["place", "loss_place"])
 
 
-def sources(study: Study) -> Section:
-    """Where the gain comes from."""
-    if not study.comparable:
-        return Section(
-            "sources",
-            "Where the gain comes from",
-            "Where the gain comes from",
-            [_nothing("comparisons")],
-        )
-    sizes = stats.by_size(study.scores)
-    columns = ["subset", *study.presence.columns.drop("subset")]
-    table = pd.concat([study.presence, sizes[columns]]).dropna(subset="difference")
-    labels = _size_labels(sizes)
-    texts = {**PRESENCE, **{subset: f"object {label}" for subset, label in labels.items()}}
-    parts = [(text, table[table["subset"] == subset]) for subset, text in texts.items()]
-    blocks: list[Block] = [
-        Paragraph(
-            "An image without the category scores 1 where nothing is predicted and 0 where a "
-            "single pixel is, so half of image-IoU is all-or-nothing; images with and without the "
-            "category are therefore shown apart."
-        ),
-        picture(
-            "subsets",
-            "Gain in image-IoU over cross-entropy by training loss, on images with and without the "
-            "category and in four groups of object size.",
-            "Gain in image-IoU over cross-entropy, mean over categories with 95 % interval. By "
-            "presence: images with and without the category. By object size: images with it, in "
-            "quarters by the share of the image that the object covers (each category’s own "
-            "quarters; the borders shown are means over categories).",
-            figures.subsets([("By presence", table, PRESENCE), ("By object size", table, labels)]),
-        ),
-        tables.gains_table(
-            "subsets-table",
-            "Gain in image-IoU over cross-entropy in points on parts of the val images, beside "
-            "cross-entropy’s own image-IoU.",
-            "images",
-            parts,
-            table,
-            levels=True,
-        ),
-    ]
-    return Section(
-        "sources",
-        "Where the gain comes from",
-        "Where the gain comes from",
-        [*blocks, *_controls(study), *_gap_filling(study)],
-    )
+def qualitative(study: Study) -> list[Section]:
+    """No section where the records hold no pictures; `background.practice` then says so."""
+    entries = study.records.gallery
+    if not entries:
+        return []
+    shown = gallery(entries, ordered(study.scores.losses), study.files)
+    blocks: list[Block] = [Paragraph(prose.CHOICE_OF_IMAGES)]
+    if shown.legend:
+        blocks.append(Paragraph(prose.WITHOUT_PHOTOGRAPHS))
+    title = headings.predictions([entry["gain"] for entry in entries])
+    return [Section("predictions", "Predictions", title, [*blocks, shown])]
 
 
-def _size_labels(sizes: pd.DataFrame) -> dict[str, str]:
-    """By subset the share of the image that its objects cover."""
-    borders = sizes.groupby("subset")[["fraction_low", "fraction_high"]].first() * 100
-    labels = {}
-    for subset, (low, high) in borders.iterrows():
-        text = f"{low:.2g}–{high:.2g}\u00a0%"
-        if low == 0:
-            text = f"<\u00a0{high:.2g}\u00a0%"
-        elif high == 100:
-            text = f">\u00a0{low:.2g}\u00a0%"
-        labels[str(subset)] = text
-    return labels
-
-
-def _controls(study: Study) -> list[Block]:
-    table = stats.threshold_control(study.scores).dropna(subset="difference")
-    panels = [(text, table[table["label"] == label]) for label, text in CONTROLS.items()]
-    return [
-        Paragraph(
-            "A loss may gain only by moving the decision threshold. In the control each run’s "
-            "threshold is chosen on training images; a gain that is left over cross-entropy with a "
-            "tuned threshold is more than that."
-        ),
-        picture(
-            "thresholds",
-            "Differences in image-IoU with 95 % intervals by loss, with thresholds at 0 or tuned.",
-            "Threshold control, mean over categories with 95 % interval. First: each loss at "
-            "threshold 0 against cross-entropy at its tuned threshold. Second: both tuned. Third: "
-            "each loss tuned against itself at 0.",
-            figures.forests(panels, "difference, points"),
-        ),
-        tables.gains_table(
-            "thresholds-table", "The threshold control in points.", "comparison", panels, table
-        ),
-    ]
-
-
-def _gap_filling(study: Study) -> list[Block]:
-    table = stats.gap_filling(study.scores).dropna(subset="difference")
-    panels = [(text, table[table["measure"] == measure]) for measure, text in PARTS.items()]
-    return [
-        Paragraph(
-            "On images with the category, missed and false pixels, as shares of the union, add up "
-            "to 1 − IoU. A recall that rises while the false share does not means that object "
-            "pixels were recovered; whether they fill gaps, only the pictures below can tell."
-        ),
-        picture(
-            "gap-filling",
-            "Change against cross-entropy in recall, missed and false share, by training loss.",
-            "Change against cross-entropy on images with the category, mean over categories with "
-            "95 % interval. Recall is the share of the object that is found; missed and false are "
-            "shares of the union of truth and prediction.",
-            figures.forests(panels, "change, points"),
-        ),
-        tables.gains_table(
-            "gap-filling-table", "The same in points.", "share", panels, table, levels=True
-        ),
-    ]
-
-
-def qualitative(study: Study) -> Section:
-    if not study.records.gallery:
-        return Section("predictions", "Predictions", "Predictions", [_nothing("a gallery")])
-    return Section(
-        "predictions",
-        "Predictions",
-        "Predictions",
-        [
-            Paragraph(
-                "Per category, of the validation images that hold it: the one on which the Lovász "
-                "hinge gains most image-IoU over cross-entropy (mean over seeds), the median, and "
-                "the one on which it loses most. No image was picked by hand. Predictions are "
-                "those of the first seed; the thin line is the outline of the truth."
-            ),
-            gallery(study.records.gallery, study.scores.losses, study.files),
-        ],
-    )
-
-
-def _nothing(what: str) -> Paragraph:
+def nothing(what: str) -> Paragraph:
+    """In place of what the records lack."""
     return Paragraph(f"The records hold no {what.removeprefix('a ')} to show here.", warning=True)

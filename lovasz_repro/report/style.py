@@ -6,11 +6,21 @@ contrast of at least 3:1 on the page's white and on its dark grey. Marker and li
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from lovasz_repro.analysis.claims import LOVASZ
+from lovasz_repro.analysis.headline import BACKGROUND, UNTRAINED_TUNED
+from lovasz_repro.analysis.stats import REFERENCE
+from lovasz_repro.records import UNTRAINED
+
 INK = "#1f2328"
 """Text and axes. In SVG it becomes `currentColor`: dark on a light page, light on a dark one."""
+
+
+Line = str | tuple[int, tuple[int, ...]]
+"""As matplotlib takes it: a name, or an offset and the lengths of dashes and gaps."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +28,7 @@ class LossStyle:
     label: str
     color: str
     marker: str
-    line: str
+    line: Line
 
 
 LOSSES = {
@@ -29,6 +39,10 @@ LOSSES = {
     "lovasz_hinge": LossStyle("Lovász hinge", "#d55e00", "D", "-"),
     "lovasz_hinge_per_batch": LossStyle("Lovász hinge per batch", "#a26a4a", "P", "--"),
     "mixed": LossStyle("cross-entropy + Lovász", "#b58900", "X", "-."),
+    # What is not trained: greys.
+    UNTRAINED: LossStyle("untrained network", "#7d858e", "h", (0, (1, 1))),
+    UNTRAINED_TUNED: LossStyle("untrained, threshold chosen", "#7d858e", "H", (0, (1, 1))),
+    BACKGROUND: LossStyle("all background", "#7d858e", "_", (0, (1, 3))),
 }
 
 MEASURE_LABELS = {
@@ -80,3 +94,10 @@ RC: dict[Any, Any] = {
 def style(loss: str) -> LossStyle:
     """The style of a loss; one this module does not know is shown in ink under its own name."""
     return LOSSES.get(loss, LossStyle(loss, INK, "o", "-"))
+
+
+def ordered(losses: Iterable[str]) -> list[str]:
+    """Cross-entropy and the Lovász hinge first: in a wide table they are seen without scrolling."""
+    first = (REFERENCE, LOVASZ)
+    names = list(dict.fromkeys(losses))
+    return [x for x in first if x in names] + [x for x in names if x not in first]

@@ -9,9 +9,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lovasz_repro.report.axes import NARROW, WIDE
 from lovasz_repro.report.drawing import Draw
-from lovasz_repro.report.figures import NARROW, WIDE
-from lovasz_repro.report.style import INK, style
+from lovasz_repro.report.style import INK, Line, style
 from lovasz_repro.report.surrogates import BIASES, LABELINGS, SWEPT, Sweep, two_pixels
 
 AXIS = np.linspace(-2, 2, 81)  # a step of 0.05: the kinks at ±1 and 0 lie on it
@@ -68,11 +68,17 @@ def bias(sweeps: Sequence[Sweep]) -> Draw:
                     BIASES, values, color=color, ls=line, lw=2.4 if name == "jaccard" else 1.8
                 )
                 axes.plot(BIASES[least], values[least], marker, color=color, ms=8)
-            axes.set_ylim(0, 2.6)
+            axes.set_yscale("log")
+            axes.set_yticks(
+                [0.1, 0.2, 0.5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"]
+            )
+            axes.set_yticks([], minor=True)
             axes.set_xlim(float(BIASES[0]), float(BIASES[-1]))
             axes.set_title(f"{100 * sweep.share:g} % foreground")
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("bias")
+        for axes in np.atleast_1d(panels) if narrow else panels[:1]:
+            axes.set_ylabel("loss, logarithmic")
         names = ("jaccard", *SWEPT)
         figure.legend(
             [Line2D([], [], color=c, ls=line, marker=m) for c, line, m in map(_look, names)],
@@ -84,7 +90,7 @@ def bias(sweeps: Sequence[Sweep]) -> Draw:
     return draw
 
 
-def _look(name: str) -> tuple[str, str, str]:
+def _look(name: str) -> tuple[str, Line, str]:
     """Colour, line and marker; the Jaccard loss itself is drawn in ink."""
     look = style(name)
     return (INK, "-", "*") if name == "jaccard" else (look.color, look.line, look.marker)

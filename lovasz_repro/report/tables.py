@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
-from lovasz_repro.claims import Claim
-from lovasz_repro.records import MEASURES, Cell, Json, Records
+from lovasz_repro.analysis.claims import Claim
+from lovasz_repro.analysis.questions import Question
+from lovasz_repro.analysis.stats import REFERENCE
+from lovasz_repro.records import MEASURES
 from lovasz_repro.report import quoted
 from lovasz_repro.report.document import (
     MISSING,
     Field,
     Table,
     interval,
+    listed,
     loss_field,
     percent,
     plain,
     points,
     probability,
+    signed,
 )
-from lovasz_repro.report.style import MEASURE_LABELS, style
-from lovasz_repro.stats import REFERENCE
+from lovasz_repro.report.style import MEASURE_LABELS, ordered, style
 
 CLAIM_EVIDENCE = {
     "best_image_iou": ("gain", "Gain"),
@@ -35,6 +39,82 @@ CLAIM_EVIDENCE = {
 """By claim: the anchor of the figure or table that shows it, and its name."""
 
 VERDICT_MARKS = {"reproduced": "✓", "not reproduced": "✗", "undecided": "?"}
+
+
+def decision_table(table: pd.DataFrame) -> Table:
+    """Which loss to use when: `decisions`."""
+    rows = []
+    for row in table.itertuples():
+        alike = [style(loss).label for loss in ordered(row.as_good.split())]
+        others = listed(alike) if alike else "none"
+        if row.untrained_better:
+            others += "; not training at all is better"
+        rows.append(
+            [
+                Field("each image" if row.metric == "per_image" else "the data set"),
+                Field("yes" if row.empty_images else "no"),
+                Field("yes" if row.tunable else "no"),
+                replace(loss_field(row.loss), best=True),
+                _value(row.value, percent),
+                _gain(row.difference, row.low, row.high),
+                Field(others),
+            ]
+        )
+    return Table(
+        "decisions",
+        "Which loss to use: the training loss with the highest mean over categories, its gain over "
+        "cross-entropy in points with 95 % interval, and what cannot be told from it (the interval "
+        "of the paired difference includes zero). The interval is not corrected for the choice of "
+        "the best.",
+        (
+            "IoU is taken over",
+            "images without the category",
+            "threshold can be chosen",
+            "use",
+            "IoU, %",
+            "gain over cross-entropy",
+            "as good",
+        ),
+        rows,
+        table,
+        numeric=frozenset({4, 5}),
+        cards=True,
+    )
+
+
+ANSWER_MARKS = {"yes": "✓", "no": "✗", "open": "?"}
+
+
+def questions_table(found: Sequence[Question]) -> Table:
+    """What the records say of questions beside the paper's claims."""
+    rows = []
+    for one in found:
+        seen = one.note
+        if one.asked:
+            names = [style(loss).label for loss in ordered(one.beaten)]
+            seen = f"{len(one.beaten)} of {one.asked}" + (f": {listed(names)}." if names else ".")
+        rows.append(
+            [
+                Field(one.title),
+                Field(f"{ANSWER_MARKS[one.answer]}\u00a0{one.answer}", best=True),
+                _gain(one.effect, one.low, one.high),
+                loss_field(one.loss) if one.loss else MISSING,
+                Field(one.unit),
+                Field(seen),
+            ]
+        )
+    data = pd.DataFrame([{**vars(one), "beaten": " ".join(one.beaten)} for one in found])
+    return Table(
+        "questions",
+        "Questions of ours, beside the paper’s claims: the largest difference with its 95 % "
+        "interval, whose it is, and for which losses the answer is yes (after Holm over the losses "
+        "of the question).",
+        ("our question", "answer", "largest difference, points", "of", "in", "yes for"),
+        rows,
+        data,
+        numeric=frozenset({2}),
+        cards=True,
+    )
 
 
 def claims_table(claims: Sequence[Claim], anchors: set[str]) -> Table:
@@ -51,7 +131,7 @@ def claims_table(claims: Sequence[Claim], anchors: set[str]) -> Table:
         rows.append([Field(claim.title), verdict, effect, of, Field(claim.explanation), shown])
     return Table(
         "claims",
-        "The paper’s claims and what these records say of each, with 95 % intervals.",
+        "The paper’s claims, judged among the losses of its own table, with 95 % intervals.",
         ("claim of the paper", "verdict", "effect, points", "of", "what was seen", "shown in"),
         rows,
         pd.DataFrame([vars(claim) for claim in claims]),
@@ -59,34 +139,61 @@ def claims_table(claims: Sequence[Claim], anchors: set[str]) -> Table:
     )
 
 
-def paper_table(levels: pd.DataFrame, differences: pd.DataFrame) -> Table:
-    """Image-IoU, the paper's beside ours: `mean_levels`, `mean_differences`."""
-    change = differences.set_index("loss")
-    best = levels["value"].max()
-    rows = []
-    for row in levels.itertuples():
-        here = _value(row.value, percent, interval(row.low, row.high), row.value == best)
-        if row.loss in quoted.IMAGE_IOU:
-            value, gain = quoted.IMAGE_IOU[row.loss], quoted.gain(row.loss)
-            paper = Field(percent(value), value, best=value == max(quoted.IMAGE_IOU.values()))
-            paper_gain = Field(points(gain), gain) if row.loss != REFERENCE else MISSING
-        else:
-            paper, paper_gain = MISSING, MISSING
-        rows.append([loss_field(row.loss), paper, here, paper_gain, _change(change, row.loss)])
-    data = levels.assign(paper=levels["loss"].map(quoted.IMAGE_IOU))
+def first_table(rows: pd.DataFrame) -> Table:
+    """Table 1 from `headline`, the highest image-IoU first, the paper's values beside ours."""
+    best = {name: rows[name].max() for name in ("value", "present", "absent", "dataset_iou")}
+    table = []
+    for row in rows.sort_values("value", ascending=False, kind="stable").itertuples():
+        levels = [
+            _value(getattr(row, name), percent, best=getattr(row, name) == best[name])
+            for name in ("present", "absent", "dataset_iou")
+        ]
+        ends = interval(row.low, row.high)
+        these = interval(row.these_low, row.these_high, points)
+        value = quoted.IMAGE_IOU.get(row.row)
+        paper = MISSING
+        if value is not None:
+            change = points(quoted.gain(row.row)) if row.row != REFERENCE else ""
+            highest = value == max(quoted.IMAGE_IOU.values())
+            paper = Field(percent(value), value, change, best=highest)
+        table.append(
+            [
+                loss_field(row.row),
+                _value(row.value, percent, ends, row.value == best["value"]),
+                paper,
+                _gain(row.difference, row.difference_low, row.difference_high),
+                Field(these or "–", row.difference),
+                *levels,
+                replace(_gain(row.tuned_difference, row.tuned_low, row.tuned_high), interval=""),
+            ]
+        )
     return Table(
         "image-iou",
-        f"Image-IoU in percent, mean over categories with 95 % interval. Paper: {quoted.MARK}.",
-        ("training loss", "paper (quoted)", "here", "paper: gain", "here: gain over cross-entropy"),
-        rows,
-        data,
-        numeric=frozenset({1, 2, 3, 4}),
+        "Image-IoU in percent, mean over categories with 95 % interval, and the gain over "
+        "cross-entropy in points with two intervals: for categories like these, and for these "
+        "categories with other images and training runs. Then image-IoU of the images with and "
+        "without the category, dataset-IoU, and the gain when both thresholds are chosen on "
+        "held-out images. The highest of a column in bold.",
+        (
+            "training loss",
+            "image-IoU",
+            f"paper{quoted.SIGN}, gain",
+            "gain over cross-entropy",
+            "interval, these categories",
+            "with the category",
+            "without",
+            "dataset-IoU",
+            "gain, both thresholds chosen",
+        ),
+        table,
+        rows.assign(paper=rows["row"].map(quoted.IMAGE_IOU)),
+        numeric=frozenset(range(1, 9)),
     )
 
 
 def measure_table(matrix: pd.DataFrame) -> Table:
     """Every measure under every training loss: `own_measure_matrix`."""
-    losses = list(matrix["loss"].unique())
+    losses = ordered(matrix["loss"].unique())
     cells = {(row.measure, row.loss): row for row in matrix.itertuples()}
     rows = []
     for measure in matrix["measure"].unique():
@@ -97,12 +204,14 @@ def measure_table(matrix: pd.DataFrame) -> Table:
         for loss in losses:
             cell = cells[measure, loss]
             ends = interval(cell.low, cell.high, write)
-            row.append(_value(cell.value, write, ends, bool(cell.best)))
+            field = _value(cell.value, write, ends, bool(cell.best))
+            row.append(replace(field, text=f"{field.text}\u00a0•") if cell.own else field)
         rows.append(row)
     return Table(
         "measures",
         "Each evaluation measure (rows) under each training loss (columns): mean over categories "
-        "with 95 % interval, the best of a row in bold; ↓ lower is better, ↑ higher is better.",
+        "with 95 % interval, the best of a row in bold; • the loss trains with this measure; ↓ "
+        "lower is better, ↑ higher is better.",
         ("measure", *(style(loss).label for loss in losses)),
         rows,
         matrix,
@@ -116,7 +225,7 @@ def category_table(levels: pd.DataFrame, pairs: pd.DataFrame, expected: Sequence
     Args:
         levels: `levels`; pairs: `differences` of one loss; expected: the grid's categories.
     """
-    losses = list(levels["loss"].unique())
+    losses = ordered(levels["loss"].unique())
     cells = {(row.category, row.loss): row for row in levels.itertuples()}
     change = pairs.set_index("category")
     rows = []
@@ -134,15 +243,15 @@ def category_table(levels: pd.DataFrame, pairs: pd.DataFrame, expected: Sequence
                 else ""
             )
             row.append(Field(percent(cell.value), cell.value, part, best=cell.value == max(found)))
-        row.append(_change(change, category))
         p = change["p_holm"].get(category, math.nan)
-        rows.append([*row, Field(probability(p), p if math.isfinite(p) else 2.0)])
+        pair = [change_of(change, category), Field(probability(p), p if math.isfinite(p) else 2.0)]
+        rows.append([*row[:1], *pair, *row[1:]])
     return Table(
         "categories",
-        "Image-IoU in percent by category and training loss, best in bold; last the paired "
-        "difference of the Lovász hinge to cross-entropy in points, its 95 % interval, and its p "
-        "value after Holm over all losses and categories.",
-        ("category", *(style(loss).label for loss in losses), "Lovász − cross-entropy", "p (Holm)"),
+        "By category the paired difference of the Lovász hinge to cross-entropy in points, its "
+        "95 % interval, and its p value after Holm over all losses and categories; then image-IoU "
+        "in percent by training loss, the best in bold.",
+        ("category", "Lovász − cross-entropy", "p (Holm)", *(style(loss).label for loss in losses)),
         rows,
         levels,
         numeric=frozenset(range(1, len(losses) + 3)),
@@ -165,7 +274,7 @@ def gains_table(
         data: what goes to the CSV.
         levels: also show cross-entropy's own value.
     """
-    losses = max((list(table["loss"]) for _, table in parts), key=len)
+    losses = ordered(name for _, table in parts for name in table["loss"])
     rows = []
     for place, (text, table) in enumerate(parts):
         found = {row.loss: row for row in table.itertuples()}
@@ -182,99 +291,31 @@ def gains_table(
     return Table(name, caption, columns, rows, data, frozenset(range(1, len(columns))))
 
 
-def cost_table(costs: Mapping[Cell, Json]) -> Table:
-    """Seconds and memory by training loss; medians over cells, which others on the machine disturb
-    less than means."""
-    keys = ("seconds_per_step", "train_seconds", "total_seconds", "peak_memory_mib")
-    data = pd.DataFrame([{"loss": cell.loss, **cost} for cell, cost in costs.items() if cost])
-    data = data.reindex(columns=["loss", *keys])
-    groups = data.groupby("loss", sort=False)
-    summary = groups.median().assign(cells=groups.size(), sum_seconds=groups["total_seconds"].sum())
-    rows = [
-        [
-            loss_field(str(loss)),
-            Field(_number(1000 * row["seconds_per_step"], 1), row["seconds_per_step"]),
-            Field(_number(row["train_seconds"], 1), row["train_seconds"]),
-            Field(_number(row["sum_seconds"] / 60, 1), row["sum_seconds"]),
-            Field(_number(row["peak_memory_mib"], 0), row["peak_memory_mib"]),
-            Field(str(int(row["cells"])), row["cells"]),
-        ]
-        for loss, row in summary.iterrows()
-    ]
-    return Table(
-        "costs",
-        "Cost by training loss: medians over cells, and the sum of all cells.",
-        (
-            "training loss",
-            "ms a step",
-            "training, s a cell",
-            "all cells, min",
-            "peak memory, MiB",
-            "cells",
-        ),
-        rows,
-        summary.reset_index(),
-        numeric=frozenset({1, 2, 3, 4, 5}),
-    )
-
-
-def rate_table(rates: Json) -> Table:
-    """Learning rates: those tried, what each gave, the one chosen (bold)."""
-    data = rate_frame(rates)
-    tried = sorted(data["lr"].unique())
+def threshold_table(curves: pd.DataFrame, chosen: pd.Series) -> Table:
+    """Image-IoU of all images at threshold 0, at the median chosen one, and at the best of the mean
+    curve: `threshold_curves`, `chosen_thresholds`."""
     rows = []
-    for loss, table in data.groupby("loss", sort=False):
-        found = {row.lr: row for row in table.itertuples()}
-        rows.append([loss_field(str(loss)), *(_rate(found.get(lr)) for lr in tried)])
+    for loss in ordered(curves["loss"].unique()):
+        own = curves[curves["loss"] == loss]
+        best = own.loc[own["all"].idxmax()]
+        at = chosen.get(loss, math.nan)
+        values = [np.interp(x, own["threshold"], own["all"]) for x in (0.0, at)]
+        row = [loss_field(loss), _value(values[0], percent)]
+        row += (
+            [MISSING, MISSING]
+            if math.isnan(at)
+            else [Field(signed(at), at), _value(values[1], percent)]
+        )
+        row += [Field(signed(best["threshold"]), best["threshold"]), _value(best["all"], percent)]
+        rows.append(row)
     return Table(
-        "rates-table",
-        "Image-IoU in percent on held-out training images by learning rate; bold: the rate taken.",
-        ("training loss", *(f"{lr:g}" for lr in tried)),
+        "threshold-curves-table",
+        "Image-IoU in percent of the mean curve at threshold 0, at the median of the chosen "
+        "thresholds, and at its own highest point, which no choice on held-out images can know.",
+        ("training loss", "at 0", "chosen", "there", "highest at", "there"),
         rows,
-        data,
-        numeric=frozenset(range(1, len(tried) + 1)),
-    )
-
-
-def _rate(row: Any) -> Field:
-    if row is None:
-        return MISSING
-    if not math.isfinite(row.image_iou):
-        return Field("diverged", -math.inf)
-    return Field(percent(row.image_iou), row.image_iou, best=row.chosen)
-
-
-def rate_frame(rates: Json) -> pd.DataFrame:
-    """loss, lr, image_iou (NaN where training diverged), chosen."""
-    frame = pd.DataFrame(
-        [
-            {"loss": loss, **point, "chosen": point["lr"] == entry["chosen"]}
-            for loss, entry in rates.items()
-            for point in entry["curve"]
-        ]
-    )
-    return frame.astype({"image_iou": float})
-
-
-def list_table(records: Records) -> Table:
-    """The data lists with their hashes."""
-    lists = records.study.get("data", {}).get("lists", {})
-    rows = [
-        [
-            Field(name, name),
-            Field(str(entry["images"]), entry["images"]),
-            Field(entry["sha256"][:16]),
-        ]
-        for name, entry in lists.items()
-    ]
-    data = pd.DataFrame([{"list": name, **entry} for name, entry in lists.items()])
-    return Table(
-        "lists",
-        "Image lists and the first 16 digits of their SHA-256.",
-        ("list", "images", "SHA-256"),
-        rows,
-        data,
-        numeric=frozenset({1}),
+        curves,
+        numeric=frozenset(range(1, 6)),
     )
 
 
@@ -290,13 +331,14 @@ def _difference(value: float, low: float, high: float) -> Field:
     return _value(value, points, interval(low, high, points))
 
 
-def _change(table: pd.DataFrame, key: str) -> Field:
+def _gain(value: float, low: float, high: float) -> Field:
+    """As `_difference`; a dash where there is nothing to compare with."""
+    return _difference(value, low, high) if math.isfinite(value) else MISSING
+
+
+def change_of(table: pd.DataFrame, key: str) -> Field:
     """The difference in the row `key`; none for the reference itself."""
     if key not in table.index:
         return MISSING
     row = table.loc[key]
     return _difference(row["difference"], row["low"], row["high"])
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{value:,.{digits}f}" if math.isfinite(value) else "–"

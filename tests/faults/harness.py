@@ -118,11 +118,11 @@ class Published:
         from torchvision.datasets import SBDataset
         from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-        from lovasz_repro import fetch
+        from lovasz_repro.data import download
 
         DATASET_YEAR_DICT["2012"] = self.voc
         SBDataset.url, SBDataset.md5 = self.sbd_url, self.sbd_md5
-        fetch.CHUNK_BYTES = 1 << 12  # several to an archive
+        download.CHUNK_BYTES = 1 << 12  # several to an archive
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Clock:
     days: int
 
     def arm(self) -> None:
-        from lovasz_repro import workspace
+        from lovasz_repro.study import identity, machine
 
         shift = datetime.timedelta(days=self.days)
 
@@ -144,9 +144,10 @@ class Clock:
 
         really = time.time
         time.time = lambda: really() + shift.total_seconds()
-        vars(workspace)["datetime"] = SimpleNamespace(
-            datetime=Shifted, UTC=datetime.UTC, timedelta=datetime.timedelta
-        )
+        for module in (identity, machine):
+            vars(module)["datetime"] = SimpleNamespace(
+                datetime=Shifted, UTC=datetime.UTC, timedelta=datetime.timedelta
+            )
 
 
 Armed = Strike | Published | Clock
@@ -188,7 +189,12 @@ class Commands:
         self._folder = folder
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(
-            ["lovasz_repro.study", "lovasz_repro.fetch", "lovasz_repro.report", "faults.harness"]
+            [
+                "lovasz_repro.study.grid",
+                "lovasz_repro.data.fetch",
+                "lovasz_repro.report",
+                "faults.harness",
+            ]
         )
         self._count = 0
 

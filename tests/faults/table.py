@@ -1,4 +1,4 @@
-"""The README's table of faults, from what the suite's tests declare.
+"""The table of faults in the README beside this, from what the suite's tests declare.
 
 `PYTHONPATH=tests python -m faults.table` writes it.
 """
@@ -10,16 +10,17 @@ from pathlib import Path
 
 from faults.harness import FAULTS, Fault
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- faults:begin -->\n", "<!-- faults:end -->\n"
+MODULES = ("test_stopped", "test_damaged", "test_state", "test_strangers", "test_fuzz")
 
 
 def table() -> str:
     """A row per fault, in the order of the tests."""
     faults: list[Fault] = []
-    for module in ("faults.test_stopped", "faults.test_damaged"):
-        importlib.import_module(module)
-        faults += FAULTS[module]
+    for module in MODULES:
+        importlib.import_module(f"faults.{module}")
+        faults += FAULTS[f"faults.{module}"]
     rows = [("what happens", "what you see", "what is lost", "how to go on")]
     rows += [(":--",) * 4]
     rows += [(fault.name, fault.seen, fault.lost, fault.resume) for fault in faults]

@@ -19,10 +19,12 @@ from test_study import command, contents
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from faults.harness import Clock, Commands, Fault, Published, Strike, shows
-from lovasz_repro.records import load, read_json
-from lovasz_repro.voc import VOC
+from lovasz_repro.data.voc import VOC
+from lovasz_repro.files import read_json
+from lovasz_repro.records import load
+from lovasz_repro.training.loop import read_checkpoint, write_checkpoint
 
-CELL_STEP = Strike("lovasz_repro.segmenter:BinarySegmenter.training_step", 12)
+CELL_STEP = Strike("lovasz_repro.training.segmenter:BinarySegmenter.training_step", 28)
 """A step of the first cell, after its first checkpoint."""
 
 
@@ -44,7 +46,7 @@ def test_archive_truncated(run: Commands, published: Published, tmp_path: Path) 
     root = tmp_path / "voc"
     fetch = ["data", "fetch", "--root", str(root)]
     archive = root / VOC_TAR
-    cut = Strike("lovasz_repro.fetch:_unpack_voc", does="truncate", path=str(archive))
+    cut = Strike("lovasz_repro.data.fetch:_unpack_voc", does="truncate", path=str(archive))
     run(fetch, published, cut).is_one_line(str(archive), "refused", "delete it")
     archive.unlink()
     assert run(fetch, published).status == 0
@@ -60,7 +62,7 @@ def test_image_truncated(run: Commands, shapes_root: Path, finished: Path, tmp_p
     image = VOC(root).image_path("train_000003")
     whole = image.read_bytes()
     study = command(root, tmp_path)
-    cut = Strike("lovasz_repro.cache:_decode", does="truncate", path=str(image))
+    cut = Strike("lovasz_repro.data.cache:_decode", does="truncate", path=str(image))
     run(study, cut).is_one_line(str(image))
     assert not list((root / "cache").glob("images-*[!k]"))  # nothing but the lock
     image.write_bytes(whole)
@@ -108,10 +110,10 @@ def test_checkpoint(
     elif damage == "bomb":
         torch.save(Bomb(exploded), checkpoint)
     else:
-        content = torch.load(checkpoint, weights_only=True)
+        content = read_checkpoint(checkpoint)
         for group in content["optimizer_states"][0]["param_groups"]:
             group["initial_lr"] *= 2
-        torch.save(content, checkpoint)
+        write_checkpoint(checkpoint, content)
     ended = run(study)
     assert ended.status == 0, ended.said
     assert f"{checkpoint} {'is of' if damage == 'rate' else 'cannot be read'}" in ended.said
@@ -168,7 +170,7 @@ def test_result(
         path.unlink()
     ended = run(study)
     assert ended.status == 0
-    assert "4 cells, 3 done, 1 to run" in ended.said
+    assert "6 cells, 5 done, 1 to run" in ended.said
     assert contents(runs) == contents(finished)
 
 
@@ -226,12 +228,14 @@ def test_html_in_records(run: Commands, finished: Path, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_non_finite_loss(run: Commands, shapes_root: Path, finished: Path, tmp_path: Path) -> None:
     study = command(shapes_root, tmp_path)
-    # Eight steps of trials, six of the first cell; from then on there is no loss.
-    ended = run(study, Strike("lovasz_repro.segmenter:BinarySegmenter.loss", 15, does="nan"))
+    # 24 steps of trials, six of the first cell; from then on there is no loss.
+    ended = run(
+        study, Strike("lovasz_repro.training.segmenter:BinarySegmenter.loss", 31, does="nan")
+    )
     assert ended.status == 1
     assert "NonFiniteError: training loss nan between steps 0 and 2" in ended.said
     records = load(tmp_path / "demo")
-    assert len(records.results) == 1
+    assert len(records.results) == 3  # the first, and the untrained network
     assert len(records.failed) == 3
     assert run(study).status == 0
     assert contents(tmp_path / "demo") == contents(finished)
@@ -245,7 +249,7 @@ def test_two_at_once(run: Commands, shapes_root: Path, finished: Path, tmp_path:
     study = command(shapes_root, tmp_path)
     ended = [running.wait() for running in [run.start(study), run.start(study)]]
     assert [one.status for one in ended] == [0, 0], ended
-    assert sum(one.said.count(": image-IoU 0.") for one in ended) == 4  # no cell twice
+    assert sum(one.said.count(": image-IoU 0.") for one in ended) == 6  # no cell twice
     assert contents(tmp_path / "demo") == contents(finished)
 
 
@@ -305,7 +309,7 @@ def test_many_broken_images(run: Commands, shapes_root: Path, tmp_path: Path) ->
     assert check.status == 1
     assert "10000 images, 100 problems" in check.said
     assert [name for name in ids if f"{name}." in check.said] == broken
-    run(command(root, tmp_path / "runs")).is_one_line(broken[0])
+    run(command(root, tmp_path / "runs")).is_one_line(broken[1])  # the first that is missing
     assert not list((root / "cache").glob("images-*[!k]"))
     (lists / "fold0_train.txt").write_text("\n".join(i for i in ids[:8000] if i not in broken))
     (lists / "fold0_val.txt").write_text("\n".join(i for i in ids[8000:] if i not in broken))

@@ -11,7 +11,7 @@ from test_fetch import Server
 from test_study import command, contents
 
 from faults.harness import BALLAST, Armed, Commands, Fault, Published, Strike, shows
-from lovasz_repro.records import sha256
+from lovasz_repro.files import sha256
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,23 @@ def at(where: str, nth: int = 1, on: str = "") -> Strike:
     return Strike(where, nth, on)
 
 
-DOWNLOAD = at("lovasz_repro.fetch:Progress.advance", 2)
+DOWNLOAD = at("lovasz_repro.data.download:Progress.advance", 2)
 UNPACK = at("tarfile:TarFile.makefile", 5)
-MASKS = at("lovasz_repro.fetch:save_mask", 2)
-DECODE = at("lovasz_repro.voc:VOC.pair", 10)
-STEP = at("lovasz_repro.segmenter:Segmenter.training_step", 5)
+MASKS = at("lovasz_repro.data.fetch:save_mask", 2)
+DECODE = at("lovasz_repro.data.voc:VOC.pair", 10)
+STEP = at("lovasz_repro.training.segmenter:Segmenter.training_step", 5)
 FETCH = [
     Place("the download", "what had not been flushed; it goes on in the file", DOWNLOAD, DOWNLOAD),
     Place("unpacking VOC", "the unpacking", UNPACK, UNPACK),
     Place("converting SBD's masks", "the conversion", MASKS, MASKS),
 ]
 STUDY = [
-    Place("the cache's build", "the build", DECODE, at("lovasz_repro.cache:_array")),
+    Place("the cache's build", "the build", DECODE, at("lovasz_repro.data.cache:_array")),
     Place("a base network's training", "the steps since its last validation", STEP, STEP),
     Place(
         "the write of a checkpoint", "the steps since the one before",
         at("pathlib:Path.replace", 2, r"cells/.*\.resume.*\.part\.ckpt"),
-        at("lovasz_repro.records:write_bytes", 2, r"cells/.*/resume\.ckpt"),
+        at("lovasz_repro.files:write_bytes", 2, r"cells/.*/resume\.ckpt"),
     ),
     Place(
         "a cell's last write", "the evaluation of this cell",
@@ -60,7 +60,7 @@ STUDY = [
     Place(
         "the write of the gallery", "the gallery",
         at("pathlib:Path.replace", 3, "gallery/"),
-        at("lovasz_repro.gallery:write_bytes", 3, "gallery/"),
+        at("lovasz_repro.report.gallery:write_bytes", 3, "gallery/"),
     ),
 ]  # fmt: skip
 REPORT = Place(
@@ -168,8 +168,8 @@ def report(run: Commands, finished: Path, tmp_path_factory: pytest.TempPathFacto
     [
         DECODE,
         STEP,
-        at("lovasz_repro.segmenter:BinarySegmenter.training_step", 12),
-        at("lovasz_repro.segmenter:BinarySegmenter.test_step", 3),
+        at("lovasz_repro.training.segmenter:BinarySegmenter.training_step", 12),
+        at("lovasz_repro.training.segmenter:BinarySegmenter.test_step", 3),
     ],
     ids=["cache", "base", "cell", "evaluation"],
 )

@@ -1,0 +1,1 @@
+"""From records to numbers: scores, intervals, claims, decisions."""

@@ -1,0 +1,231 @@
+"""The paper's claims, and what the records say of each by rules that were fixed before any result.
+
+A claim is a statement that one or several paired differences are greater than zero. It is
+
+* reproduced where the 95 % intervals of all of them lie above zero,
+* not reproduced where the interval of any of them lies below zero,
+* undecided otherwise, and where losses or cells are missing ("needs ...").
+
+Shown is the hardest of the differences, the one least above zero in units of its interval. Asking
+for all of several at once needs no correction for their number: it only makes "reproduced" rarer.
+"Not reproduced" needs one of up to six and is the easier for it: the explanation counts how many
+lie above zero. The five claims are not corrected for being five.
+
+A claim of the paper is judged among the losses of the paper's table. Whether any other loss does
+better is a question of ours: `lovasz_repro.analysis.questions`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pandas as pd
+
+from lovasz_repro.analysis.resample import mean_interval
+from lovasz_repro.analysis.scores import SIZES, Arm, Scores
+from lovasz_repro.analysis.stats import REFERENCE, compare, gains
+
+Verdict = Literal["reproduced", "not reproduced", "undecided"]
+
+LOVASZ = "lovasz_hinge"
+PAPER_LOSSES = ("cross_entropy", "hinge", "lovasz_hinge")
+"""Those that the paper's table trains with; each is also a measure of the same form. Soft Jaccard
+was a measure in the paper's first version."""
+NAMES = {
+    "cross_entropy": "cross-entropy",
+    "hinge": "hinge",
+    "lovasz_hinge": "the Lovász hinge",
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim and its verdict.
+
+    key: best_image_iou, own_measure, carry_over, small_objects or gap_filling.
+    effect, low, high: 0.01 is one percentage point of `unit`; NaN where the records cannot say.
+    explanation: what was compared, on how many categories; or what the verdict needs.
+    """
+
+    key: str
+    title: str
+    verdict: Verdict
+    effect: float
+    low: float
+    high: float
+    unit: str
+    explanation: str
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference that a claim says is greater than zero; `what` names it."""
+
+    what: str
+    effect: float
+    low: float
+    high: float
+    categories: int
+
+    @property
+    def margin(self) -> float:
+        """Above 1 the interval lies above zero, below -1 below it."""
+        half = (self.high - self.low) / 2
+        if half:
+            return self.effect / half
+        return math.copysign(math.inf, self.effect) if self.effect else 0.0
+
+
+def claims(scores: Scores) -> list[Claim]:
+    """All five, always, in the report's order."""
+    return [
+        best_image_iou(scores),
+        own_measure(scores),
+        carry_over(scores),
+        small_objects(scores),
+        gap_filling(scores),
+    ]
+
+
+def best_image_iou(scores: Scores) -> Claim:
+    """Lovász hinge minus each of the other two losses of the paper, in image-IoU."""
+    rivals = [loss for loss in PAPER_LOSSES if loss != LOVASZ]
+    contrasts = [
+        _contrast(scores, f"against {NAMES[loss]}", Arm(LOVASZ), Arm(loss)) for loss in rivals
+    ]
+    title = "The Lovász hinge gives the best image-IoU"
+    return _claim("best_image_iou", title, "image-IoU", _lacking(scores, PAPER_LOSSES), contrasts)
+
+
+def own_measure(scores: Scores) -> Claim:
+    """By each loss of the paper's table: trained with another minus trained with it, relative to
+    the latter."""
+    contrasts = []
+    for own in PAPER_LOSSES:
+        for loss in PAPER_LOSSES:
+            if loss != own:
+                what = f"by {NAMES[own]} against training with {NAMES[loss]}"
+                contrasts.append(_contrast(scores, what, Arm(loss, own), Arm(own, own), True))
+    title = "Each loss is best on its own measure"
+    unit = "the loss's own value"
+    lacking = _lacking(scores, PAPER_LOSSES)
+    claim = _claim("own_measure", title, unit, lacking, contrasts)
+    more = (
+        " Soft Jaccard is left out: it is not in the paper's table, and as a measure it is taken "
+        "per image, which the loss per batch does not train."
+    )
+    return _explained(claim, after=more)
+
+
+def carry_over(scores: Scores) -> Claim:
+    """Lovász hinge minus cross-entropy in image-IoU."""
+    contrast = _contrast(scores, "against cross-entropy", Arm(LOVASZ), Arm(REFERENCE))
+    title = "The Lovász hinge carries over to image-IoU"
+    lacking = _lacking(scores, (LOVASZ, REFERENCE))
+    return _claim("carry_over", title, "image-IoU", lacking, [contrast])
+
+
+def small_objects(scores: Scores) -> Claim:
+    """The smallest quarter of the objects gains over cross-entropy, and more than the largest."""
+    quarters = [gains(scores, Arm(LOVASZ), Arm(REFERENCE), size) for size in SIZES]
+    small, large = quarters[0], quarters[-1]
+    contrasts = [
+        _of_values("gain on the smallest quarter of objects", small),
+        _of_values("gain on the smallest quarter minus gain on the largest", small - large),
+    ]
+    lacking = _lacking(scores, (LOVASZ, REFERENCE))
+    claim = _claim("small_objects", "Small objects gain most", "image-IoU", lacking, contrasts)
+    means = [float(quarter.mean()) for quarter in quarters]
+    return _explained(claim, before=_by_quarter(means))
+
+
+def _by_quarter(means: Sequence[float]) -> str:
+    """What is true of the four quarters, the smallest first."""
+    listed = ", ".join(_points(mean) for mean in means)
+    first = means[0] == max(means)
+    if max(means) <= 0:
+        head = "No quarter gains" + ("; the smallest objects lose least" if first else "")
+    else:
+        head = "The smallest objects gain most" if first else "The smallest do not gain most"
+    return f"{head} ({listed} points, smallest first). "
+
+
+def _of_values(what: str, values: pd.Series) -> Contrast:
+    numbers = values.dropna().to_numpy()
+    low, high = (float(end) for end in mean_interval(numbers))
+    effect = float(numbers.mean()) if len(numbers) else math.nan
+    return Contrast(what, effect, low, high, len(numbers))
+
+
+def _explained(claim: Claim, before: str = "", after: str = "") -> Claim:
+    """With more said, where the records can say anything."""
+    if math.isnan(claim.effect):
+        return claim
+    return replace(claim, explanation=before + claim.explanation + after)
+
+
+def gap_filling(scores: Scores) -> Claim:
+    """Recall of the Lovász hinge minus that of cross-entropy, on images with the category."""
+    recall = Arm(LOVASZ, "recall")
+    against = Arm(REFERENCE, "recall")
+    contrast = _contrast(scores, "recall against cross-entropy", recall, against)
+    lacking = _lacking(scores, (LOVASZ, REFERENCE))
+    claim = _claim("gap_filling", "The Lovász hinge fills gaps", "recall", lacking, [contrast])
+    if math.isnan(claim.effect):
+        return claim
+    false = compare(scores, Arm(LOVASZ, "false"), Arm(REFERENCE, "false"))
+    tuned = compare(scores, recall, Arm(REFERENCE, "tuned_recall"))
+    more = (
+        f" The falsely marked share of the union changes by {_points(false['difference'])} points; "
+        "against cross-entropy at its chosen threshold, recall changes by "
+        f"{_points(tuned['difference'])}. Recall counts a filled hole, a found object and a wider "
+        "rim alike."
+    )
+    return _explained(claim, after=more)
+
+
+def _contrast(
+    scores: Scores, what: str, arm: Arm, against: Arm, relative: bool = False
+) -> Contrast:
+    """relative: as a fraction of `against`'s value."""
+    row = compare(scores, arm, against)
+    scale = 1 / row["reference_value"] if relative and row["reference_value"] else 1.0
+    effect, low, high = (scale * row[name] for name in ("difference", "low", "high"))
+    return Contrast(what, effect, low, high, row["categories"])
+
+
+def _lacking(scores: Scores, losses: Iterable[str]) -> list[str]:
+    return [NAMES[loss] for loss in losses if loss not in scores.present]
+
+
+def _claim(
+    key: str, title: str, unit: str, lacking: Sequence[str], contrasts: Sequence[Contrast]
+) -> Claim:
+    needs = f"cells trained with {', '.join(lacking)}" if lacking else ""
+    if not needs and any(contrast.categories < 2 for contrast in contrasts):
+        needs = (
+            "two categories or more with the same finished cells of both losses, and with images"
+        )
+    if needs:
+        nothing = (math.nan, math.nan, math.nan)
+        return Claim(key, title, "undecided", *nothing, unit, f"Needs {needs}.")
+    hardest = min(contrasts, key=lambda contrast: contrast.margin)
+    verdict: Verdict = "undecided"
+    if hardest.low > 0:
+        verdict = "reproduced"
+    elif hardest.high < 0:
+        verdict = "not reproduced"
+    text = f"{hardest.what}, mean over {hardest.categories} categories."
+    if len(contrasts) > 1:
+        above = sum(contrast.low > 0 for contrast in contrasts)
+        counted = f"{above} of {len(contrasts)} comparisons lie wholly above zero"
+        text = f"{counted}. The hardest one: {text}"
+    effect = (hardest.effect, hardest.low, hardest.high)
+    return Claim(key, title, verdict, *effect, unit, text[0].upper() + text[1:])
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")

@@ -1,0 +1,70 @@
+"""What a gain in image-IoU consists of: the operating point, presence, and the shape of the masks.
+
+Two splits of the same gain, each exact in every category and so in the mean:
+
+    gain = operating_point + both_chosen
+    gain = present + absent,  present = shape + placement
+
+* operating_point: the gain at threshold 0 minus the gain with both thresholds chosen on held-out
+  images; both_chosen: the latter, what is left when both sides have a good threshold.
+* present, absent: what the images with and without the category contribute to the mean over all
+  images (each half's own gain times its share of the images).
+* shape: the contribution of the change in `oracle_iou`, the IoU at the best threshold of each
+  image alone; no threshold can make it. placement: the rest of `present`, how much nearer to its
+  best threshold an image lies at 0.
+
+The two splits do not add to each other: the operating point acts on both halves. Beside them
+stands oracle, the same change as shape but as a mean over the images with the category alone: on
+the scale of their image-IoU, and no part of a sum.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lovasz_repro.analysis.resample import mean_interval
+from lovasz_repro.analysis.scores import Arm, Scores
+from lovasz_repro.analysis.stats import REFERENCE, gains
+
+PARTS = (
+    "gain", "operating_point", "both_chosen", "present", "absent", "shape", "placement", "oracle",
+)  # fmt: skip
+
+
+def decomposition(scores: Scores) -> pd.DataFrame:
+    """Columns part (`PARTS`), loss, difference, low, high (over categories), categories.
+
+    A row per part and loss of the grid but the reference; NaN without a common category.
+    """
+    rows = []
+    for loss in scores.losses:
+        if loss == REFERENCE:
+            continue
+        for part, values in _parts(scores, loss).items():
+            low, high = mean_interval(values.to_numpy())
+            row = {"part": part, "loss": loss, "difference": values.mean()}
+            rows.append({**row, "low": float(low), "high": float(high), "categories": len(values)})
+    table = pd.DataFrame(
+        rows, columns=["part", "loss", "difference", "low", "high", "categories"]
+    ).sort_values("part", key=lambda part: part.map(PARTS.index), kind="stable")
+    return table.reset_index(drop=True)
+
+
+def _parts(scores: Scores, loss: str) -> dict[str, pd.Series]:
+    """By part its value in each category."""
+
+    def gain(measure: str, subset: str = "all") -> pd.Series:
+        return gains(scores, Arm(loss, measure), Arm(REFERENCE, measure), subset)
+
+    whole, chosen = gain("iou"), gain("tuned_iou")
+    present, shape = gain("part_iou"), gain("part_oracle_iou")
+    return {
+        "gain": whole,
+        "operating_point": whole - chosen,
+        "both_chosen": chosen,
+        "present": present,
+        "absent": gain("rest_iou"),
+        "shape": shape,
+        "placement": present - shape,
+        "oracle": gain("oracle_iou", "present"),
+    }

@@ -1,0 +1,84 @@
+"""Image-IoU as it would be with another share of images that hold the category.
+
+The val set of a category is drawn 1:1, half of it without the category. In the whole of VOC's val
+list about 7 % of the images hold one of the 20 categories. With a share π of images that do,
+
+    IoU(π) = π · present + (1 - π) · absent
+
+where present and absent are the mean IoU of the images with and without it. It is a reweighting of
+what was measured: networks are still trained on one image in two with the category, and thresholds
+are those at 0.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from lovasz_repro.analysis.resample import Floats, mean_interval
+from lovasz_repro.analysis.scores import Arm, Scores
+from lovasz_repro.analysis.stats import REFERENCE, gains
+
+NATURAL = 0.07
+"""Mean over the 20 categories of the share of VOC 2012's val images that hold the category."""
+SHARES: Floats = np.round(np.linspace(0.02, 0.5, 49), 2)  # hundredths: NATURAL is one of them
+
+
+def prevalence_gains(scores: Scores) -> pd.DataFrame:
+    """Gain over the reference by share: loss, share, difference, low, high, categories.
+
+    A row per loss of the grid but the reference and share of `SHARES`; the interval is over
+    categories. A loss without a common category has no row.
+    """
+    tables = []
+    for loss, halves in _halves(scores).items():
+        gain = SHARES[:, None] * halves["present"].to_numpy() + (
+            (1 - SHARES)[:, None] * halves["absent"].to_numpy()
+        )  # (shares, categories)
+        low, high = mean_interval(gain)
+        tables.append(
+            pd.DataFrame(
+                {"loss": loss, "share": SHARES, "difference": gain.mean(axis=1)}
+                | {"low": low, "high": high, "categories": len(halves)}
+            )
+        )
+    columns = ["loss", "share", "difference", "low", "high", "categories"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
+
+def crossings(scores: Scores) -> pd.DataFrame:
+    """Where two losses change places: above, below, share.
+
+    Below `share` the loss `above` has the higher mean image-IoU, beyond it the other. The reference
+    is among the losses. Only crossings from the first to the last of `SHARES`, by share.
+    """
+    halves = _halves(scores)
+    if REFERENCE in scores.present:
+        nothing = pd.DataFrame(0.0, scores.common([REFERENCE]), ["present", "absent"])
+        halves[REFERENCE] = nothing
+    rows = []
+    for one, other in combinations([loss for loss in scores.losses if loss in halves], 2):
+        change = (halves[one] - halves[other]).dropna().mean()
+        slope = change["present"] - change["absent"]
+        share = -change["absent"] / slope if slope else np.nan
+        if SHARES[0] <= share <= SHARES[-1]:
+            above, below = (one, other) if slope < 0 else (other, one)
+            rows.append({"above": above, "below": below, "share": float(share)})
+    table = pd.DataFrame(rows, columns=["above", "below", "share"])
+    return table.sort_values("share", kind="stable").reset_index(drop=True)
+
+
+def _halves(scores: Scores) -> dict[str, pd.DataFrame]:
+    """By loss its gain over the reference in each category: columns present and absent."""
+    found = {}
+    for loss in scores.losses:
+        if loss == REFERENCE:
+            continue
+        arm, against = Arm(loss), Arm(REFERENCE)
+        halves = {part: gains(scores, arm, against, part) for part in ("present", "absent")}
+        table = pd.DataFrame(halves).dropna()
+        if len(table):
+            found[loss] = table
+    return found

@@ -1,0 +1,1 @@
+"""How fast the losses and the training steps are."""

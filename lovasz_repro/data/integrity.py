@@ -1,0 +1,166 @@
+"""What tells that files changed: the contents of a data set's images and masks, sums of a cache.
+
+<cache>/contents-<data set>.json    {"files": {path: [size, mtime, ctime, SHA-256]}}
+<cache>/<a cache>/checksums.json    {"files": {name: {"bytes": n, "crc32": [of each block]}}}
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+
+from lovasz_repro.data.voc import VOC
+from lovasz_repro.errors import UserError
+from lovasz_repro.files import Json, read_json, sha256, write_json
+
+BLOCK = 1 << 20
+SAMPLE = 16
+"""Blocks of each array that are read when a cache is opened."""
+SUMS = "checksums.json"
+
+Digests = list[tuple[str, str]]
+
+
+def digests(voc: VOC, ids: Sequence[str], cache: Path) -> Digests:
+    """The SHA-256 of each id's image and mask; of a missing file, nothing.
+
+    A file is read again only where its size or one of its times is not what the cache's index says.
+
+    Raises: UserError naming what is no regular file.
+    """
+    index = cache / f"contents-{sha256(str(voc.folder.resolve()).encode())[:16]}.json"
+    known = _known(index)
+    paths = [path for name in ids for path in (voc.image_path(name), voc.mask_path(name))]
+    keys = [path.relative_to(voc.folder).as_posix() for path in paths]
+    states = [_state(path) for path in paths]
+    changed = [i for i, key in enumerate(keys) if states[i] and known.get(key, [])[:3] != states[i]]
+    if changed:
+        title = "Reading images and masks"
+        quiet = not sys.stdout.isatty()  # it takes a second or two
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            sums = pool.map(lambda i: sha256(paths[i].read_bytes()), changed)
+            bar = track(sums, title, len(changed), disable=quiet)
+            for i, digest in zip(changed, bar, strict=True):
+                known[keys[i]] = [*states[i], digest]
+        write_json(index, {"files": known})
+    found = [known[key][3] if state else "" for key, state in zip(keys, states, strict=True)]
+    return list(zip(found[::2], found[1::2], strict=True))
+
+
+def content_digest(voc: VOC, ids: Sequence[str], cache: Path) -> str:
+    """One hash of the contents of these images and masks: what a study's data is.
+
+    Args:
+        cache: the folder that keeps the hash of each file.
+
+    Raises: UserError naming a file that is missing or no regular file.
+    """
+    ids = sorted(set(ids))
+    found = digests(voc, ids, cache)
+    for name, pair in zip(ids, found, strict=True):
+        for path, digest in zip((voc.image_path(name), voc.mask_path(name)), pair, strict=True):
+            if not digest:
+                raise UserError(f"{path}: the file is missing.")
+    return sha256("\n".join(" ".join((n, *p)) for n, p in zip(ids, found, strict=True)).encode())
+
+
+def _known(index: Path) -> dict[str, list[Any]]:
+    """The index; empty where it is not there or not what was written: it only saves reading."""
+    try:
+        files = read_json(index)["files"] if index.exists() else {}
+        return {key: [*map(int, entry[:3]), str(entry[3])] for key, entry in files.items()}
+    except (UserError, KeyError, TypeError, ValueError, IndexError, AttributeError):
+        return {}
+
+
+def _state(path: Path) -> list[int]:
+    """Size and times; the time of the last change of the file's entry, too, because a copy may
+    bring along its time of writing. Nothing where there is no file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return []
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path}: not a regular file.")
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def write_sums(folder: Path) -> None:
+    """Leave in a folder the sums of all its files."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "crc32": [zlib.crc32(b) for b in _blocks(path)]}
+        for path in sorted(folder.iterdir())
+    }
+    write_json(folder / SUMS, {"files": files})
+
+
+def check_sums(folder: Path, sample: int | None = SAMPLE) -> None:
+    """Hold the files of a folder against the sums that were taken when they were made.
+
+    Args:
+        sample: how many blocks of each file, always the same ones; None: all.
+
+    Raises: UserError naming the file that differs.
+    """
+    mend = f"delete {folder} to have it made again"
+    files = read_json(folder / SUMS).get("files", {})
+    for name, entry in files.items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+            if size != entry["bytes"]:
+                raise UserError(
+                    f"{path}: cannot be read ({size} bytes, {entry['bytes']} were written); {mend}"
+                )
+            for number in _chosen(entry, sample):
+                if zlib.crc32(_block(path, number)) != entry["crc32"][number]:
+                    raise UserError(
+                        f"{path}: damaged (not the bytes that were written, from {number} MiB on); "
+                        + mend
+                    )
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error}); {mend}") from error
+
+
+def check_cache(cache: Path) -> list[str]:
+    """Hold every byte of all caches in a folder against their sums. Returns: a line per problem."""
+    if not cache.is_dir():
+        raise UserError(f"{cache}: there is no such folder")
+    folders = [p for kind in ("images-*", "features-*") for p in sorted(cache.glob(kind))]
+    problems = []
+    for folder in track([p for p in folders if p.is_dir()], "Checking"):
+        try:
+            check_sums(folder, None)
+        except UserError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _chosen(entry: Json, sample: int | None) -> list[int]:
+    """The first block, which says how the rest is to be read, and others."""
+    count = len(entry["crc32"])
+    if sample is None or count <= sample:
+        return list(range(count))
+    draw = np.random.Generator(np.random.Philox(key=[count, 0]))
+    return [0, *sorted(1 + draw.choice(count - 1, sample - 1, replace=False))]
+
+
+def _block(path: Path, number: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(number * BLOCK)
+        return file.read(BLOCK)
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            yield block

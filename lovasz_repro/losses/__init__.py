@@ -1,0 +1,38 @@
+"""Pixel and Jaccard losses for segmentation, for any training loop; nothing else here is needed."""
+
+from lovasz_repro.losses.extension import Method
+from lovasz_repro.losses.functional import (
+    Loss,
+    Reduction,
+    cross_entropy,
+    hinge,
+    lovasz_hinge,
+    lovasz_softmax,
+    soft_jaccard,
+)
+from lovasz_repro.losses.modules import (
+    CrossEntropy,
+    Hinge,
+    LovaszHinge,
+    LovaszSoftmax,
+    SoftJaccard,
+)
+from lovasz_repro.losses.registry import LOSSES, make_loss
+
+__all__ = [
+    "LOSSES",
+    "CrossEntropy",
+    "Hinge",
+    "Loss",
+    "LovaszHinge",
+    "LovaszSoftmax",
+    "Method",
+    "Reduction",
+    "SoftJaccard",
+    "cross_entropy",
+    "hinge",
+    "lovasz_hinge",
+    "lovasz_softmax",
+    "make_loss",
+    "soft_jaccard",
+]  # fmt: skip

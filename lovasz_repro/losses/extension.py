@@ -1,0 +1,202 @@
+"""The Lovász extension of the Jaccard loss: value and gradient, by sorting and by counting.
+
+Berman, Rannen Triki & Blaschko (CVPR 2018, arXiv 1705.08790). Tensors are ``(R, N)``: R rows of N
+pixels, an image, a batch or a class of one each. The masks ``foreground`` and ``valid`` are 0 or 1
+in uint8; s = +1 on foreground and -1 on background.
+
+The operations here run on a GPU and in compiled code. A CPU is faster with the loops of
+:mod:`lovasz_repro.losses.loops`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Method = Literal["sort", "bins"]
+
+# Errors from 0 to 2**12 - 2**-8 in 20 octaves of 256 bins: see _gradient_by_bins.
+OCTAVES = 20
+BINS_PER_OCTAVE_LOG2 = 8
+BIN_OFFSET_LOG2 = -8
+BINS = OCTAVES << BINS_PER_OCTAVE_LOG2
+
+
+def lovasz_extension(
+    scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor, method: Method
+) -> Tensor:
+    """The Lovász extension of the Jaccard loss of each row, ``(R, ...)`` to ``(R,)``.
+
+    At the errors ``max(0, 1 - s score)``, or ``|y - score|`` where the score is a probability.
+    """
+    if method not in _GRADIENTS:
+        raise ValueError(f"method must be one of {', '.join(_GRADIENTS)}, got {method!r}")
+    if scores[0].numel() >= 2**31:  # pixels are counted in int32
+        raise ValueError(f"{scores[0].numel()} pixels are too many for one image, batch or class")
+    losses: Tensor = _Extension.apply(scores, probability, foreground, valid, method)[0]
+    return losses
+
+
+class _Extension(torch.autograd.Function):
+    """<weights, errors> of each row; while the order of the errors stays, so do the weights."""
+
+    @staticmethod
+    def forward(
+        scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor, method: Method
+    ) -> tuple[Tensor, Tensor]:
+        if on_cpu(scores):
+            # Not at the top: a GPU has no use for Numba, which takes a while to import.
+            from lovasz_repro.losses.loops import extension
+
+            return extension(scores, probability, foreground, valid, method)
+        y = foreground.flatten(1)
+        errors = _errors(scores.flatten(1), probability, y, valid.flatten(1))
+        gradient = _GRADIENTS[method](errors, y)
+        # Not a dot product: autocast would take it in half precision.
+        losses = errors.mul_(gradient).abs_().sum(1)
+        return losses, gradient.view(scores.shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        losses, gradient = output
+        ctx.mark_non_differentiable(gradient)
+        ctx.set_materialize_grads(False)  # spares a tensor of zeros as the grad of ``gradient``
+        ctx.save_for_backward(losses, gradient)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 5
+        losses, gradient = ctx.saved_tensors
+        grad = torch.where(losses.isnan(), losses, grad)  # NaN must not train on
+        return (grad[:, None] * gradient.flatten(1)).view_as(gradient), None, None, None, None
+
+
+def _errors(scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor) -> Tensor:
+    """``max(0, 1 - s score)`` or ``|y - score|``, finite, and 0 on void."""
+    slope = error_slope(foreground, valid).to(scores.dtype)
+    right = foreground.to(scores.dtype) if probability else slope.new_ones(1)
+    errors = torch.addcmul(right, slope, scores, out=slope)
+    # An error of 0 has neither loss nor gradient: void needs no other treatment. Its bits are
+    # set to 0, since NaN times 0 is not. Errors are finite lest inf meet a weight of 0.
+    bits = bits_of(errors)
+    bits *= valid
+    return errors.clamp_(0, torch.finfo(errors.dtype).max)
+
+
+def _gradient_by_sort(errors: Tensor, foreground: Tensor) -> Tensor:
+    """The weights times -s: the gradient in the scores at ``errors``, ``(R, N)``.
+
+    In decreasing order of the errors, each pixel's weight is what it adds to the Jaccard loss.
+    Among equal errors any order gives the same loss, and a subgradient.
+    """
+    decreasing, order = errors.sort(dim=1, descending=True)
+    rows, pixels = order.shape
+    order += torch.arange(0, rows * pixels, pixels, device=order.device)[:, None]  # flat indices
+    is_foreground = foreground.view(-1).index_select(0, order.view(-1)).view_as(order)
+    steps = _jaccard_steps(is_foreground, errors.dtype).masked_fill_(decreasing == 0, 0)
+    steps *= 1 - 2 * is_foreground.view(torch.int8)
+    return decreasing.view(-1).index_copy_(0, order.view(-1), steps.view(-1)).view_as(errors)
+
+
+def _jaccard_steps(is_foreground: Tensor, dtype: torch.dtype) -> Tensor:
+    """What each pixel adds to the Jaccard loss as the set of wrong pixels grows by one a time.
+
+    With I and U counted before it, a foreground pixel takes the loss from 1 - I/U to 1 - (I-1)/U:
+    it adds 1/U. A background pixel takes it to 1 - I/(U+1) and adds I/(U (U+1)). Without
+    foreground the first pixel adds 1 and the others 0. Integer counts and these closed forms leave
+    no cancellation, unlike the usual difference of a cumulative ratio in floating point.
+    """
+    # In place where it can be: it is here that the loss needs most memory.
+    total = is_foreground.sum(1, keepdim=True, dtype=torch.int32)
+    rank = torch.arange(is_foreground.shape[1], dtype=torch.int32, device=total.device)
+    intersection = is_foreground.cumsum(1, dtype=torch.int32).sub_(is_foreground).neg_().add_(total)
+    steps = intersection.to(dtype)
+    del intersection
+    union = steps + (rank + 1)  # U + 1
+    steps.div_(union).masked_fill_(is_foreground == 1, 1).div_(union.sub_(1).clamp_(min=1))
+    steps[:, :1].masked_fill_(total == 0, 1)
+    return steps
+
+
+def _gradient_by_bins(errors: Tensor, foreground: Tensor) -> Tensor:
+    """As :func:`_gradient_by_sort` without sorting: a bin's pixels of one label share one weight.
+
+    The bin of an error m is the upper bits of the floating-point number m + c, c = 2**-8: 256 bins
+    an octave over 20 octaves, K = 5120 bins. For errors below 2**12 - c, and up to rounding, the
+    loss L' with these weights and the exact loss L are within
+
+        (1 - 1/256) L - 2**-16  <=  L'  <=  L.
+
+    Proof. Let V be the set of weights that some order of the pixels gives, and their convex
+    combinations. The Jaccard loss is submodular, so L = max over V of <v, m>, reached by every v
+    that has m in decreasing order. Let b be each error's lower bin edge, 0 for the first bin. In a
+    bin, the weights w here average "foreground first" and "background first", each over all orders
+    within a label: w is in V and has b in decreasing order. Therefore <w, m> <= L, and for v exact
+    at m, L - <w, m> = <v, m - b> + (<v, b> - <w, b>) - <w, m - b> <= <v, m - b>. A bin is at most
+    1/256 of its lower edge b + c wide, and v is >= 0 and sums to 1: <v, m - b> <= (L + c) / 256.
+    The first bin holds all pixels without error; its weights are set to 0, which moves neither
+    side, as b is 0 there. QED
+
+    So w is an epsilon-subgradient, epsilon = L - L': L(x) >= L(m) + <w, x - m> - epsilon for all x.
+    With errors that are equal wherever they share a bin, and none in (0, 2**-16), L' = L and w is a
+    subgradient. Errors of 2**12 and more share the last bin: L' <= L still holds.
+    """
+    rows = errors.shape[0]
+    shift, first = bin_of_bits(errors.dtype)
+    key = bits_of(errors + 2.0**BIN_OFFSET_LOG2)
+    key >>= shift
+    key.clamp_(first, first + BINS - 1)  # the bin of NaN may be any
+    key += BINS * torch.arange(rows, dtype=key.dtype, device=key.device)[:, None] - first
+    key.add_(foreground, alpha=rows * BINS)
+    key = key.view(-1)  # (R * N,), indices into a table (2, R, K)
+    counts = torch.zeros(2 * rows * BINS, dtype=torch.int32, device=key.device)
+    counts.index_add_(0, key, counts.new_ones(1).expand_as(key))
+    weights = _signed_weights(counts.view(2, rows, BINS), errors.dtype)
+    return weights.view(-1).index_select(0, key).view_as(errors)
+
+
+def bin_of_bits(dtype: torch.dtype) -> tuple[int, int]:
+    """The bin of m + c is its bits, shifted right by the first, minus the second."""
+    mantissa, bias = (52, 1023) if dtype == torch.float64 else (23, 127)
+    return mantissa - BINS_PER_OCTAVE_LOG2, (bias + BIN_OFFSET_LOG2) << BINS_PER_OCTAVE_LOG2
+
+
+def _signed_weights(counts: Tensor, dtype: torch.dtype) -> Tensor:
+    """-s times the weight of a pixel of each label and bin from their counts, ``(2, R, K)`` both.
+
+    With I, U before a bin and I', U' after it, the weight is (I + I') / (2 U U') on background and
+    (1/U + 1/U') / 2 on foreground.
+    """
+    background, foreground = counts
+    # Errors decrease from the last bin down, so a cumulative sum counts what is not yet taken.
+    untaken, before = counts.cumsum(2, dtype=torch.int32)  # of background, and I
+    union = (before + untaken)[:, -1:] - untaken
+    divisor = union.clamp(min=1)
+    inverse = divisor.to(dtype).reciprocal_()
+    inverse_after = (union + background).clamp_(min=1).to(dtype).reciprocal_()
+    # A union of 0 is that of no foreground and no pixel yet: the pixels here share the loss 1.
+    intersection = (before + (divisor - union)).to(dtype).sub_(foreground, alpha=0.5)
+    weights = torch.stack([intersection * inverse * inverse_after, (inverse + inverse_after) / -2])
+    weights[:, :, 0] = 0
+    return weights
+
+
+def bits_of(x: Tensor) -> Tensor:
+    """The floating-point numbers of ``x`` seen as integers, in the same memory."""
+    return x.view(torch.int64 if x.dtype == torch.float64 else torch.int32)
+
+
+_GRADIENTS = {"sort": _gradient_by_sort, "bins": _gradient_by_bins}
+
+
+def error_slope(foreground: Tensor, valid: Tensor) -> Tensor:
+    """-s: how an error moves with its score. -1 on foreground, +1 on background, 0 on void."""
+    return torch.sub(valid.view(torch.int8), foreground.view(torch.int8), alpha=2)
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Whether values may be read at no cost and loops be called: on a CPU, and not compiled."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()

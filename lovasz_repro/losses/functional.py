@@ -1,0 +1,238 @@
+"""Pixel and Jaccard losses for segmentation, as pure functions of (logits, target).
+
+The binary losses take logits and target of one shape ``(B, ...)``: a batch of images with any
+number of pixel axes. A label is 0, 1 or ``ignore_index`` (void), and may be of any real dtype.
+``reduction="mean"`` gives the scalar to train on, ``reduction="none"`` a ``(B,)`` vector, one
+value an image. What all of them keep to:
+
+- Half precision is computed and returned in float32; float64 stays float64.
+- Void pixels are never read: whatever their logit, NaN too, they add neither loss nor gradient. An
+  image of void pixels only has loss 0, and in a mean over images it counts as an image.
+- NaN at a valid pixel gives NaN. An infinite logit on the right side is a margin met, loss 0; on
+  the wrong side cross-entropy and hinge are inf, and a Lovász error counts as the largest finite
+  number.
+- Logits that are not floating point raise TypeError; shapes, devices or labels that do not fit
+  raise ValueError. The labels are checked at every call: at once on a CPU, on a GPU and in
+  compiled code by an assertion on the device, which costs no synchronisation.
+
+Notation: f a logit, s = +1 on foreground and -1 on background, margin s f, margin error 1 - s f.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lovasz_repro.losses.extension import Method, error_slope, lovasz_extension, on_cpu
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Reduction = Literal["mean", "none"]
+
+
+def cross_entropy(
+    logits: Tensor, target: Tensor, *, ignore_index: int = 255, reduction: Reduction = "mean"
+) -> Tensor:
+    """Binary cross-entropy ``log(1 + exp(-s f))``, in nats.
+
+    The mean runs over all valid pixels of the batch; ``reduction="none"`` takes each image's own.
+    """
+    margin, _, valid = _margin(logits, target, ignore_index)
+    return _pixel_mean(-F.logsigmoid(margin), valid, reduction)
+
+
+def hinge(
+    logits: Tensor, target: Tensor, *, ignore_index: int = 255, reduction: Reduction = "mean"
+) -> Tensor:
+    """Hinge loss ``max(0, 1 - s f)``, averaged as in :func:`cross_entropy`."""
+    margin, _, valid = _margin(logits, target, ignore_index)
+    return _pixel_mean(F.relu(1 - margin), valid, reduction)
+
+
+def soft_jaccard(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = 255,
+    reduction: Reduction = "mean",
+    per_image: bool = True,
+) -> Tensor:
+    """Soft Jaccard loss ``1 - sum(p y) / sum(p + y - p y)`` with p = sigmoid(f), y the label.
+
+    Rahman & Wang, *Optimizing intersection-over-union in deep neural networks for image
+    segmentation* (ISVC 2016), who sum over the batch: ``per_image=False``. An image without
+    foreground has loss 1 and gradient 0, whatever its logits, unless every p is 0 in floating
+    point: an empty union has loss 0.
+    """
+    margin, foreground, valid = _margin(logits, target, ignore_index)
+    margin, foreground, valid = _rows(per_image, reduction, margin, foreground, valid)
+    # The probability of the wrong label is sigmoid(-s f). As a ratio of masses of it the loss does
+    # not cancel where p is near y, and is 1 to the bit without foreground.
+    wrong = torch.sigmoid(-margin)
+    missed = (foreground * wrong).sum(1)
+    false_alarm = ((valid - foreground) * wrong).sum(1)
+    union = foreground.sum(1) + false_alarm
+    losses = (missed + false_alarm) / union.clamp(min=torch.finfo(union.dtype).tiny)
+    return _image_mean(losses, reduction)
+
+
+def lovasz_hinge(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = 255,
+    reduction: Reduction = "mean",
+    per_image: bool = True,
+    method: Method = "sort",
+) -> Tensor:
+    """Lovász hinge: the Lovász extension of the Jaccard loss at the errors ``max(0, 1 - s f)``.
+
+    Yu & Blaschko (ICML 2015, arXiv 1512.07797); Berman, Rannen Triki & Blaschko (CVPR 2018, arXiv
+    1705.08790). ``per_image=False`` takes the batch as one image. ``method="sort"`` is exact;
+    ``"bins"`` is a bounded approximation at about the price of a pointwise loss, see
+    ``_gradient_by_bins`` in :mod:`lovasz_repro.losses.extension`. A pixel with a margin of 1 or
+    more has no gradient.
+    """
+    logits, foreground, valid = _binary(logits, target, ignore_index)
+    logits, foreground, valid = _rows(per_image, reduction, logits, foreground, valid)
+    return _image_mean(lovasz_extension(logits, False, foreground, valid, method), reduction)
+
+
+def lovasz_softmax(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    classes: Literal["present", "all"] = "present",
+    ignore_index: int = 255,
+    per_image: bool = False,
+    method: Method = "sort",
+) -> Tensor:
+    """Lovász-Softmax: the mean over classes of the Lovász extension at the errors ``|y_c - p_c|``.
+
+    Berman, Rannen Triki & Blaschko (CVPR 2018), eq. 9-11. ``logits`` is ``(B, C, ...)``, C >= 2,
+    ``target`` is ``(B, ...)`` with labels 0 ... C-1 or ``ignore_index``; p is the softmax over
+    C. With ``classes="present"`` the mean takes the classes that have a pixel in the batch
+    (``per_image``: in the image), with ``"all"`` every class. ``per_image`` averages the images'
+    losses.
+    """
+    if classes not in ("present", "all"):
+        raise ValueError(f"classes must be 'present' or 'all', got {classes!r}")
+    if logits.ndim < 2 or logits.shape[1] < 2:
+        raise ValueError(f"logits must be (B, C, ...) with C >= 2, got {tuple(logits.shape)}")
+    logits, target = _flat(logits, target, logits[:, 0].shape)
+    count = logits.shape[1]
+    labels = torch.arange(count, device=target.device)[:, None]
+    foreground = (target[:, None] == labels).to(torch.uint8)  # (B, C, N)
+    ignored = _equal(target, ignore_index)[:, None]  # (B, 1, N)
+    known = foreground.amax(1, keepdim=True)
+    _check_labels(target, known | ignored, f"0 ... {count - 1} or {ignore_index}")
+    foreground *= 1 - ignored
+    valid = (known * (1 - ignored)).expand_as(foreground)
+    present = foreground.amax(2)  # (B, C)
+    # Void is not read: a logit there that is not finite would make the gradient NaN.
+    scores = torch.where(ignored == 1, 0, logits).softmax(1)  # (B, C, N)
+    if per_image:
+        scores, foreground, valid = (t.flatten(0, 1) for t in (scores, foreground, valid))
+    else:
+        scores, foreground, valid = (t.transpose(0, 1) for t in (scores, foreground, valid))
+        present = present.amax(0, keepdim=True)
+    losses = lovasz_extension(scores, True, foreground, valid, method).view(-1, count)
+    if classes == "all":
+        return losses.mean()
+    return ((losses * present).sum(1) / present.sum(1).clamp(min=1)).mean()
+
+
+def _flat(logits: Tensor, target: Tensor, expected: torch.Size) -> tuple[Tensor, Tensor]:
+    """Checks dtype, shape and device; the pixel axes become one, half precision becomes float32."""
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be floating point, got {logits.dtype}")
+    if target.is_complex():
+        raise TypeError(f"target must hold labels, got {target.dtype}")
+    if target.shape != expected or target.ndim == 0 or target.numel() == 0:
+        raise ValueError(
+            "target must fit the logits and hold at least one pixel: got logits "
+            f"{tuple(logits.shape)} and target {tuple(target.shape)}"
+        )
+    if target.device != logits.device:
+        raise ValueError(f"logits are on {logits.device}, target is on {target.device}")
+    pixel_axis = logits.ndim - target.ndim + 1
+    if target.ndim == 1:
+        logits, target = logits[..., None], target[..., None]
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return logits.flatten(pixel_axis).to(dtype), target.flatten(1).contiguous()
+
+
+def _binary(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, and the masks of foreground and valid pixels. ``(B, N)`` each.
+
+    A mask is 0 or 1 in uint8: on a CPU its arithmetic is vectorised, that of bool is not.
+    """
+    if ignore_index in (0, 1):
+        raise ValueError(f"ignore_index must not be a label, got {ignore_index}")
+    logits, target = _flat(logits, target, logits.shape)
+    target = _bytes(target, ignore_index)
+    foreground = _equal(target, 1)
+    valid = foreground | _equal(target, 0)
+    if not on_cpu(valid) or valid.amin() == 0:
+        _check_labels(target, valid | _equal(target, ignore_index), f"0, 1 or {ignore_index}")
+    return logits, foreground, valid
+
+
+def _bytes(target: Tensor, ignore_index: int) -> Tensor:
+    """The labels as they are, or in uint8: on a CPU bytes compare several times faster."""
+    if target.dtype == torch.bool:
+        return target.view(torch.uint8)
+    wide = target.dtype in (torch.int64, torch.int32, torch.int16)
+    if not wide or not on_cpu(target) or not 0 <= ignore_index <= 255:
+        return target
+    lowest, highest = target.aminmax()
+    return target.to(torch.uint8) if lowest >= 0 and highest <= 255 else target
+
+
+def _equal(target: Tensor, label: int) -> Tensor:
+    """1 where the target is the label. A label that its type cannot hold is nowhere: torch would
+    wrap it around to another."""
+    if not target.is_floating_point() and target.dtype != torch.bool:
+        held = torch.iinfo(target.dtype)
+        if not held.min <= label <= held.max:
+            return torch.zeros_like(target, dtype=torch.uint8)
+    return torch.eq(target, label, out=torch.empty_like(target, dtype=torch.uint8))
+
+
+def _check_labels(target: Tensor, known: Tensor, allowed: str) -> None:
+    if on_cpu(target):
+        if known.amin() == 0:
+            raise ValueError(f"labels must be {allowed}, got {set(target.flatten().tolist())}")
+    else:
+        # Not amin: compiled for a CPU by torch 2.15, that of uint8 fails on labels that are right.
+        torch._assert_async((known == 1).all(), f"labels must be {allowed}")
+
+
+def _margin(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The margin s f, 0 on void, and the masks of foreground and valid pixels. ``(B, N)`` each."""
+    logits, foreground, valid = _binary(logits, target, ignore_index)
+    margin = -error_slope(foreground, valid) * logits
+    return torch.where(valid == 1, margin, 0), foreground, valid
+
+
+def _rows(per_image: bool, reduction: Reduction, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """``(B, N)`` as it is, or the batch as one row ``(1, B * N)``."""
+    if per_image:
+        return tensors
+    if reduction == "none":
+        raise ValueError("reduction='none' is one value an image: it needs per_image=True")
+    return tuple(t.reshape(1, -1) for t in tensors)
+
+
+def _pixel_mean(values: Tensor, valid: Tensor, reduction: Reduction) -> Tensor:
+    totals, counts = (values * valid).sum(1), valid.sum(1)
+    if reduction == "none":
+        return totals / counts.clamp(min=1)
+    return totals.sum() / counts.sum().clamp(min=1)
+
+
+def _image_mean(losses: Tensor, reduction: Reduction) -> Tensor:
+    return losses if reduction == "none" else losses.mean()

@@ -1,0 +1,1 @@
+"""DeepLab networks and their published weights."""

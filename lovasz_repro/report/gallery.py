@@ -1,0 +1,194 @@
+"""The few images whose predictions a report shows: chosen by a rule, stored small.
+
+Per category, among the val images that hold it, sorted by how much image-IoU the Lovász hinge gains
+over cross-entropy (mean over the seeds that both have): the largest gain, the median, the largest
+loss. The pictures come from the first of those seeds.
+
+    gallery/gallery.json        {"images": [{category, id, rule, fold, seed, gain, width, height,
+                                 image, truth, outline, overlays: {loss: file}, iou: {loss: iou},
+                                 sha256: {file: sum}}]}
+    gallery/<category>-<id>.jpg             the photograph; records that a report keeps may lack it,
+                                            and then the key `image` too
+    gallery/<category>-<id>-truth.png       the truth, tinted, to be laid over it
+    gallery/<category>-<id>-outline.png     its outline
+    gallery/<category>-<id>-<loss>.png      a prediction, tinted in the colour of its loss
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from lovasz_repro.analysis.claims import LOVASZ
+from lovasz_repro.analysis.stats import REFERENCE
+from lovasz_repro.data.voc import VOC
+from lovasz_repro.errors import UserError
+from lovasz_repro.files import sha256, write_bytes, write_json
+from lovasz_repro.records import Cell, Json, Records, load
+from lovasz_repro.report.style import style
+
+MASK_SIDE = 160  # of the canvas in predictions.npz
+IMAGE_SIDE = 200
+TINT_OPACITY = 150  # of 255
+TRUTH_COLOR = "#ffd92f"
+
+Mask = NDArray[np.bool_]
+
+
+def write_gallery(runs: Path, voc: VOC) -> None:
+    """Choose the images of a study's records and leave them in `runs/gallery`.
+
+    A study without both losses leaves an empty gallery.
+
+    Raises: UserError naming the file where a cell's predictions are missing or lack an image.
+    """
+    records = load(runs)
+    entries: list[Json] = []
+    pictures: dict[str, bytes] = {}
+    for category in records.grid.categories:
+        for choice in choose(records.images, category):
+            entry, files = _show(records, runs, voc, choice)
+            entries.append(entry)
+            pictures |= files
+    folder = runs / "gallery"
+    for name, content in pictures.items():
+        write_bytes(folder / name, content)
+    write_json(folder / "gallery.json", {"images": entries})
+    for path in folder.iterdir():
+        if path.name not in {*pictures, "gallery.json"}:
+            path.unlink()
+
+
+def choose(images: pd.DataFrame, category: str) -> list[Json]:
+    """Up to three images of a category: `category`, `id`, `fold`, `seed`, `gain`, `rule`.
+
+    Args:
+        images: as in `Records`.
+    """
+    rows = images[(images["category"] == category) & (images["has_category"] == 1)]
+    keys = ["fold", "id", "seed"]
+    iou = rows.pivot_table(index=keys, columns="loss", values="iou").reindex(
+        columns=[LOVASZ, REFERENCE]
+    )
+    gains = (iou[LOVASZ] - iou[REFERENCE]).dropna().rename("gain").reset_index()
+    if gains.empty:
+        return []
+    by_image = gains.groupby(["fold", "id"], as_index=False).agg(
+        gain=("gain", "mean"), seed=("seed", "min")
+    )
+    ranked = by_image.sort_values(["gain", "id"], ascending=[False, True]).to_dict("records")
+    rules = {"largest gain": 0, "median": (len(ranked) - 1) // 2, "largest loss": len(ranked) - 1}
+    chosen: dict[int, Json] = {}
+    for rule, place in rules.items():
+        row = ranked[place]
+        chosen.setdefault(
+            place,
+            {
+                "category": category,
+                "id": row["id"],
+                "fold": int(row["fold"]),
+                "seed": int(row["seed"]),
+                "gain": round(float(row["gain"]), 6),
+                "rule": rule,
+            },
+        )
+    return list(chosen.values())
+
+
+def _show(records: Records, runs: Path, voc: VOC, choice: Json) -> tuple[Json, dict[str, bytes]]:
+    """The entry of one chosen image, and its pictures by file name."""
+    category, image_id = choice["category"], choice["id"]
+    image = Image.fromarray(voc.image(image_id))
+    stem = f"{category}-{image_id}"
+    width, height = scaled(image.size, MASK_SIDE)
+    labels = Image.fromarray(voc.mask(image_id)).resize((width, height), Image.Resampling.NEAREST)
+    truth = np.asarray(labels) == voc.classes.index(category) + 1  # (height, width)
+    files = {
+        f"{stem}.jpg": _jpeg(image),
+        f"{stem}-truth.png": _tint(truth, TRUTH_COLOR),
+        f"{stem}-outline.png": _outline(truth),
+    }
+    overlays, iou = {}, {}
+    for loss in records.grid.losses:
+        cell = Cell(category, loss, choice["fold"], choice["seed"])
+        if cell not in records.results:
+            continue
+        mask = _prediction(runs / cell.path / "predictions.npz", image_id)[:height, :width]
+        overlays[loss] = f"{stem}-{loss}.png"
+        files[overlays[loss]] = _tint(mask, style(loss).color)
+        iou[loss] = _image_iou(records.images, cell, image_id)
+    size = dict(zip(("width", "height"), scaled(image.size, IMAGE_SIDE), strict=True))
+    names = dict(zip(("image", "truth", "outline"), files, strict=False))
+    sums = {name: sha256(content) for name, content in files.items()}
+    return {**choice, **size, **names, "overlays": overlays, "iou": iou, "sha256": sums}, files
+
+
+def scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Width and height of an image of `size` whose longest side is brought to `side` pixels."""
+    longest = max(size)
+    return max(1, round(size[0] * side / longest)), max(1, round(size[1] * side / longest))
+
+
+def _image_iou(images: pd.DataFrame, cell: Cell, image_id: str) -> float:
+    row = images[
+        (images["category"] == cell.category)
+        & (images["loss"] == cell.loss)
+        & (images["fold"] == cell.fold)
+        & (images["seed"] == cell.seed)
+        & (images["id"] == image_id)
+    ]
+    return float(row["iou"].iloc[0])
+
+
+def _prediction(path: Path, image_id: str) -> Mask:
+    """`(MASK_SIDE, MASK_SIDE)`: the foreground of one val image, at the top left of its canvas."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes())) as arrays:  # which closes a damaged file
+            ids, masks = arrays["ids"], arrays["masks"]
+        rows = np.flatnonzero(ids == image_id)
+        if not rows.size:
+            raise UserError(f"{path}: no prediction for image {image_id}; run the cell again")
+        return np.unpackbits(masks[rows[0]], axis=-1).astype(bool)
+    except UserError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise many kinds for a damaged file
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{path}: cannot be read ({said}); run the cell again") from error
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    small = image.resize(scaled(image.size, IMAGE_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=80, optimize=True)
+    return buffer.getvalue()
+
+
+def _tint(mask: Mask, color: str) -> bytes:
+    """A palette PNG: `color`, half transparent, where the mask is true, and nothing elsewhere."""
+    return _png(mask.astype(np.uint8), ["#000000", color], [0, TINT_OPACITY])
+
+
+def _outline(mask: Mask) -> bytes:
+    """A palette PNG: white on the mask's edge and black outside of it, to be seen on any image."""
+    padded = np.pad(mask, 1)
+    neighbours = np.stack(
+        [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
+    )
+    edge = mask & ~neighbours.all(0)
+    outside = ~mask & neighbours.any(0)
+    return _png(
+        np.where(edge, 1, np.where(outside, 2, 0)), ["#000000", "#ffffff", "#000000"], [0, 230, 110]
+    )
+
+
+def _png(indices: NDArray[np.integer], colors: list[str], opacity: list[int]) -> bytes:
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette(b"".join(bytes.fromhex(color[1:]) for color in colors))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", transparency=bytes(opacity), bits=2, optimize=True)
+    return buffer.getvalue()

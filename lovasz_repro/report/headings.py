@@ -1,0 +1,164 @@
+"""The headings of the sections: what was found, from the numbers, or that nothing could be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lovasz_repro.analysis.claims import LOVASZ, Claim
+from lovasz_repro.analysis.stats import REFERENCE
+from lovasz_repro.records import UNTRAINED
+from lovasz_repro.report.document import count, listed, percent, points
+from lovasz_repro.report.prose import UNTRAINED_ROWS, the, with_interval
+
+
+def answer(differences: pd.DataFrame, claims: Sequence[Claim]) -> str:
+    """The gain of the Lovász hinge, and the verdict on the paper's first claim."""
+    verdict = next(claim.verdict for claim in claims if claim.key == "best_image_iou")
+    rows = differences[(differences["loss"] == LOVASZ) & (differences["categories"] > 0)]
+    if rows.empty:
+        return "The Lovász hinge cannot be compared to cross-entropy yet"
+    return (
+        f"The Lovász hinge against cross-entropy: {with_interval(rows.iloc[0])} of image-IoU; the "
+        f"paper’s claim is {verdict}"
+    )
+
+
+def predictions(gains: Sequence[float]) -> str:
+    """gains: of the Lovász hinge on the images shown, each category's extremes among them."""
+    return (
+        "On single images with the category the Lovász hinge’s gain goes from "
+        f"{points(min(gains))} to {points(max(gains))} points"
+    )
+
+
+def practice(tried: pd.DataFrame, costs: pd.DataFrame) -> str:
+    """tried: `tuning_frame`; costs: `cost_frame`."""
+    found = []
+    rates = tried.loc[tried["chosen"], "lr"]
+    if len(rates) > 1:
+        factor = rates.max() / rates.min()
+        found.append(
+            f"the chosen learning rates differ by a factor of {factor:.3g}"
+            if factor > 1
+            else f"the chosen learning rate is {rates.iloc[0]:g} everywhere"
+        )
+    steps = costs["seconds_per_step"]
+    if {LOVASZ, REFERENCE} <= set(steps.dropna().index):
+        found.append(
+            f"a step under the Lovász hinge takes {steps[LOVASZ] / steps[REFERENCE]:.2f} times as "
+            "long as under cross-entropy"
+        )
+    text = "; ".join(found) or "how learning rates were chosen and what cells cost is not recorded"
+    return text[0].upper() + text[1:]
+
+
+def headline(rows: pd.DataFrame) -> str:
+    """The highest image-IoU, and what is had without training."""
+    trained = rows[~rows["row"].isin(UNTRAINED_ROWS)].dropna(subset="value")
+    if trained.empty:
+        return "The image-IoU of the losses cannot be set side by side"
+    best = trained.loc[trained["value"].idxmax()]
+    text = f"{the(best['row'])} has the highest image-IoU, {percent(best['value'])}\u00a0%"
+    base = rows[rows["row"] == UNTRAINED].dropna(subset="value")
+    if len(base):
+        text += f"; without training it is {percent(base['value'].iloc[0])}\u00a0%"
+    return text[0].upper() + text[1:]
+
+
+def training(table: pd.DataFrame) -> str:
+    """How image-IoU still moves at the end. table: loss, measure, step, middle."""
+    rows = table[(table["measure"] == "image_iou") & (table["loss"] == LOVASZ)]
+    rows = rows.sort_values("step")
+    if len(rows) < 2:
+        return "Too few validations of the Lovász hinge to say whether it still moves"
+    before, last = rows.iloc[-2], rows.iloc[-1]
+    change = points((last["middle"] - before["middle"]) / 100)
+    span = int(last["step"] - before["step"])
+    return (
+        f"In the last {count(span, 'step')} image-IoU under the Lovász hinge moves by {change} "
+        "points"
+    )
+
+
+def sources(parts: pd.DataFrame) -> str:
+    table = parts[parts["loss"] == LOVASZ].dropna(subset="difference").set_index("part")
+    if table.empty:
+        return "No gain of the Lovász hinge that could be taken apart"
+    shares = {name: table.loc[name, "difference"] for name in ("gain", "present", "absent")}
+    return (
+        f"The Lovász hinge’s {points(shares['gain'])} points: {points(shares['present'])} from "
+        f"images with the category, {points(shares['absent'])} from images without it"
+    )
+
+
+def operating(parts: pd.DataFrame) -> str:
+    table = parts[parts["loss"] == LOVASZ].dropna(subset="difference").set_index("part")
+    if table.empty:
+        return "No gain of the Lovász hinge to set beside chosen thresholds"
+    left, moved = (table.loc[part, "difference"] for part in ("both_chosen", "operating_point"))
+    return (
+        f"A chosen threshold takes {points(moved)} of the Lovász hinge’s gain and leaves "
+        f"{points(left)} points"
+    )
+
+
+def prevalence(table: pd.DataFrame, share: float) -> str:
+    """The loss with the highest gain at a share of images with the category."""
+    rows = table[(table["share"] == share) & (table["loss"] != UNTRAINED)]
+    if rows.empty:
+        return "No gain to set against the share of images with the category"
+    best = rows.loc[rows["difference"].idxmax()]
+    if best["difference"] <= 0:
+        return (
+            f"At {100 * share:g}\u00a0% of images with the category no loss is ahead of "
+            "cross-entropy"
+        )
+    return (
+        f"At {100 * share:g}\u00a0% of images with the category {the(best['loss'])} is ahead, by "
+        f"{with_interval(best)}"
+    )
+
+
+def pixels(table: pd.DataFrame) -> str:
+    """table: `gap_filling`."""
+    rows = table[table["loss"] == LOVASZ].set_index("measure")["difference"]
+    if not {"missed", "false"} <= set(rows.index):
+        return "Missed and false pixels of the Lovász hinge cannot be compared"
+    return (
+        "On images with the category the Lovász hinge changes the missed share by "
+        f"{points(rows['missed'])} points and the false share by {points(rows['false'])}"
+    )
+
+
+def by_category(pairs: pd.DataFrame) -> str:
+    """pairs: `differences` of the Lovász hinge."""
+    if pairs.empty:
+        return "In no category can the Lovász hinge be compared to cross-entropy"
+    up, down = int((pairs["low"] > 0).sum()), int((pairs["high"] < 0).sum())
+    return (
+        f"The Lovász hinge is ahead of cross-entropy in {up} of {count(len(pairs), 'category')}, "
+        f"behind in {down}"
+    )
+
+
+def gains_by_experiment(table: pd.DataFrame) -> str:
+    """Of the comparison page. table: `mean_differences` of all images behind experiment."""
+    rows = table[table["loss"] == LOVASZ]
+    if rows.empty:
+        return "In no experiment can the Lovász hinge be compared to cross-entropy"
+    found = [f"{with_interval(row)} in {row['experiment']}" for _, row in rows.iterrows()]
+    return f"The Lovász hinge gains {listed(found)}"
+
+
+def base_strength(table: pd.DataFrame) -> str:
+    """Of the comparison page. table: experiment, loss, difference, chosen (the base's level)."""
+    if table.empty or LOVASZ not in set(table["loss"]):
+        return "The gain cannot be set against the strength of the base network"
+    rows = table[table["loss"] == LOVASZ].sort_values("chosen", kind="stable")
+    found = [
+        f"{points(row.difference)} points from a base at {percent(row.chosen)}\u00a0%"
+        for row in rows.itertuples()
+    ]
+    return f"The Lovász hinge gains {listed(found)}"

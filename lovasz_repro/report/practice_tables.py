@@ -1,0 +1,147 @@
+"""The tables of how a study was run: rates and steps tried, costs, data lists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from lovasz_repro.records import Cell, Json, Records
+from lovasz_repro.report.document import MISSING, Field, Table, loss_field, percent
+from lovasz_repro.report.style import ordered
+
+COSTS = ("seconds_per_step", "train_seconds", "evaluate_seconds", "total_seconds")
+
+
+def cost_frame(costs: Mapping[Cell, Json]) -> pd.DataFrame:
+    """By loss `COSTS` and cells; medians over cells, which others on the machine disturb less than
+    means."""
+    data = pd.DataFrame([{"loss": cell.loss, **cost} for cell, cost in costs.items() if cost])
+    data = data.reindex(columns=["loss", *COSTS])
+    groups = data.groupby("loss", sort=False)
+    return groups.median().assign(cells=groups.size())
+
+
+def cost_table(costs: Mapping[Cell, Json]) -> Table:
+    """Seconds by training loss: `cost_frame`."""
+    summary = cost_frame(costs)
+    rows = [
+        [
+            loss_field(str(loss)),
+            _number(1000 * summary.loc[loss, "seconds_per_step"]),
+            *(_number(summary.loc[loss, key]) for key in COSTS[1:]),
+            Field(str(int(summary.loc[loss, "cells"])), summary.loc[loss, "cells"]),
+        ]
+        for loss in ordered(summary.index)
+    ]
+    return Table(
+        "costs",
+        "Cost by training loss: medians over cells.",
+        ("training loss", "ms a step", "training, s", "evaluation, s", "in all, s", "cells"),
+        rows,
+        summary.reset_index(),
+        numeric=frozenset({1, 2, 3, 4, 5}),
+    )
+
+
+def _number(value: float) -> Field:
+    return Field(f"{value:,.1f}", value) if math.isfinite(value) else MISSING
+
+
+def tuning_frame(tuning: Mapping[str, Json]) -> pd.DataFrame:
+    """What was tried: fold, loss, steps, lr, image_iou, trials, diverged, chosen, at_edge.
+
+    A row per fold, loss, number of steps and rate. image_iou: mean over the trials (categories and
+    seeds), NaN where any of them diverged; diverged: how many did.
+    """
+    rows = []
+    for fold, losses in tuning.items():
+        for loss, entry in losses.items():
+            trials = pd.DataFrame(entry.get("trials", []))
+            if trials.empty:
+                continue
+            trials["image_iou"] = trials["image_iou"].astype(float)
+            for (steps, lr), group in trials.groupby(["steps", "lr"], sort=True):
+                chosen = (steps, lr) == (entry["steps"], entry["lr"])
+                rows.append(
+                    {
+                        "fold": int(fold.removeprefix("fold")),
+                        "loss": loss,
+                        "steps": int(steps),
+                        "lr": float(lr),
+                        "image_iou": group["image_iou"].mean(skipna=False),
+                        "trials": len(group),
+                        "diverged": int(group["image_iou"].isna().sum()),
+                        "chosen": chosen,
+                        "at_edge": chosen and bool(entry.get("at_edge")),
+                    }
+                )
+    columns = [
+        "fold",
+        "loss",
+        "steps",
+        "lr",
+        "image_iou",
+        "trials",
+        "diverged",
+        "chosen",
+        "at_edge",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def tuning_table(tried: pd.DataFrame) -> Table:
+    """A row per fold, loss and number of steps; the rate and steps taken are bold."""
+    rates = sorted(tried["lr"].unique())
+    several = tried["steps"].nunique() > 1
+    rows = []
+    for fold, steps in sorted({(r.fold, r.steps) for r in tried.itertuples()}):
+        part = tried[(tried["fold"] == fold) & (tried["steps"] == steps)]
+        for loss in ordered(part["loss"]):
+            found = {row.lr: row for row in part[part["loss"] == loss].itertuples()}
+            head = [loss_field(loss), Field(str(fold), fold)]
+            head += [Field(str(steps), steps)] if several else []
+            rows.append([*head, *(_trial(found.get(rate)) for rate in rates)])
+    fixed = ("training loss", "fold", *(["steps"] if several else []))
+    return Table(
+        "tuning-table",
+        "Image-IoU in percent on held-out images by learning rate, mean over trials; bold: what "
+        "was taken, ‡ at the edge of what was tried.",
+        (*fixed, *(f"{rate:g}" for rate in rates)),
+        rows,
+        tried,
+        numeric=frozenset(range(1, len(fixed) + len(rates))),
+    )
+
+
+def _trial(row: object) -> Field:
+    if row is None:
+        return MISSING
+    if row.diverged:  # type: ignore[attr-defined]
+        return Field("diverged", -math.inf)
+    value = row.image_iou  # type: ignore[attr-defined]
+    edge = "\u00a0‡" if row.at_edge else ""  # type: ignore[attr-defined]
+    return Field(percent(value) + edge, value, best=row.chosen)  # type: ignore[attr-defined]
+
+
+def list_table(records: Records) -> Table:
+    """The data lists with their hashes."""
+    lists = records.study.get("data", {}).get("lists", {})
+    rows = [
+        [
+            Field(name, name),
+            Field(str(entry["images"]), entry["images"]),
+            Field(entry["sha256"][:16]),
+        ]
+        for name, entry in lists.items()
+    ]
+    data = pd.DataFrame([{"list": name, **entry} for name, entry in lists.items()])
+    return Table(
+        "lists",
+        "Image lists and the first 16 digits of their SHA-256.",
+        ("list", "images", "SHA-256"),
+        rows,
+        data,
+        numeric=frozenset({1}),
+    )

@@ -1,0 +1,241 @@
+"""What the JSON files of a run may hold: types, ranges, and names that are safe as parts of a path.
+
+Records may come from strangers. A value that is not what these types say is an error that names its
+key; a key that they do not know is left alone, so that a newer record can be read.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import msgspec
+from msgspec import Meta
+
+Json = dict[str, Any]
+
+NAME = r"\A(?!.*\.\.)[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}\Z"
+Name = Annotated[str, Meta(pattern=NAME)]
+"""A part of a path that leads nowhere else: categories, losses, image ids, file names."""
+
+Text = Annotated[str, Meta(max_length=100_000)]
+Hash = Annotated[str, Meta(pattern=r"\A[0-9a-f]{1,64}\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Side = Annotated[int, Meta(ge=1, le=10_000)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]
+Amount = Annotated[float, Meta(ge=0, le=1e300)]
+Difference = Annotated[float, Meta(ge=-1, le=1)]
+
+
+class GridOf(TypedDict):
+    categories: Annotated[list[Name], Meta(min_length=1)]
+    losses: Annotated[list[Name], Meta(min_length=1)]
+    folds: Annotated[list[Count], Meta(min_length=1)]
+    seeds: Annotated[list[Count], Meta(min_length=1)]
+
+
+class ListOf(TypedDict):
+    images: Count
+    sha256: Sha256
+
+
+class DataOf(TypedDict):
+    lists: NotRequired[dict[Name, ListOf]]
+
+
+class TuningOf(TypedDict):
+    categories: NotRequired[list[Name]]
+
+
+class ConfigOf(TypedDict):
+    data: NotRequired[Json]
+    network: NotRequired[Json]
+    base: NotRequired[Json]
+    optim: NotRequired[Json]
+    tuning: NotRequired[TuningOf]
+
+
+class Study(TypedDict):
+    """study.json"""
+
+    experiment: Name
+    hash: Hash
+    grid: GridOf
+    generated: NotRequired[bool]
+    config: NotRequired[ConfigOf]
+    data: NotRequired[DataOf]
+
+
+class Machine(TypedDict):
+    """machine.json"""
+
+    commit: NotRequired[Text | None]
+    dirty: NotRequired[bool | None]
+    python: NotRequired[Text]
+    torch: NotRequired[Text]
+    torchvision: NotRequired[Text]
+    lightning: NotRequired[Text]
+    torchmetrics: NotRequired[Text]
+    timm: NotRequired[Text]
+    processor: NotRequired[Text]
+    cores: NotRequired[Count | None]
+    device: NotRequired[Text]
+    started: NotRequired[Text]
+    finished: NotRequired[Text]
+    seconds: NotRequired[Amount]
+
+
+class Trial(TypedDict):
+    lr: Amount
+    steps: Count
+    category: Name
+    seed: Count
+    image_iou: Share | None
+
+
+class Tuned(TypedDict):
+    """An entry of tuning.json: lr is null, and the rest is missing, until the choice is made."""
+
+    lr: Amount | None
+    trials: list[Trial]
+    steps: NotRequired[Count]
+    image_iou: NotRequired[Share]
+    at_edge: NotRequired[bool]
+
+
+Tuning = dict[Name, dict[Name, Tuned]]
+"""tuning.json: by "fold<k>" and loss."""
+
+
+class Base(TypedDict):
+    """base/fold<k>/result.json"""
+
+    fold: Count
+    hash: Hash
+    sha256: Hash  # of the network's state, shortened
+    miou: Share
+    iou: dict[Name, Share]
+    steps: Count
+
+
+class Cost(TypedDict):
+    """cost.json of a base or a cell."""
+
+    train_seconds: NotRequired[Amount]
+    validate_seconds: NotRequired[Amount]
+    evaluate_seconds: NotRequired[Amount]
+    total_seconds: Amount
+    seconds_per_step: NotRequired[Amount]
+    peak_memory_mib: NotRequired[Amount]
+
+
+FilesOf = TypedDict(
+    "FilesOf", {"images.csv": Sha256, "curve.csv": Sha256, "thresholds.csv": Sha256}
+)
+
+
+class Result(TypedDict):
+    """A cell's result.json"""
+
+    category: Name
+    loss: Name
+    fold: Count
+    seed: Count
+    hash: Hash
+    base: Hash
+    lr: Amount
+    steps: Count
+    threshold: Finite
+    images: Annotated[int, Meta(ge=1, le=2**53)]
+    image_iou: Share
+    tuned_image_iou: Share
+    dataset_iou: Share
+    files: FilesOf
+
+
+class Failed(TypedDict):
+    """failed.json"""
+
+    error: Text
+
+
+class Shown(TypedDict):
+    """An image of gallery.json. image: its photograph, which a report may leave out; sha256: of its
+    pictures, by their names."""
+
+    category: Name
+    id: Name
+    rule: Text
+    fold: Count
+    seed: Count
+    gain: Difference
+    width: Side
+    height: Side
+    image: NotRequired[Name]
+    truth: Name
+    outline: Name
+    overlays: dict[Name, Name]
+    iou: dict[Name, Share]
+    sha256: NotRequired[dict[Name, Sha256]]
+
+
+class Gallery(TypedDict):
+    """gallery/gallery.json"""
+
+    images: Annotated[list[Shown], Meta(max_length=10_000)]
+
+
+MAX_CELLS = 1_000_000
+
+
+def is_name(text: str) -> bool:
+    return re.match(NAME, text) is not None
+
+
+def problem(value: Json, kind: Any) -> str | None:
+    """What is wrong with a value, beginning with the key; None where it is of this kind."""
+    if kind is Tuning:
+        return _tuning_problem(value)
+    try:
+        msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        said, _, where = str(error).partition(" - at `")
+        key = where.replace("key` in `", "a key in ").removesuffix("`").replace("$.", "")
+        said = said.replace("`", "").replace("Object missing required field", "there is no")
+        if "matching regex" in said:
+            hash_only = "[0-9a-f]" in said
+            said = "not a hash" if hash_only else "not a name (letters, digits, _ . -, no '..')"
+        said = said[:1].lower() + said[1:]
+        return f"{key}: {said}" if key not in ("", "$") else said
+    if kind is Study:
+        return _grid_problem(value["grid"])
+    return _gallery_problem(value["images"]) if kind is Gallery else None
+
+
+def _grid_problem(grid: Json) -> str | None:
+    cells = 1
+    for axis in ("categories", "losses", "folds", "seeds"):
+        if len(set(grid[axis])) < len(grid[axis]):
+            return f"grid.{axis}: an entry is there twice"
+        cells *= len(grid[axis])
+    return f"grid: {cells} cells, more than {MAX_CELLS}" if cells > MAX_CELLS else None
+
+
+def _gallery_problem(images: list[Json]) -> str | None:
+    for place, shown in enumerate(images):
+        if lacking := sorted(shown["overlays"].keys() - shown["iou"].keys()):
+            return f"images[{place}].iou: there is none of {lacking[0]}"
+    return None
+
+
+def _tuning_problem(tuning: Json) -> str | None:
+    """As `problem`, with the fold and loss that msgspec would not name."""
+    for fold, entries in tuning.items():
+        if wrong := problem({fold: entries}, dict[Name, dict[Name, Json]]):
+            return wrong
+        for loss, entry in entries.items():
+            if wrong := problem(entry, Tuned):
+                return f"{fold}.{loss}.{wrong}"
+    return None

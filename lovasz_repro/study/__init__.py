@@ -1,0 +1,1 @@
+"""A whole experiment: one cell, tuning, the grid, and where jobs run."""

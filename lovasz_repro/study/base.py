@@ -1,0 +1,115 @@
+"""The 21-way network that all cells of a fold start from: published, or trained here."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import replace
+
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+
+from lovasz_repro.data.binary import SamplePlan
+from lovasz_repro.data.datamodule import Task
+from lovasz_repro.errors import UserError
+from lovasz_repro.files import read_json, write_bytes, write_json
+from lovasz_repro.models.deeplab import DeepLab, build, state_digest
+from lovasz_repro.study.devices import on_all
+from lovasz_repro.study.kept import stored_base
+from lovasz_repro.study.workspace import Workspace
+from lovasz_repro.training.logs import log_final
+from lovasz_repro.training.loop import test, train
+from lovasz_repro.training.segmenter import BaseSegmenter, NonFiniteError
+
+console = Console(stderr=True)
+
+
+def base_network(workspace: Workspace, fold: int) -> tuple[DeepLab, str]:
+    """The network of a fold and its digest; made now if it is not there."""
+    if fold not in workspace.bases:
+        folder = workspace.base_folder(fold)
+        path = folder / "result.json"
+        made = path.exists() and read_json(path).get("hash") == workspace.digest
+        if not made or not (folder / "network.pt").exists():  # records.zip has no networks
+            on_all(workspace, _make, fold)
+        network = workspace.config.network
+        workspace.bases[fold] = stored_base(folder, network, workspace.config.data.labels)
+    return workspace.bases[fold]
+
+
+def _make(workspace: Workspace, fold: int) -> None:
+    started = time.perf_counter()
+    base, folder = workspace.config.base, workspace.base_folder(fold)
+    if not workspace.rank:
+        how = (
+            "taking the network's own weights, and scoring it" if base.train == "none"
+            else f"training it, {base.optim.steps} steps; all cells of the fold start from it"
+        )  # fmt: skip
+        console.print(f"Base network of fold {fold}: not there yet: {how}", soft_wrap=True)
+    pl.seed_everything(base.seed, verbose=False)
+    labels = workspace.config.data.labels
+    network = build(workspace.config.network, fold, labels=labels, complete=base.train == "none")
+    frozen, trained = network.split("head" if base.train == "head" else "all", "")
+    source = replace(workspace.source(network, frozen), views=0, view_features=None)
+    module = BaseSegmenter(trained, base.optim, network.stride, labels)
+    plan = SamplePlan(
+        base.seed, base.optim.batch_size, [(workspace.train_index(fold), 1.0)],
+        workspace.config.data.scale, workspace.config.data.flip,
+    )  # fmt: skip
+    task = Task(None, "void")
+    data = workspace.data_module(source, task, plan, workspace.index("val", fold), base.optim)
+    loggers = [] if base.train == "none" else workspace.loggers("base", f"fold{fold}")
+    try:
+        trainer = train(
+            module, data, workspace.config.runtime, workspace.device, folder, f"base fold {fold}",
+            skip_training=base.train == "none", loggers=loggers, start=workspace.digest,
+        )  # fmt: skip
+        broken = [n for n, value in network.state_dict().items() if not value.isfinite().all()]
+        if broken:
+            raise NonFiniteError(f"{broken[0]} is not finite")
+    except NonFiniteError as error:
+        raise UserError(
+            f"base.optim.lr: the base network of fold {fold} diverged at "
+            f"{base.optim.lr:g} ({error}); a lower rate may help"
+        ) from error
+    test(trainer, module, data)
+    if workspace.rank:
+        return
+    values = module.label_iou.tolist()
+    network = network.cpu()
+    content = io.BytesIO()  # torch writes a file's name into the file, here a temporary one
+    torch.save(network.state_dict(), content)
+    write_bytes(folder / "network.pt", content.getvalue())
+    seconds = time.perf_counter() - started
+    write_json(
+        folder / "cost.json",
+        {
+            "train_seconds": module.train_seconds,
+            "validate_seconds": module.validate_seconds,
+            "total_seconds": seconds,
+        },
+    )
+    write_json(
+        folder / "result.json",
+        {
+            "fold": fold,
+            "hash": workspace.digest,
+            "sha256": state_digest(network),
+            "steps": 0 if base.train == "none" else base.optim.steps,
+            "miou": float(module.label_iou.nanmean()),
+            # A label that is neither in the val masks nor predicted has no IoU.
+            "iou": {
+                name: value
+                for name, value in zip(
+                    ("background", *workspace.config.data.classes), values, strict=True
+                )
+                if value == value
+            },
+            "curve": module.curve,
+        },
+    )  # fmt: skip
+    (folder / "resume.ckpt").unlink(missing_ok=True)
+    miou = float(module.label_iou.nanmean())
+    log_final(loggers, {}, {"final/miou": miou}, base.optim.steps)
+    console.print(f"Base network of fold {fold}: mIoU {miou:.3f}, {seconds:.0f} s")

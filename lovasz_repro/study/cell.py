@@ -1,0 +1,259 @@
+"""One cell: a category trained with a loss on one fold from one seed, evaluated, recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from torch import Tensor
+
+from lovasz_repro import files, records
+from lovasz_repro.config import Optim
+from lovasz_repro.data.binary import balanced_plan
+from lovasz_repro.data.cache import ImageCache
+from lovasz_repro.data.datamodule import DataModule, Source, Task
+from lovasz_repro.data.voc import VOID
+from lovasz_repro.losses import cross_entropy
+from lovasz_repro.records import UNTRAINED, Cell, Json
+from lovasz_repro.study.base import base_network
+from lovasz_repro.study.kept import FILE, drop_others, keep
+from lovasz_repro.study.workspace import Workspace
+from lovasz_repro.training.logs import log_final
+from lovasz_repro.training.loop import autocast, shown, test, train, validate
+from lovasz_repro.training.metrics import THRESHOLDS, threshold_of_best_image_iou
+from lovasz_repro.training.segmenter import BinarySegmenter, NonFiniteError
+
+HELD_OUT_IMAGES = 100
+"""Held-out images with the category, at most, and as many without: they score a learning rate and
+choose a cell's threshold."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a cell trains: chosen by tuning, or the configuration's own."""
+
+    lr: float
+    steps: int
+
+
+def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
+    """Train, evaluate at the files' own sizes, and leave the cell's records.
+
+    Returns: what `result.json` holds; nothing where another process of the same training writes it.
+
+    Raises: NonFiniteError.
+    """
+    started = time.perf_counter()
+    config = workspace.config
+    folder = workspace.folder / cell.path
+    setting = Setting(workspace, cell.category, cell.fold)
+    loggers = workspace.loggers(cell.category, f"{cell.loss}/fold{cell.fold}-seed{cell.seed}")
+    train_index, val_index, held_out = setting.indices()
+    optim = setting.optim(choice.steps) if cell.loss != UNTRAINED else None
+    module, trainer, data = setting.train(
+        cell.loss, choice.lr, cell.seed, train_index, val_index, optim, folder, str(cell), loggers
+    )
+    module.threshold, _ = threshold_of_best_image_iou(*setting.predict(module, data, held_out))
+    threshold_found = time.perf_counter()
+    test(trainer, module, data)
+    if workspace.rank:
+        return {}
+    evaluated = time.perf_counter()
+    images = pd.DataFrame(module.rows)
+    broken = images.columns[~np.isfinite(images.to_numpy(float)).all(0)].tolist()
+    if broken:
+        raise NonFiniteError(
+            f"at the images' own sizes {', '.join(broken)} not finite, learning rate {choice.lr:g}"
+        )
+    images["id"] = [workspace.images.ids[i] for i in images["index"]]
+    tp, fp, fn = (int(images[name].sum()) for name in ("tp", "fp", "fn"))
+    result: Json = {
+        **vars(cell),
+        "hash": workspace.digest,
+        "base": setting.base_digest,
+        "lr": choice.lr,
+        "steps": choice.steps,
+        "train_images": len(train_index),
+        "held_out_images": len(held_out),
+        "threshold": module.threshold,
+        "images": len(images),
+        "image_iou": float(images["iou"].mean()),
+        "tuned_image_iou": float(images["tuned_iou"].mean()),
+        "dataset_iou": tp / max(tp + fp + fn, 1),
+    }
+    if cell.loss in config.mixtures:
+        result["mixture"] = config.mixtures[cell.loss]
+    if config.runtime.keep_weights != "none" and cell.loss != UNTRAINED:
+        result["weights"] = keep(folder, module.network)
+    else:
+        (folder / FILE).unlink(missing_ok=True)
+    keys = ("category", "loss", "fold", "seed", "lr", "steps")
+    finals = ("image_iou", "tuned_image_iou", "dataset_iou")
+    log_pictures(loggers, module, data, config.runtime.overlays)
+    log_final(
+        loggers, {key: result[key] for key in keys},
+        {f"final/{name}": result[name] for name in finals}, choice.steps,
+    )  # fmt: skip
+    with files.atomic(folder / "predictions.npz") as temporary:
+        masks = np.packbits(torch.stack(module.thumbnails).numpy(), axis=-1)
+        np.savez_compressed(temporary, ids=images["id"].to_numpy(dtype=str), masks=masks)
+    cost = {
+        "images": len(images),
+        "train_seconds": module.train_seconds,
+        "seconds_per_step": module.train_seconds / max(choice.steps, 1),
+        "validate_seconds": module.validate_seconds,
+        "evaluate_seconds": evaluated - threshold_found,
+        "total_seconds": time.perf_counter() - started,
+    }
+    ious = torch.stack(module.threshold_ious).numpy()
+    present = images["has_category"].to_numpy() == 1
+    curve = {"threshold": THRESHOLDS.numpy(), "present": ious[present].mean(0)}
+    tables = {
+        "images.csv": images,
+        "curve.csv": pd.DataFrame(module.curve),
+        "thresholds.csv": pd.DataFrame(curve | {"absent": ious[~present].mean(0)}),
+    }
+    records.write_cell(folder, tables, result, cost)
+    if config.runtime.keep_weights == "best":
+        drop_others(workspace.folder, cell.category, workspace.digest)
+    (folder / "resume.ckpt").unlink(missing_ok=True)
+    return result
+
+
+class Setting:
+    """A category on a fold: the base network's channel, the arrays, the task."""
+
+    def __init__(self, workspace: Workspace, category: str, fold: int) -> None:
+        self.workspace = workspace
+        self.what = f"{category}, fold {fold}"
+        network = workspace.config.network
+        self.fold = fold
+        self.label = workspace.config.data.label(category)
+        self.category = category
+        self.task = Task(self.label, workspace.config.data.void_in_empty)
+        base, self.base_digest = base_network(workspace, fold)
+        frozen, self.base = base.split(network.train, network.split)
+        self.source: Source = workspace.source(base, frozen)
+        self.stride = base.stride
+        self._present = workspace.present(category)
+
+    def indices(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """The images to train on, those to score, and those on which things are chosen."""
+        workspace, fold = self.workspace, self.fold
+        val = workspace.selection(self.category, workspace.index("val", fold))
+        held_out = workspace.selection(self.category, workspace.holdout(fold), HELD_OUT_IMAGES)
+        return workspace.train_index(fold), val, held_out
+
+    def optim(self, steps: int) -> Optim:
+        return replace(self.workspace.config.optim, steps=steps)
+
+    def train(
+        self, loss: str, lr: float, seed: int, train_index: NDArray[np.int64],
+        val_index: NDArray[np.int64], optim: Optim | None, folder: Path | None, title: str,
+        loggers: Sequence[Logger] = (),
+    ) -> tuple[BinarySegmenter, pl.Trainer, DataModule]:  # fmt: skip
+        """Train a copy of the base's score of the category on some images, validating on others.
+
+        Args:
+            optim: None validates the network as it is.
+        """
+        config = self.workspace.config
+        schedule = optim or config.optim
+        plan = balanced_plan(
+            train_index, self._present[train_index], config.data.positive_fraction, seed=seed,
+            batch_size=schedule.batch_size, scale=config.data.scale, flip=config.data.flip,
+            what=self.what,
+        )  # fmt: skip
+        data = self.workspace.data_module(self.source, self.task, plan, val_index, schedule)
+        network = self.base.binary(self.label, config.network.score)
+        objective = config.loss(loss) if optim else cross_entropy
+        module = BinarySegmenter(network, objective, schedule, lr, self.stride)
+        module.save_hyperparameters(
+            {
+                "network": {
+                    "config": asdict(config.network),
+                    "labels": config.data.labels,
+                    "label": self.label,
+                },
+                "loss": config.mixtures.get(loss, loss) if optim else "cross_entropy",
+                "optim": asdict(schedule),
+                "lr": lr,
+                "stride": self.stride,
+            },
+            logger=False,  # `log_final` logs the ones that differ between cells
+        )
+        trainer = train(
+            module, data, config.runtime, self.workspace.device, folder, title,
+            measure="image_iou", loggers=loggers, skip_training=optim is None,
+            start=self.base_digest,
+        )  # fmt: skip
+        if optim is None:
+            validate(trainer, module, data)
+        return module, trainer, data
+
+    def predict(
+        self, module: BinarySegmenter, data: DataModule, index: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and target (N, h, w) on the grid."""
+        device = self.workspace.device
+        module.to(device).eval()
+        logits, targets = [], []
+        with torch.inference_mode(), autocast(self.workspace.config.runtime, device):
+            for raw in shown(data.images(index, native=False), f"{self.what}: threshold"):
+                batch = data.prepare(data.transfer_batch_to_device(raw, device, 0))
+                logits.append(module(batch.inputs)[:, 0])
+                targets.append(batch.target)
+        return torch.cat(logits), torch.cat(targets)
+
+
+def log_pictures(
+    loggers: Sequence[Logger], module: BinarySegmenter, data: DataModule, count: int
+) -> None:
+    """Some fixed val images, to TensorBoard."""
+    boards = [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
+    if not count or not boards:
+        return
+    chosen = np.linspace(0, len(module.rows) - 1, count).astype(int)
+    strips = [
+        overlay(data.source.cache, module.rows[i]["index"], module.thumbnails[i], data.task)
+        for i in chosen
+    ]
+    title = "val/image, truth, prediction, error (red: too much, blue: missed)"
+    for logger in boards:
+        logger.experiment.add_image(title, torch.cat(strips, 1), module.curve[-1]["step"])
+
+
+def overlay(cache: ImageCache, index: int, prediction: Tensor, task: Task) -> Tensor:
+    """(3, C, 4·C) in [0, 1]: image, truth, prediction, error. prediction: (C, C) bool."""
+    side = prediction.shape[-1]
+    height, width = (max(1, round(side * n / cache.sizes[index].max())) for n in cache.sizes[index])
+    h, w = cache.sizes[index]
+
+    def small(array: NDArray[np.uint8], mode: Image.Resampling) -> Tensor:
+        """(side, side, channels): shrunk to the thumbnail's size, at the top left."""
+        picture = Image.fromarray(array).resize((width, height), mode)
+        values = torch.from_numpy(np.array(picture)).view(height, width, -1)
+        return F.pad(values, (0, 0, 0, side - width, 0, side - height))
+
+    canvas = cache.images[index, :, :h, :w].transpose(1, 2, 0)
+    image = small(canvas, Image.Resampling.BILINEAR).permute(2, 0, 1) / 255  # (3, side, side)
+    labels = small(cache.masks[index, :h, :w], Image.Resampling.NEAREST)[None, ..., 0]
+    truth = task.target(labels, labels.eq(task.label or 0).flatten(1).any(1))[0]
+    grey = torch.where(truth == VOID, 0.5, (truth == 1).float())
+    wrong = prediction & (truth == 0)
+    missed = ~prediction & (truth == 1)
+    error = image * 0.35
+    error[:, wrong] = torch.tensor([[0.9], [0.2], [0.1]])
+    error[:, missed] = torch.tensor([[0.1], [0.5], [0.9]])
+    panels = [image, grey.expand(3, -1, -1), prediction.float().expand(3, -1, -1), error]
+    return torch.cat(panels, 2)

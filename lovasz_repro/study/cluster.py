@@ -1,0 +1,154 @@
+"""Jobs on an existing Ray cluster, for `study --launcher ray`.
+
+Every node needs this package, and the folders of the runs, the data and the weights under the same
+paths; the cache may be each node's own. Ray is imported here alone, and only when asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from lovasz_repro.config import Experiment
+from lovasz_repro.errors import UserError
+from lovasz_repro.study.launch import Job, Result, Workers
+from lovasz_repro.study.workspace import Workspace
+
+RETRIES = 5
+"""How often a job is sent again when its worker or node was lost."""
+
+
+class RayWorkers(Workers):
+    """As many jobs at once as the cluster has room for, each with `runtime.cpus_per_cell` CPUs and
+    `runtime.gpus_per_cell` GPUs.
+
+    Args:
+        address: of the cluster; None: the one that runs on this machine.
+
+    Raises: UserError where Ray is not installed, there is no cluster, or no node has the room.
+    """
+
+    patient = True
+
+    def __init__(self, workspace: Workspace, address: str | None) -> None:
+        try:
+            import ray as imported
+        except ImportError as error:
+            raise UserError(
+                "--launcher ray needs Ray: pip install 'lovasz_repro[ray]' (or `pip install ray`), "
+                "on every node"
+            ) from error
+        self.workspace = workspace
+        ray: Any = imported
+        self._ray = ray
+        on_main_thread = threading.current_thread() is threading.main_thread()
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(address or "auto", logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = f"at {address}" if address else "on this machine"
+            raise UserError(
+                f"--address: no Ray cluster {where} ({error}). `ray start --head` starts one, "
+                "`ray start --address HOST:6379` adds another machine."
+            ) from error
+        if on_main_thread:
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would exit without a word
+        runtime = workspace.config.runtime
+        wanted = {"CPU": runtime.cpus_per_cell, "GPU": self._gpus()}
+        rooms = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(all(room.get(k, 0) >= v for k, v in wanted.items()) for room in rooms):
+            ray.shutdown()
+            there = "; ".join(f"{r.get('CPU', 0):g} and {r.get('GPU', 0):g}" for r in rooms)
+            raise UserError(
+                f"runtime.cpus_per_cell, runtime.gpus_per_cell: no node has {wanted['CPU']:g} CPUs "
+                f"and {wanted['GPU']:g} GPUs; the nodes have {there}"
+            )
+        self._remote = ray.remote(
+            num_cpus=wanted["CPU"], num_gpus=wanted["GPU"], max_retries=RETRIES
+        )(_call)
+        self._config = pickle.dumps(_anywhere(workspace.config))
+
+    def _gpus(self) -> float:
+        """GPUs of a job: as `runtime.device` says, auto being a GPU where the cluster has one."""
+        runtime = self.workspace.config.runtime
+        there = self._ray.cluster_resources().get("GPU", 0) > 0
+        wanted = runtime.device == "cuda" or (runtime.device == "auto" and there)
+        return runtime.gpus_per_cell if wanted else 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._ray.shutdown()  # ends what still runs for this driver
+
+    def alone(self, function: Callable[[Workspace, Job], Result], job: Job) -> Result:
+        ((_, result),) = self.run(function, [job])
+        return result
+
+    def run(
+        self, function: Callable[[Workspace, Job], Result], jobs: Sequence[Job]
+    ) -> Iterator[tuple[Job, Result]]:
+        """As `Workers.run`. A job whose worker or node is lost runs again elsewhere.
+
+        Raises: UserError where one was lost too often.
+        """
+        ray = self._ray
+        digest = self.workspace.digest
+        pending = {self._remote.remote(self._config, digest, function, job): job for job in jobs}
+        while pending:
+            (ended,), _ = ray.wait(list(pending), num_returns=1)
+            job = pending.pop(ended)
+            try:
+                result = ray.get(ended)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause or error from error  # what the function raised
+            except ray.exceptions.RayError as error:
+                raise UserError(
+                    f"{job}: lost {RETRIES + 1} times with its worker or node ({error}); the same "
+                    "command goes on from here"
+                ) from error
+            yield job, result
+
+
+def _anywhere(config: Experiment) -> Experiment:
+    """The same experiment from whatever folder a process starts in."""
+    data, network = config.data, config.network
+    weights = network.weights and str(Path(network.weights).resolve())
+    return replace(
+        config,
+        runs=str(Path(config.runs).resolve()),
+        data=replace(
+            data, root=str(Path(data.root).resolve()), cache=str(Path(data.cache).resolve())
+        ),
+        network=replace(network, weights=weights),
+    )
+
+
+@lru_cache(maxsize=1)
+def _workspace(config: bytes) -> Workspace:
+    """The workspace of this worker process, which Ray keeps from job to job."""
+    experiment: Experiment = pickle.loads(config)  # sent by the driver, as the function is
+    runtime = experiment.runtime
+    torch.set_num_threads(runtime.threads or max(1, int(runtime.cpus_per_cell)))
+    return Workspace(experiment)
+
+
+def _call(config: bytes, digest: str, function: Callable[[Workspace, Any], Any], job: Any) -> Any:
+    workspace = _workspace(config)
+    if workspace.digest != digest:
+        raise UserError(
+            f"{socket.gethostname()} has another version of lovasz_repro, or other data lists or "
+            "weights, than the machine where the study was started"
+        )
+    return function(workspace, job)

@@ -1,0 +1,74 @@
+"""What the frozen part of a network makes of images and of fixed views of them, computed once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lovasz_repro.config import Data, Runtime
+from lovasz_repro.data.augment import crop
+from lovasz_repro.data.binary import SamplePlan
+from lovasz_repro.data.cache import OUTSIDE, computed
+from lovasz_repro.data.datamodule import Source
+from lovasz_repro.training.loop import autocast
+
+
+def with_features(
+    source: Source, frozen: nn.Module, digest: str, data: Data, runtime: Runtime,
+    device: torch.device,
+) -> Source:  # fmt: skip
+    """`source` with the output of `frozen` for every image and, where there are some, view.
+
+    Args:
+        frozen: in eval mode, on `device`. digest: of its weights.
+    """
+    cache = source.cache
+    what = [digest, source.stride, runtime.precision]
+
+    def forward(images: Tensor) -> NDArray[np.float16]:
+        with autocast(runtime, device):
+            maps: Tensor = frozen(images.contiguous(memory_format=torch.channels_last))
+        # Contiguous, lest the rows of the array be strided and read one number at a time.
+        array: NDArray[np.float16] = maps.to("cpu", torch.float16).contiguous().numpy()
+        return array
+
+    def whole(index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        return {"features": forward(source.canvases(index).to(device))}
+
+    def view(rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        plan = SamplePlan(0, 0, [], data.scale, data.flip)
+        index = rows // data.views
+        numbers = rows % data.views
+        draws = [plan.view(int(i), int(k)) for i, k in zip(index, numbers, strict=True)]
+        scale, flip, offset = (
+            torch.from_numpy(np.concatenate([getattr(d, name) for d in draws]))
+            for name in ("scale", "flip", "offset")
+        )
+        images, labels = crop(
+            source.canvases(index), torch.from_numpy(cache.masks[index]),
+            torch.from_numpy(cache.sizes[index]), scale, flip, offset, data.crop_size, OUTSIDE,
+        )  # fmt: skip
+        labels = labels[:, :: source.stride, :: source.stride]
+        return {"features": forward(images.to(device)), "labels": labels.numpy()}
+
+    count = len(cache.ids)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)  # no other process works while this one does
+    try:
+        source = replace(source, features=computed(cache, what, count, whole)["features"])
+        if not data.views:
+            return source
+        what += ["views", data.views, data.crop_size, *data.scale, data.flip]
+        arrays = computed(cache, what, count * data.views, view)
+    finally:
+        torch.set_num_threads(threads)
+    return replace(
+        source, views=data.views, view_features=arrays["features"],
+        view_labels=arrays["labels"],
+    )  # fmt: skip

@@ -1,0 +1,134 @@
+"""Which settings a run's folder holds records of.
+
+`study.json` says so. Settings that would change a number are refused there, so one folder never
+mixes two experiments.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lovasz_repro import schema
+from lovasz_repro.config import Experiment
+from lovasz_repro.errors import UserError
+from lovasz_repro.files import Json, read_json, write_json
+from lovasz_repro.records import Cell
+from lovasz_repro.study.machine import describe_machine
+from lovasz_repro.study.workspace import Workspace
+
+
+def open_run(workspace: Workspace, cells: Sequence[Cell]) -> None:
+    """Take the run's folder for these cells: write `study.json` and `machine.json`.
+
+    Cells that an earlier command named stay in the grid.
+
+    Raises: UserError where it holds records of other settings.
+    """
+    path = workspace.folder / "study.json"
+    study = {
+        "experiment": workspace.config.name,
+        "generated": workspace.voc.generated,
+        "hash": workspace.digest,
+        "grid": _grid(cells),
+        "config": _settings(workspace.config),
+        "data": workspace.data,
+    }
+    if path.exists():
+        there = read_json(path, schema.Study)
+        if there["hash"] != workspace.digest:
+            raise UserError(
+                f"{workspace.folder} holds records of other settings "
+                f"({_differences(there, study)}). Keep them apart with --name or --runs, or delete "
+                "that folder."
+            )
+        if changed := _other_content(there["data"], workspace.data):
+            raise UserError(
+                f"{workspace.folder} holds records of other images or masks than those that "
+                f"{', '.join(changed)} name now: their files have changed. Keep them apart with "
+                "--name or --runs, or delete that folder."
+            )
+        study["grid"] = _grid(cells, there["grid"])
+    write_json(path, study)
+    machine = describe_machine(workspace.device)
+    earlier = workspace.folder / "machine.json"
+    if earlier.exists():
+        machine["started"] = read_json(earlier).get("started", machine["started"])
+    write_json(earlier, machine)
+
+
+def close_run(workspace: Workspace) -> None:
+    """Note in `machine.json` when the study was complete."""
+    machine = read_json(workspace.folder / "machine.json")
+    finished = datetime.datetime.now(datetime.UTC)
+    seconds = (finished - datetime.datetime.fromisoformat(machine["started"])).total_seconds()
+    seconds = max(round(seconds), 0)  # a clock may have been set back
+    machine |= {"finished": finished.isoformat(timespec="seconds"), "seconds": seconds}
+    write_json(workspace.folder / "machine.json", machine)
+
+
+def _grid(cells: Sequence[Cell], earlier: Json | None = None) -> Json:
+    """The smallest grid with all these cells, and an earlier grid's behind them."""
+    return {
+        plural: list(
+            dict.fromkeys([*(vars(cell)[one] for cell in cells), *(earlier or {}).get(plural, [])])
+        )
+        for one, plural in (
+            ("category", "categories"), ("loss", "losses"), ("fold", "folds"), ("seed", "seeds"),
+        )
+    }  # fmt: skip
+
+
+def _settings(config: Experiment) -> Json:
+    """The configuration without what belongs to this machine."""
+    settings: Json = _plain(asdict(config))
+    settings["runtime"] = config.runtime.numeric()
+    settings["mixtures"] = {}  # a cell's result.json says which it was trained with
+    del settings["runs"], settings["data"]["root"], settings["data"]["cache"]
+    del settings["network"]["weights"]
+    return settings
+
+
+def _plain(value: Any) -> Any:
+    """As JSON will give it back: tuples are lists."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _other_content(there: Json, here: Json) -> list[str]:
+    """The lists whose images or masks have other bytes; records from before this was noted have
+    none."""
+    lists = there.get("lists", {})
+    return [
+        name
+        for name, entry in here["lists"].items()
+        if lists.get(name, {}).get("content", entry["content"]) != entry["content"]
+    ]
+
+
+FREE = ("cells.", "expected", "mixtures", "optim.lr", "optim.steps", "name", "tuning.lrs",
+        "tuning.steps", "tuning.categories", "tuning.seeds")  # fmt: skip
+"""Keys that may change within a folder: the records say what each part of them was made with."""
+
+
+def _differences(there: Json, here: Json) -> str:
+    """The configuration keys in which two studies differ, with both values."""
+    old, new = _flat(there["config"]), _flat(here["config"])
+    changed = [
+        f"{key}: {old.get(key)} there, {new.get(key)} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(FREE)
+    ]
+    if there["data"] != here["data"]:
+        changed.append("the data lists or the weights")
+    return "; ".join(changed) or "another version of the numeric code"
+
+
+def _flat(value: Json, prefix: str = "") -> Json:
+    flat: Json = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
+    return flat

@@ -1,0 +1,169 @@
+"""What a cell keeps of its network: the tensors that it trained, in `weights.safetensors`.
+
+With the base network of the run's folder they make the whole network again. `result.json` holds the
+file's SHA-256 under `weights`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from lovasz_repro import files, schema
+from lovasz_repro.config import Network
+from lovasz_repro.data.voc import CATEGORIES
+from lovasz_repro.errors import UserError
+from lovasz_repro.files import sha256
+from lovasz_repro.models.deeplab import DeepLab, build, state_digest
+from lovasz_repro.records import UNTRAINED, Cell, Json
+
+FILE = "weights.safetensors"
+
+
+def keep(folder: Path, network: nn.Module) -> str:
+    """Write the network's tensors. Returns: the SHA-256 of the file."""
+    state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+    content = save(state)
+    files.write_bytes(folder / FILE, content)
+    return sha256(content)
+
+
+def best_cells(run: Path, digest: str) -> list[Cell]:
+    """Of each category the trained cell with the highest image-IoU, among equals the first."""
+    best: dict[str, tuple[float, Cell]] = {}
+    for path in sorted(run.glob("cells/*/*/*/result.json")):
+        result = files.read_json(path)
+        cell = Cell(*(result[key] for key in ("category", "loss", "fold", "seed")))
+        if result.get("hash") != digest or cell.loss == UNTRAINED:
+            continue
+        if cell.category not in best or result["image_iou"] > best[cell.category][0]:
+            best[cell.category] = (result["image_iou"], cell)
+    return [cell for _, cell in best.values()]
+
+
+def drop_others(run: Path, category: str, digest: str) -> None:
+    """Delete the weights of a category's finished cells but those of the best one.
+
+    Processes may do so at the same time: each sees all finished cells and comes to the same choice.
+    """
+    kept = {run / cell.path for cell in best_cells(run, digest)}
+    for path in run.glob(f"cells/{category}/*/*/{FILE}"):
+        if path.parent not in kept and (path.parent / "result.json").exists():
+            path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A cell's network, ready to predict.
+
+    Attributes:
+        network: normalised canvases (B, 3, S, S) -> logits (B, 1, h, w) on the grid.
+        base: the base network; its `mean`, `std` and `stride` are those of the input and the grid.
+        config: of the experiment, as `study.json` has it.
+        result: the cell's `result.json`. label: the category's in the masks.
+    """
+
+    network: nn.Module
+    base: DeepLab
+    config: Json
+    result: Json
+    label: int
+
+
+def load_cell(folder: Path) -> Trained:
+    """The network of a finished cell.
+
+    Args:
+        folder: runs/<experiment>/cells/<category>/<loss>/fold<k>-seed<s>.
+
+    Raises: UserError where the cell is not finished, kept no weights, or a file is damaged.
+    """
+    folder = folder.resolve()
+    if not (folder / "result.json").is_file():
+        raise UserError(f"--cell: {folder} is not the folder of a finished cell (no result.json)")
+    result = files.read_json(folder / "result.json", schema.Result)
+    run = folder.parents[3]
+    study = files.read_json(run / "study.json", schema.Study)
+    config: Json = study["config"]
+    network = Network(**_tuples(config["network"]) | {"weights": "of the base"})
+    classes = config["data"].get("classes", list(CATEGORIES))
+    base, digest = stored_base(run / "base" / f"fold{result['fold']}", network, len(classes) + 1)
+    if digest != result["base"]:
+        raise UserError(f"{folder}: trained from another base network than the one in {run}/base")
+    frozen, top = base.split(network.train, network.split)
+    label = classes.index(result["category"]) + 1
+    trained = top.binary(label, network.score)
+    if result["loss"] != UNTRAINED:
+        _load(trained, folder, result, study["experiment"])
+    whole = trained if frozen is None else _Behind(frozen, trained)
+    return Trained(whole.eval(), base, config, result, label)
+
+
+def stored_base(folder: Path, network: Network, labels: int) -> tuple[DeepLab, str]:
+    """The base network in a folder, and its digest.
+
+    Raises: UserError where it is missing, damaged or not the one that `result.json` describes.
+    """
+    base = build(network, labels=labels, pretrained=False)
+    file = folder / "network.pt"
+    try:
+        base.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise UserError(
+            # Not its text: torch's advises to load the file in a way that runs what is in it.
+            f"{file}: cannot be loaded ({type(error).__name__}); delete {folder} to have it made "
+            "again"
+        ) from error
+    digest = state_digest(base)
+    if digest != files.read_json(folder / "result.json", schema.Base)["sha256"]:
+        raise UserError(
+            f"{file}: not the network that result.json beside it describes; delete {folder} to "
+            "have it made again"
+        )
+    base.freeze_batchnorm = True  # the cells fine-tune with the base's statistics
+    return base.eval(), digest
+
+
+def _load(network: nn.Module, folder: Path, result: Json, experiment: str) -> None:
+    path = folder / FILE
+    if not path.is_file():
+        cell = {key: str(result[key]) for key in ("category", "loss", "fold", "seed")}
+        options = " ".join(f"--{key} {shlex.quote(value)}" for key, value in cell.items())
+        raise UserError(
+            f"{path}: this cell kept no weights; make them with lovasz-repro fit --config "
+            f"experiments/{experiment}.yaml {options} --runtime.keep_weights all --again"
+        )
+    content = path.read_bytes()
+    if sha256(content) != result.get("weights"):
+        raise UserError(f"{path}: not the file that result.json describes (truncated, replaced?)")
+    try:
+        network.load_state_dict(parse(content))
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: does not fit the network ({error})") from error
+
+
+class _Behind(nn.Module):
+    """A network behind its frozen part, whose output is rounded to half precision between the two,
+    as in the cache that the cell was trained and scored from."""
+
+    def __init__(self, frozen: nn.Module, trained: nn.Module) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.trained = trained
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.frozen(images.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.trained(features.half().float())
+        return logits
+
+
+def _tuples(values: Json) -> Json:
+    """What JSON gave back as lists is tuples in the configuration of a network."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -1,0 +1,165 @@
+"""Where jobs run: in this process, or in worker processes of it. On a cluster: `cluster.py`.
+
+A job is a call `function(workspace, job)` whose lasting effect is files, so it does not matter
+which process runs it, nor in which order jobs end.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from lovasz_repro import files
+from lovasz_repro.config import Experiment
+from lovasz_repro.errors import UserError
+from lovasz_repro.study.devices import end_with_parent
+from lovasz_repro.study.workspace import Workspace
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """`runtime.workers` processes that live as long as the `with` block; with one, this process.
+
+    Attributes:
+        patient: whether a folder that is in use should be waited for: where a lost worker's job
+            runs again while that worker may not have noticed yet.
+    """
+
+    patient = False
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        runtime = workspace.config.runtime
+        self._pool: ProcessPoolExecutor | None = None
+        if runtime.workers > 1:
+            self._pool = ProcessPoolExecutor(
+                runtime.workers, multiprocessing.get_context("spawn"), _start, (workspace.config,)
+            )
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        if self._pool is None:
+            return
+        if kind is not None:  # nobody waits for what still runs
+            for process in multiprocessing.active_children():
+                process.kill()
+        self._pool.shutdown(cancel_futures=True)
+
+    def alone(self, function: Callable[[Workspace, Job], Result], job: Job) -> Result:
+        """One job, beside which no other runs."""
+        return function(self.workspace, job)
+
+    def run(
+        self, function: Callable[[Workspace, Job], Result], jobs: Sequence[Job]
+    ) -> Iterator[tuple[Job, Result]]:
+        """Each job with what `function` returned, as they end. The first error ends the rest.
+
+        Raises: UserError where a worker process died.
+        """
+        if self._pool is None:
+            for job in jobs:
+                yield job, function(self.workspace, job)
+            return
+        futures = {self._pool.submit(_call, function, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as broken:
+            raise UserError(
+                "a worker process died (killed, or out of memory): the same command goes on from "
+                "here; runtime.workers says how many run at once"
+            ) from broken
+
+
+def start(workspace: Workspace, launcher: str, address: str | None) -> Workers:
+    """The workers of `study --launcher`.
+
+    Raises: UserError where Ray is asked for and absent.
+    """
+    if launcher == "local":
+        if address is not None:
+            raise UserError("--address is that of a Ray cluster; it needs --launcher ray")
+        return Workers(workspace)
+    from lovasz_repro.study.cluster import RayWorkers
+
+    return RayWorkers(workspace, address)
+
+
+_workspace: Workspace | None = None  # of a worker process
+
+
+def _start(config: Experiment) -> None:
+    """Make this process a worker."""
+    global _workspace
+    end_with_parent()
+    runtime = config.runtime
+    torch.set_num_threads(runtime.threads or max(1, (os.cpu_count() or 1) // runtime.workers))
+    _workspace = Workspace(config)
+
+
+def _call(function: Callable[[Workspace, Any], Any], job: Any) -> Any:
+    assert _workspace is not None
+    return function(_workspace, job)
+
+
+class InUseError(UserError):
+    """Another process works in the folder."""
+
+
+@contextmanager
+def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a folder. The lock is the system's: it ends with its process, however that ends.
+
+    Args:
+        wait: for its owner, who is named, to be done with it.
+
+    Raises: InUseError naming the owner where another process holds it.
+    """
+    # Errors of writing that name no file are about this folder.
+    with files.about(folder), _locked(folder, wait):
+        files.sweep(folder)
+        yield
+
+
+@contextmanager
+def _locked(folder: Path, wait: bool) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    owner = folder / "owner.json"
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        try:
+            there = files.read_json(owner)
+        except UserError:  # taken, or given back, in this very moment
+            there = {}
+        held_by = f"process {there.get('pid', '?')} on {there.get('host', '?')}"
+        if not wait:
+            raise InUseError(f"{folder} is in use by {held_by}") from error
+        Console(stderr=True).print(f"{folder} is in use by {held_by}; waiting for it")
+        lock.acquire()
+    try:
+        files.write_json(owner, {"pid": os.getpid(), "host": socket.gethostname()})
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()

@@ -1,0 +1,201 @@
+"""Segment images with a cell's network: masks, overlays and probabilities at the images' own size.
+
+An image goes through what a val image goes through: it is shrunk to the cell's canvas where it is
+larger, and the logits are brought to its own size. Only an EXIF rotation is applied here and not to
+a data set's images, whose masks were drawn without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from pytorch_lightning.callbacks import BasePredictionWriter
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.utils import draw_segmentation_masks
+
+from lovasz_repro import files
+from lovasz_repro.config import Optim, Runtime
+from lovasz_repro.data.augment import normalise
+from lovasz_repro.data.cache import on_canvas
+from lovasz_repro.data.datamodule import Batch
+from lovasz_repro.data.voc import save_mask, voc_palette
+from lovasz_repro.errors import UserError
+from lovasz_repro.losses import cross_entropy
+from lovasz_repro.study.kept import Trained, load_cell
+from lovasz_repro.training.loop import predict as run
+from lovasz_repro.training.loop import progress
+from lovasz_repro.training.segmenter import BinarySegmenter
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is written, and where.
+
+    Args:
+        out: gets masks/<name>.png, overlays/<name>.png and probabilities/<name>.npy.
+        threshold: on the logits; a pixel above it is foreground.
+        label: of the foreground in the masks. probabilities: whether they are written.
+    """
+
+    out: Path
+    threshold: float
+    label: int
+    probabilities: bool
+
+
+def predict(
+    cell: Path, images: Path, out: Path, *, threshold: float | str = 0.0,
+    probabilities: bool = False, device: str = "auto", batch: int = 8,
+) -> int:  # fmt: skip
+    """Write masks and overlays of an image, or of all images of a folder. Returns how many.
+
+    Args:
+        cell: folder of a finished cell with its weights.
+        threshold: on the logits, or "tuned": the one chosen on held-out training images.
+        probabilities: also the sigmoid of the logits, float16 (H, W). They are probabilities as far
+            as the training loss makes them so: hinge losses do not.
+        batch: images at once.
+
+    Raises: UserError naming the file or folder that is missing or wrong.
+    """
+    paths = find_images(images)
+    trained = load_cell(cell)
+    chosen = trained.result["threshold"] if threshold == "tuned" else float(threshold)
+    wanted = Wanted(out, chosen, trained.label, probabilities)
+    for name in ("masks", "overlays", *(["probabilities"] if probabilities else [])):
+        with files.about(out / name):
+            (out / name).mkdir(parents=True, exist_ok=True)
+    module = BinarySegmenter(
+        trained.network, cross_entropy, Optim(), lr=0.0, stride=trained.base.stride
+    )
+    loader = DataLoader(
+        Canvases(paths, trained), batch_size=batch, collate_fn=lambda rows: _batch(rows, trained)
+    )
+    precision = trained.config["runtime"]["precision"]
+    run(module, loader, Runtime(device=_device(device), precision=precision), Writer(paths, wanted))
+    return len(paths)
+
+
+def _device(name: str) -> Any:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: cuda asked for, but torch sees no CUDA GPU; use cpu")
+    return name
+
+
+def find_images(path: Path) -> list[Path]:
+    """The image, or the images of a folder in the order of their names.
+
+    Raises: UserError where there is none, or where two would be written to one name.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path}: no such image or folder")
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise UserError(f"{path}: no image in this folder; images are {', '.join(SUFFIXES)}")
+    by_stem: dict[str, Path] = {}
+    for image in found:
+        if (other := by_stem.setdefault(image.stem, image)) != image:
+            raise UserError(f"{path}: {other.name} and {image.name} would both be {image.stem}.png")
+    return found
+
+
+def read(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB, upright. Raises: UserError where the file is not a whole image."""
+    try:
+        with Image.open(path) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be decoded ({error})") from error
+
+
+class Canvases(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Images on canvases: (3, S, S) uint8, size on the canvas, size in the file."""
+
+    def __init__(self, paths: Sequence[Path], trained: Trained) -> None:
+        self.paths = paths
+        self.size: int = trained.config["data"]["image_size"]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        image = read(self.paths[index])
+        small = on_canvas(image, self.size).copy()  # torch wants it writable
+        height, width = small.shape[:2]
+        canvas = torch.zeros(3, self.size, self.size, dtype=torch.uint8)
+        canvas[:, :height, :width] = torch.from_numpy(small.transpose(2, 0, 1))
+        return canvas, torch.tensor([height, width]), torch.tensor(image.shape[:2])
+
+
+def _batch(rows: list[tuple[Tensor, Tensor, Tensor]], trained: Trained) -> Batch:
+    """The targets are empty: nothing is known of them."""
+    canvases, sizes, native = (torch.stack(column) for column in zip(*rows, strict=True))
+    inputs = normalise(canvases, sizes, trained.base.mean, trained.base.std)
+    height, width = native.amax(0).tolist()
+    none = torch.zeros(len(rows), 0, 0, dtype=torch.uint8)
+    shape = torch.zeros(1, dtype=torch.uint8).expand(len(rows), height, width)
+    return Batch(inputs, none, sizes, torch.arange(len(rows)), shape, native)
+
+
+class Writer(BasePredictionWriter):
+    """Writes each batch as it is predicted, and shows how far it is."""
+
+    def __init__(self, paths: Sequence[Path], wanted: Wanted) -> None:
+        super().__init__("batch")
+        self.paths = paths
+        self.wanted = wanted
+        self.bar = progress()
+        self.task = self.bar.add_task("Predicting", total=len(paths), state="")
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.bar.start()
+
+    def write_on_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, prediction: list[Tensor],
+        batch_indices: Sequence[int] | None, batch: Batch, batch_idx: int, dataloader_idx: int,
+    ) -> None:  # fmt: skip
+        assert batch_indices is not None
+        for index, logits in zip(batch_indices, prediction, strict=True):
+            _write(self.paths[index], logits, self.wanted)
+            self.bar.advance(self.task)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.bar.stop()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self.bar.stop()
+
+
+def _write(path: Path, logits: Tensor, wanted: Wanted) -> None:
+    """What is wanted of one image. logits: (H, W)."""
+    mask = logits > wanted.threshold
+    name = f"{path.stem}.png"
+    with files.atomic(wanted.out / "masks" / name) as temporary:
+        save_mask(temporary, mask.byte().mul(wanted.label).numpy())
+    image = torch.from_numpy(read(path).transpose(2, 0, 1).copy())
+    colour = tuple(voc_palette()[3 * wanted.label : 3 * wanted.label + 3])
+    drawn = (
+        draw_segmentation_masks(image, mask, alpha=0.5, colors=[colour]) if mask.any() else image
+    )
+    with files.atomic(wanted.out / "overlays" / name) as temporary:
+        Image.fromarray(drawn.permute(1, 2, 0).numpy()).save(temporary)
+    if wanted.probabilities:
+        with files.atomic(wanted.out / "probabilities" / f"{path.stem}.npy") as temporary:
+            np.save(temporary, logits.sigmoid().half().numpy())

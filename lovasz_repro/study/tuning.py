@@ -1,0 +1,179 @@
+"""The choice of learning rate and steps, per fold and loss, on held-out training images.
+
+A trial is one training: fold, loss, rate, steps, category. It trains on the fold's training images
+without the held-out ones and is scored by image-IoU on those. The rate is the one with the highest
+mean over the categories at the first of `tuning.steps`; then the other numbers of steps are tried
+at that rate. Every loss gets the same trials. See `config.Tuning`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
+from rich.console import Console
+
+from lovasz_repro import files, schema
+from lovasz_repro.errors import UserError
+from lovasz_repro.records import UNTRAINED, Json
+from lovasz_repro.records.agreement import trial_means
+from lovasz_repro.study.cell import Choice, Setting
+from lovasz_repro.study.devices import on_all
+from lovasz_repro.study.launch import Workers
+from lovasz_repro.study.workspace import Workspace
+from lovasz_repro.training.segmenter import NonFiniteError
+
+console = Console(highlight=False)
+
+FILE = "tuning.json"
+
+
+class Trial(NamedTuple):
+    """One training on a category."""
+
+    fold: int
+    loss: str
+    lr: float
+    steps: int
+    category: str
+    seed: int
+
+    @property
+    def point(self) -> Json:
+        return {key: getattr(self, key) for key in ("lr", "steps", "category", "seed")}
+
+
+def chosen(workspace: Workspace, loss: str, fold: int) -> tuple[Choice, str]:
+    """Rate and steps of a cell, and where they come from."""
+    config = workspace.config
+    if loss == UNTRAINED:
+        return Choice(0.0, 0), "no training"
+    if not config.tuning.lrs:
+        return Choice(config.optim.lr, config.optim.steps), "optim.lr, optim.steps"
+    entry = read(workspace).get(f"fold{fold}", {}).get(loss, {})
+    if entry.get("lr") is None:
+        where = "optim.lr, optim.steps: the study has not chosen yet"
+        return Choice(config.optim.lr, config.optim.steps), where
+    return Choice(entry["lr"], entry["steps"]), "chosen by the study"
+
+
+def read(workspace: Workspace) -> Json:
+    """tuning.json, empty where it is not there yet."""
+    path = workspace.folder / FILE
+    return files.read_json(path, schema.Tuning) if path.exists() else {}
+
+
+def tune(workspace: Workspace, workers: Workers) -> None:
+    """Run the trials that are missing and choose; every trial is recorded when it ends."""
+    while trials := missing_trials(workspace):
+        tried = read(workspace)
+        console.print(f"tuning: {len(trials)} trials to run")
+        for trial, score in workers.run(_score, trials):
+            entry = tried.setdefault(f"fold{trial.fold}", {}).setdefault(
+                trial.loss, {"lr": None, "trials": []}
+            )
+            entry["trials"].append({**trial.point, "image_iou": score})
+            entry["trials"].sort(key=lambda t: (t["steps"], t["lr"], t["category"]))
+            files.write_json(workspace.folder / FILE, tried)
+            said = "diverged" if score is None else f"{score:.4f}"
+            console.print(
+                f"fold {trial.fold} · {trial.loss} at {trial.lr:g}, {trial.steps} steps, "
+                f"{trial.category}: {said}"
+            )
+    config = workspace.config
+    if not config.tuning.lrs:
+        return
+    tried = read(workspace)
+    for fold in config.cells.folds:
+        for loss in config.cells.losses:
+            entry = tried[f"fold{fold}"][loss]
+            entry |= _choice(workspace, fold, loss, entry["trials"])
+            note = ", the edge of what was tried" if entry["at_edge"] else ""
+            console.print(
+                f"fold {fold} · {loss}: learning rate {entry['lr']:g}{note}, {entry['steps']} steps"
+            )
+    files.write_json(workspace.folder / FILE, tried)
+
+
+def missing_trials(workspace: Workspace) -> list[Trial]:
+    """The trials that can be run now: other numbers of steps wait for the choice of a rate."""
+    config = workspace.config
+    tuning = config.tuning
+    first, *others = tuning.steps or [config.optim.steps]
+    tried = read(workspace)
+    missing = []
+    for fold in config.cells.folds:
+        for loss in config.cells.losses:
+            there = tried.get(f"fold{fold}", {}).get(loss, {}).get("trials", [])
+            pairs = [(lr, first) for lr in tuning.lrs]
+            wanted = _trials(workspace, fold, loss, pairs, there)
+            if not wanted and others:
+                best = _best(trial_means(there, tuning.categories), tuning.lrs, [first])
+                if best is not None:
+                    pairs = [(best[0], steps) for steps in others]
+                    wanted = _trials(workspace, fold, loss, pairs, there)
+            missing += wanted
+    return missing
+
+
+def _trials(
+    workspace: Workspace, fold: int, loss: str, pairs: list[tuple[float, int]], there: list[Json]
+) -> list[Trial]:
+    """The trials of some (rate, steps) that are not among those `there`."""
+    tuning = workspace.config.tuning
+    every = [
+        Trial(fold, loss, lr, steps, category, tuning.seeds[i % len(tuning.seeds)])
+        for lr, steps in pairs
+        for i, category in enumerate(tuning.categories)
+    ]
+    done = [{key: point[key] for key in ("lr", "steps", "category", "seed")} for point in there]
+    return [trial for trial in every if trial.point not in done]
+
+
+def _best(
+    scores: dict[tuple[float, int], float], lrs: list[float], steps: list[int]
+) -> tuple[float, int] | None:
+    """The pair with the highest mean, of equals the lowest rate, then the fewest steps."""
+    tried = [pair for pair in scores if pair[0] in lrs and pair[1] in steps]
+    return max(tried, key=lambda pair: (scores[pair], -pair[0], -pair[1]), default=None)
+
+
+def _choice(workspace: Workspace, fold: int, loss: str, trials: list[Json]) -> Json:
+    """What tuning.json says beside the trials.
+
+    Raises: UserError where every rate diverged.
+    """
+    config = workspace.config
+    tuning = config.tuning
+    scores = trial_means(trials, tuning.categories)
+    best = _best(scores, tuning.lrs, tuning.steps or [config.optim.steps])
+    if best is None:
+        raise UserError(f"tuning.lrs: {loss} diverged at every rate of {tuning.lrs}, fold {fold}")
+    edges = (min(tuning.lrs), max(tuning.lrs))
+    return {
+        "lr": best[0],
+        "steps": best[1],
+        "image_iou": scores[best],
+        "at_edge": best[0] in edges,
+    }
+
+
+def _score(workspace: Workspace, trial: Trial) -> float | None:
+    return on_all(workspace, run_trial, trial)
+
+
+def run_trial(workspace: Workspace, trial: Trial) -> float | None:
+    """Image-IoU on held-out images, at threshold 0 on the grid; None where training diverged."""
+    setting = Setting(workspace, trial.category, trial.fold)
+    train_index, _, held_out = setting.indices()
+    optim = replace(setting.optim(trial.steps), validate_every=trial.steps)
+    title = f"{trial.loss} at {trial.lr:g}: {trial.category}"
+    try:
+        module, _, _ = setting.train(
+            trial.loss, trial.lr, trial.seed, train_index, held_out, optim, None, title
+        )
+    except NonFiniteError:
+        return None
+    score = float(module.curve[-1]["image_iou"])
+    return score if math.isfinite(score) else None

@@ -1,0 +1,250 @@
+"""What the cells of an experiment share, opened when first used: lists, caches, folders."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning.loggers import Logger
+from rich.console import Console
+from torch import nn
+
+from lovasz_repro import files
+from lovasz_repro.config import Experiment, Optim
+from lovasz_repro.data.binary import SamplePlan, balanced_selection
+from lovasz_repro.data.cache import ImageCache
+from lovasz_repro.data.datamodule import DataModule, Source, Task
+from lovasz_repro.data.folds import share_out
+from lovasz_repro.data.integrity import content_digest
+from lovasz_repro.data.voc import VOC
+from lovasz_repro.errors import UserError
+from lovasz_repro.models.deeplab import DeepLab, build, state_digest
+from lovasz_repro.records import Json
+from lovasz_repro.study.features import with_features
+from lovasz_repro.training.logs import make_loggers
+
+console = Console(stderr=True)
+
+
+class Workspace:
+    """An experiment with its data and networks at hand. Everything is opened when first used.
+
+    Args:
+        rank: which of `runtime.devices` this process has; only 0 writes records.
+    """
+
+    def __init__(self, config: Experiment, rank: int = 0) -> None:
+        self.config = config
+        self.rank = rank
+        self.folder = config.folder
+        if config.runtime.threads:
+            torch.set_num_threads(config.runtime.threads)
+        self._sources: dict[str, Source] = {}
+        self.bases: dict[int, tuple[DeepLab, str]] = {}
+        self._holdouts: dict[int, NDArray[np.int64]] = {}
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Raises: UserError where CUDA is asked for and absent."""
+        wanted = self.config.runtime.device
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise UserError("runtime.device: cuda asked for, but torch sees no CUDA GPU; use cpu")
+        if wanted == "auto":
+            wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device("cuda", self.rank) if wanted == "cuda" else torch.device(wanted)
+
+    @cached_property
+    def voc(self) -> VOC:
+        return VOC(Path(self.config.data.root), self.config.data.classes)
+
+    def list_ids(self, kind: str, fold: int) -> list[str]:
+        """The ids of the `train` or `val` list of a fold."""
+        name: str = getattr(self.config.data, f"{kind}_list")
+        return self.voc.ids(name.format(fold=fold))
+
+    @cached_property
+    def folds(self) -> list[int]:
+        """The folds that the data's lists make; [0] where the lists have no {fold}."""
+        template = self.config.data.val_list
+        if "{fold}" not in template:
+            return [0]
+        pattern = re.escape(template).replace(re.escape("{fold}"), r"(\d+)")
+        matches = (re.fullmatch(pattern, name) for name in self.voc.list_names())
+        folds = sorted(int(match[1]) for match in matches if match)
+        if not folds:
+            raise UserError(
+                f"data.val_list: no list is called {template!r} in {self.voc.lists_folder}; "
+                f"there is {', '.join(self.voc.list_names())}"
+            )
+        return folds
+
+    @cached_property
+    def data(self) -> Json:
+        """What `study.json` says of the data: all folds' lists and the weights, with hashes.
+
+        Raises: UserError where an image is in both lists of a fold.
+        """
+        lists = {}
+        for fold in self.folds:
+            train, val = (self.list_ids(kind, fold) for kind in ("train", "val"))
+            if both := set(train) & set(val):
+                raise UserError(
+                    f"{len(both)} images are in the training and the val list of fold {fold}, "
+                    f"{min(both)} the first: {self.voc.lists_folder}"
+                )
+            for kind, ids in (("train", train), ("val", val)):
+                name = getattr(self.config.data, f"{kind}_list").format(fold=fold)
+                digest = files.sha256("\n".join(ids).encode())
+                lists[name] = {
+                    "images": len(ids),
+                    "sha256": digest,
+                    "content": content_digest(self.voc, ids, Path(self.config.data.cache)),
+                }
+        weights = []
+        for path in dict.fromkeys(map(self.config.network.weights_of, self.folds)):
+            if path is None:
+                return {"lists": lists}
+            if not Path(path).is_file():
+                raise UserError(f"network.weights: there is no file {path}")
+            digest = files.sha256(Path(path).read_bytes())
+            weights.append({"file": Path(path).name, "sha256": digest})
+        return {"lists": lists, "weights": weights}
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the settings. Without the images' content, which `open_run` compares apart:
+        records of a report can be gone on with where the same images are."""
+        lists = {
+            name: {key: value for key, value in entry.items() if key != "content"}
+            for name, entry in self.data["lists"].items()
+        }
+        return self.config.digest({**self.data, "lists": lists})
+
+    @cached_property
+    def images(self) -> ImageCache:
+        config = self.config
+        ids = {
+            name
+            for kind in ("train", "val")
+            for fold in self.folds
+            for name in self.list_ids(kind, fold)
+        }
+        return ImageCache.open(
+            self.voc, sorted(ids), config.data.image_size, Path(config.data.cache)
+        )
+
+    def holdout(self, fold: int) -> NDArray[np.int64]:
+        """The images of a fold's training list that nothing is trained on; see `config.Tuning`.
+
+        Raises: UserError where there is none.
+        """
+        if fold not in self._holdouts:
+            self._holdouts[fold] = self._held_out(fold)
+        return self._holdouts[fold]
+
+    def _held_out(self, fold: int) -> NDArray[np.int64]:
+        tuning = self.config.tuning
+        listed = set(self.list_ids("train", fold))
+        if tuning.holdout_list is not None:
+            listed &= set(self.voc.ids(tuning.holdout_list))
+        candidates = self.images.indices(sorted(listed))
+        counts = self.images.counts[candidates]
+        labels = [frozenset((np.flatnonzero(row[1:]) + 1).tolist()) for row in counts]
+        parts = share_out(labels, tuning.holdout, seed=0) if labels else []
+        part = np.array(parts, dtype=np.int64)
+        if not (part == 0).any():
+            raise UserError(
+                f"tuning.holdout_list: the training list of fold {fold} and "
+                f"{tuning.holdout_list!r} share {len(candidates)} images, too few to hold any out"
+            )
+        held_out: NDArray[np.int64] = candidates[part == 0]
+        return held_out
+
+    def train_index(self, fold: int) -> NDArray[np.int64]:
+        """The images that bases, trials and cells of a fold train on, as indices into the cache."""
+        return np.setdiff1d(self.index("train", fold), self.holdout(fold))
+
+    def source(self, network: DeepLab, frozen: nn.Module | None) -> Source:
+        """The arrays to read from: images, or what the frozen part of `network` makes of them."""
+        stride = network.stride
+        digest = state_digest(frozen) if frozen else ""
+        if (key := f"{stride}-{digest}") not in self._sources:
+            cache = self.images
+            source = Source(
+                cache, cache.images, cache.masks,
+                np.ascontiguousarray(cache.masks[:, ::stride, ::stride]), None, stride,
+                network.mean.cpu(), network.std.cpu(),
+            )  # fmt: skip
+            if frozen is not None:
+                frozen = frozen.to(self.device).eval()
+                source = with_features(
+                    source, frozen, digest, self.config.data, self.config.runtime, self.device
+                )
+            if self.device.type == "cuda":
+                size = sum(rows.nbytes for rows in source.needed().values())
+                free = torch.cuda.mem_get_info(self.device)[0] / self.config.runtime.workers
+                if size < free / 2:  # room for the network
+                    source = source.resident(self.device)
+            self._sources[key] = source
+        return self._sources[key]
+
+    def features(self) -> None:
+        """Compute what bases read that train a head, before several processes ask for it."""
+        if self.config.base.train == "head":
+            for fold in self.config.cells.folds:
+                whole = build(self.config.network, fold, labels=self.config.data.labels)
+                self.source(whole, whole.split("head", "")[0])
+            self.forget()
+
+    def forget(self) -> None:
+        """Give back what this process holds of a GPU, for those that train."""
+        self._sources.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def loggers(self, name: str, version: str) -> list[Logger]:
+        """The loggers of a training; none where another process of it logs."""
+        kinds = [] if self.rank else self.config.runtime.loggers
+        return make_loggers(kinds, self.folder, name, version)
+
+    def base_folder(self, fold: int) -> Path:
+        return self.folder / "base" / f"fold{fold}"
+
+    def index(self, kind: str, fold: int) -> NDArray[np.int64]:
+        """The images of a fold's list as indices into the cache."""
+        return self.images.indices(self.list_ids(kind, fold))
+
+    def present(self, category: str) -> NDArray[np.bool_]:
+        """(N,) whether each image of the cache holds the category."""
+        return self.images.counts[:, self.config.data.label(category)] > 0
+
+    def selection(
+        self, category: str, index: NDArray[np.int64], limit: int | None = None
+    ) -> NDArray[np.int64]:
+        """Of these images: those with the category and, drawn once, `data.negatives` without.
+
+        Raises: UserError where none holds the category.
+        """
+        data = self.config.data
+        present = self.present(category)[index]
+        if not present.any():
+            raise UserError(f"{category}: none of the {len(index)} images to score holds it")
+        return index[balanced_selection(present, data.negatives, data.val_seed, limit)]
+
+    def data_module(
+        self, source: Source, task: Task, plan: SamplePlan, val_index: NDArray[np.int64],
+        optim: Optim,
+    ) -> DataModule:  # fmt: skip
+        return DataModule(
+            source, task, plan, val_index,
+            epoch_steps=optim.validate_every,
+            crop_size=self.config.data.crop_size,
+            share=(self.rank, self.config.runtime.devices),
+            eval_batch=self.config.runtime.eval_batch,
+            # At the files' sizes one image fills a CPU's caches.
+            test_batch=self.config.runtime.eval_batch if self.device.type == "cuda" else 1,
+        )  # fmt: skip

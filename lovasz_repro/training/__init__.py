@@ -1,0 +1,1 @@
+"""Lightning modules, metrics, and one resumable training."""

@@ -1,0 +1,288 @@
+"""One Lightning training, resumable: what bases and cells have in common."""
+
+from __future__ import annotations
+
+import io
+import logging
+import multiprocessing
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader
+
+from lovasz_repro import files
+from lovasz_repro.config import Runtime
+from lovasz_repro.data.datamodule import DataModule
+from lovasz_repro.training.segmenter import Segmenter
+
+# Lightning reports devices, tips and seeds on every Trainer; a study makes hundreds.
+for _name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+# Gradients of confident pixels are below the smallest normal float32, with which a CPU multiplies
+# several times slower. Here, because torch's threads inherit it when they start.
+torch.set_flush_denormal(True)
+
+# A process of ours is a world of its own, those of `devices.py` apart. Where SLURM started several,
+# Lightning would take them for the ranks of one training, of which only the first logs.
+rank_zero_only.rank = 0  # type: ignore[attr-defined]
+
+Item = TypeVar("Item", covariant=True)
+
+
+class Sized(Protocol[Item]):
+    """What can be walked through and has a length."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Item]: ...
+
+
+EXPECTED = (
+    "Checkpoint directory .* exists and is not empty",  # it is the cell's folder, resumed or not
+    "Found .* module.* in eval mode",  # the frozen BatchNorm
+    ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 with torch 2.15
+)
+"""Warnings of Lightning that say nothing new here."""
+
+
+def progress() -> Progress:
+    """Bars on a terminal: what, how far, how long still; gone when they are done."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[state]}"), console=console, transient=True,
+        # The bars of several processes would write over each other.
+        disable=not console.is_terminal or multiprocessing.parent_process() is not None,
+    )  # fmt: skip
+
+
+def shown(items: Sized[Item], title: str) -> Iterator[Item]:
+    """The items, with a bar."""
+    with progress() as bar:
+        yield from bar.track(items, description=title, task_id=bar.add_task(title, state=""))
+
+
+class StepBar(pl.Callback):
+    """A bar over the steps of a training, with the loss and the last validation, and one over the
+    batches of a test."""
+
+    def __init__(self, title: str, steps: int, measure: str) -> None:
+        self.title = title
+        self.measure = measure
+        self.bar = progress()
+        self.task = self.bar.add_task(title, total=steps, state="")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.bar.start()
+        self.bar.update(self.task, completed=trainer.global_step)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.bar.remove_task(self.task)
+        total = sum(trainer.num_test_batches)
+        self.task = self.bar.add_task(f"{self.title}: scoring", total=total, state="")
+        self.bar.start()
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        self.bar.advance(self.task)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.bar.stop()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        # The loss is read only as often as it is logged: reading it waits for the device.
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            assert isinstance(pl_module, Segmenter)
+            state = f"loss {float(outputs['loss']):.3f}"
+            if pl_module.curve:
+                state += f" · val {self.measure} {pl_module.curve[-1][self.measure]:.3f}"
+            self.bar.update(self.task, completed=trainer.global_step, state=state)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.bar.stop()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self.bar.stop()
+
+
+def train(
+    module: Segmenter, data: DataModule, runtime: Runtime, device: torch.device,
+    folder: Path | None, title: str, *, measure: str = "miou",
+    loggers: Sequence[Logger] = (), skip_training: bool = False,
+    callbacks: Sequence[pl.Callback] = (), start: str = "",
+) -> pl.Trainer:  # fmt: skip
+    """Train to the end of the schedule, from `folder/resume.ckpt` where that is there.
+
+    The checkpoint is renewed at every validation; without a folder none is kept. Where it cannot
+    be loaded, or is of a training from another `start`, training starts over: it is only a saving
+    of time.
+
+    Args:
+        start: what the training starts from, such as the hash of its base network.
+
+    Returns: the trainer, for a test with the same settings.
+    """
+    steps, epoch = module.optim.steps, module.optim.validate_every
+    every: list[pl.Callback] = [StepBar(title, steps, measure), *callbacks]
+    if folder:
+        every.append(
+            ModelCheckpoint(
+                dirpath=folder, filename="resume", enable_version_counter=False, save_top_k=1,
+                every_n_epochs=1, save_on_train_epoch_end=True,
+            )
+        )  # fmt: skip
+    if loggers:
+        every.append(LearningRateMonitor("step"))
+    trainer = pl.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=runtime.devices,
+        strategy=runtime.strategy,
+        precision=runtime.precision,
+        max_epochs=steps // epoch,
+        # An epoch's batches start where its steps start.
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        log_every_n_steps=min(10, epoch),
+        logger=list(loggers) or False,
+        callbacks=every,
+        enable_checkpointing=folder is not None,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        deterministic=True,
+        plugins=[LightningEnvironment(), WholeCheckpoints(start, steps)],
+    )
+    # Deterministic torch also fills every new tensor, lest one be read before it is written: up to
+    # a sixth of a step on a CPU.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if skip_training:
+        return trainer
+    resume = _resumable(folder / "resume.ckpt", module.lr, steps, start) if folder else None
+    with quiet():
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    return trainer
+
+
+def validate(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
+    """One validation of the module as it is, on the trainer's device."""
+    with quiet():
+        trainer.validate(module, datamodule=data, verbose=False)
+
+
+def test(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
+    """The module's test, on the trainer's device."""
+    with quiet():
+        trainer.test(module, datamodule=data, verbose=False)
+
+
+def predict(
+    module: Segmenter, loader: DataLoader[Any], runtime: Runtime, writer: pl.Callback
+) -> None:
+    """The module's prediction of every batch, handed to the writer."""
+    trainer = pl.Trainer(
+        accelerator="gpu" if runtime.device == "cuda" else "cpu",
+        devices=1, precision=runtime.precision, logger=False, callbacks=[writer],
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        plugins=[LightningEnvironment()],
+    )  # fmt: skip
+    with quiet():
+        trainer.predict(module, loader, return_predictions=False)
+
+
+def autocast(runtime: Runtime, device: torch.device) -> torch.autocast:
+    """What Lightning computes a step in, for what is computed outside of it."""
+    half = runtime.precision == "bf16-mixed"
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Lightning without the warnings that say nothing new here, and with Ctrl-C as it was."""
+    with warnings.catch_warnings():
+        for expected in EXPECTED:
+            warnings.filterwarnings("ignore", expected)
+        try:
+            yield
+        except SystemExit as stop:  # what Lightning makes of it
+            raise KeyboardInterrupt from stop
+
+
+def _resumable(path: Path, lr: float, steps: int, start: str) -> Path | None:
+    """`path` where it holds the checkpoint of a training at this rate, so long, from this start."""
+    if not path.exists():
+        return None
+    try:
+        checkpoint = read_checkpoint(path)
+        # That of the head, which the scheduler would go on with.
+        started_at = checkpoint["optimizer_states"][0]["param_groups"][-1]["initial_lr"]
+        started_from, schedule = checkpoint["start"], checkpoint["steps"]
+    except Exception:  # torch raises many kinds for a damaged file
+        reason = "cannot be read"
+    else:
+        if started_at != lr:
+            reason = f"is of learning rate {started_at:g}"
+        elif schedule != steps:
+            reason = f"is of a training of {schedule} steps"
+        elif started_from != start:
+            reason = "started from another base network"
+        else:
+            return path
+    Console(stderr=True).print(f"{path} {reason}; training starts over", soft_wrap=True)
+    path.unlink()
+    return None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `write_checkpoint` wrote, on the CPU; nothing in it is executed.
+
+    Raises: ValueError where its bytes are others, and whatever torch raises.
+    """
+    content = path.read_bytes()
+    body, digest = content[:-_DIGEST], content[-_DIGEST:]
+    if files.sha256(body).encode() != digest:
+        raise ValueError(f"{path}: not the bytes that were written")
+    checkpoint: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    return checkpoint
+
+
+def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Written as records are, the SHA-256 of what torch saves behind it."""
+    content = io.BytesIO()  # on a full disk torch's own writing hides the system's error
+    torch.save(checkpoint, content)
+    body = content.getvalue()
+    files.write_bytes(path, body + files.sha256(body).encode())
+
+
+_DIGEST = 64
+"""Characters of a SHA-256."""
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are whole, and that say which training they are of. Lightning moves its
+    own in from the system's temporary folder, which takes the old one away before the new one
+    is whole where that is another disk."""
+
+    def __init__(self, start: str, steps: int) -> None:
+        self.origin = {"start": start, "steps": steps}
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        write_checkpoint(Path(path), {**checkpoint, **self.origin})
+
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
+        return read_checkpoint(Path(path))

@@ -1,0 +1,338 @@
+"""Lightning modules: the 21-way base and the binary cell. Both see `datamodule.Batch`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric, MetricCollection
+
+from lovasz_repro.config import Network, Optim
+from lovasz_repro.data.datamodule import Batch
+from lovasz_repro.data.voc import VOID
+from lovasz_repro.losses import Loss, cross_entropy, hinge, lovasz_hinge, make_loss, soft_jaccard
+from lovasz_repro.models.deeplab import VOC_LABELS, DeepLab, build, to_native
+from lovasz_repro.records import MEASURES, Json
+from lovasz_repro.training.metrics import ImageIoU, confusion, iou, iou_at_thresholds, oracle_iou
+
+
+class NonFiniteError(RuntimeError):
+    """The training loss became infinite or NaN."""
+
+
+class Segmenter(pl.LightningModule):
+    """What both have in common: the optimiser, the training step and what it logs.
+
+    Args:
+        network: inputs -> logits (B, K, h, w) on the grid: a DeepLab, or only its head, whose
+            inputs then are features.
+        optim: the schedule. lr: the head's learning rate.
+        stride: pixels of the canvas per cell of the grid.
+
+    Attributes:
+        curve: one row per validation.
+        train_seconds, validate_seconds: so far, those before a resume included.
+    """
+
+    def __init__(self, network: nn.Module, optim: Optim, lr: float, stride: int) -> None:
+        super().__init__()
+        self.network = network
+        self.optim = optim
+        self.lr = lr
+        self.stride = stride
+        self.curve: list[dict[str, float]] = []
+        self.train_seconds = 0.0
+        self.validate_seconds = 0.0
+        self._started = self._trained = 0.0
+        self._loss_sum = torch.zeros(())
+        self._train_loss = math.nan
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.network(inputs)
+        return logits.float()
+
+    def native(self, batch: Batch, logits: Tensor) -> Tensor:
+        """(B, K, h, w) logits of whole images -> (B, K, H, W), as `batch.native`."""
+        height, width = batch.native.shape[1:]
+        return to_native(logits, batch.sizes, batch.native_sizes, (height, width), self.stride)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The training loss of logits (B, K, h, w) and target (B, h, w)."""
+        raise NotImplementedError
+
+    def validation_values(self) -> dict[str, float]:
+        """What the validation just run measured; resets the metrics."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> Any:
+        groups = [{"params": self.network, "lr": self.lr, "name": "head"}]
+        if isinstance(self.network, DeepLab):
+            slow = self.lr * self.optim.backbone_lr_factor
+            groups = [
+                {"params": self.network.backbone, "lr": slow, "name": "backbone"},
+                {"params": self.network.head, "lr": self.lr, "name": "head"},
+            ]
+        for group in groups:
+            module: Any = group["params"]
+            group["params"] = [p for p in module.parameters() if p.requires_grad]
+        groups = [group for group in groups if group["params"]]  # a head alone has no backbone
+        optimizer = torch.optim.SGD(
+            groups, momentum=self.optim.momentum, weight_decay=self.optim.weight_decay
+        )
+        drop = int(self.optim.steps * self.optim.drop_at)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.optim.drop_factor if step >= drop else 1.0
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_train_epoch_start(self) -> None:
+        self._started = time.perf_counter()
+        self._loss_sum = torch.zeros((), device=self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.loss(self(batch.inputs), batch.target)
+        self._loss_sum += loss.detach()
+        # Not told, Lightning would look for the size of the batch in every tensor of it.
+        self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=len(batch.target))
+        return loss
+
+    def on_validation_start(self) -> None:
+        self._trained = time.perf_counter()
+        if not self._started:  # not within training
+            return
+        # Validation is the end of a training epoch; reading the loss waits for the device, once.
+        steps = self.optim.validate_every
+        mean = float(self.trainer.strategy.reduce(self._loss_sum, reduce_op="mean")) / steps
+        self._trained = time.perf_counter()
+        seconds = self._trained - self._started
+        self.train_seconds += seconds
+        if not math.isfinite(mean):
+            raise NonFiniteError(
+                f"training loss {mean} between steps {self.global_step - steps} and "
+                f"{self.global_step}, learning rate {self.lr:g}"
+            )
+        self._train_loss = mean
+        self.log_now({"train/images_per_second": steps * self.optim.batch_size / seconds})
+
+    def on_validation_epoch_end(self) -> None:
+        values = self.validation_values()
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise NonFiniteError(
+                f"validation at step {self.global_step}: {', '.join(broken)} not finite, learning "
+                f"rate {self.lr:g}"
+            )
+        self.curve.append({"step": self.global_step, "train_loss": self._train_loss, **values})
+        self.validate_seconds += time.perf_counter() - self._trained
+        self.log_now({f"val/{name}": value for name, value in values.items()})
+
+    def log_now(self, values: dict[str, float]) -> None:
+        """To the loggers, at the current step."""
+        for logger in self.loggers:
+            logger.log_metrics(values, self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["curve"] = self.curve
+        checkpoint["train_seconds"] = self.train_seconds
+        checkpoint["validate_seconds"] = self.validate_seconds
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.curve = checkpoint["curve"]
+        self.train_seconds = checkpoint["train_seconds"]
+        self.validate_seconds = checkpoint["validate_seconds"]
+
+
+class BaseSegmenter(Segmenter):
+    """The base network (21-way for VOC) under cross-entropy; its measure is the mIoU over all val
+    pixels.
+
+    Attributes:
+        matrix: (K, K) valid pixels by target and predicted label.
+        label_iou: (K,) after a test, at the files' own sizes.
+    """
+
+    matrix: Tensor
+
+    def __init__(
+        self, network: nn.Module, optim: Optim, stride: int, labels: int = VOC_LABELS
+    ) -> None:
+        super().__init__(network, optim, optim.lr, stride)
+        self.labels = labels
+        self.register_buffer("matrix", torch.zeros(labels, labels, dtype=torch.int64), False)
+        self.label_iou = torch.full((labels,), torch.nan)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        # Not F.cross_entropy: on a GPU that of maps raises where torch must be deterministic.
+        labels = torch.arange(self.labels, device=target.device)[:, None, None]
+        right = target[:, None] == labels  # (B, K, h, w), nowhere on void
+        return -torch.where(right, logits.log_softmax(1), 0).sum() / right.sum().clamp(min=1)
+
+    def on_validation_epoch_start(self) -> None:
+        self.matrix.zero_()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def _count(self, logits: Tensor, target: Tensor) -> None:
+        """Add the valid pixels of (B, K, ...) and (B, ...) by target and predicted label."""
+        valid = target != VOID
+        pairs = target[valid].long() * self.labels + logits.argmax(1)[valid]
+        # torchmetrics' confusion matrix is hundreds of times slower when torch is deterministic.
+        self.matrix += torch.bincount(pairs, minlength=self.labels**2).view_as(self.matrix)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._count(self(batch.inputs), batch.target)
+
+    def validation_values(self) -> dict[str, float]:
+        return {"miou": float(self._label_iou().nanmean())}
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._count(self.native(batch, self(batch.inputs)), batch.native)
+
+    def on_test_epoch_end(self) -> None:
+        self.label_iou = self._label_iou()
+
+    def _label_iou(self) -> Tensor:
+        """(K,) intersection over union by label, NaN where a label is neither there nor said."""
+        matrix = self.matrix.double()
+        hit = matrix.diagonal()
+        ratio: Tensor = hit / (matrix.sum(0) + matrix.sum(1) - hit)
+        return ratio
+
+
+class BinarySegmenter(Segmenter):
+    """One category against the rest under any loss, measured by all four losses and image-IoU.
+
+    A checkpoint of a cell holds the arguments as plain values, so that `load_from_checkpoint(path)`
+    needs no others. Where a part of the network is frozen, that is the network behind it.
+
+    Args:
+        network: as in `Segmenter`, or the arguments of `part_of_network`.
+        loss: (logits, target) of one shape (B, ...) -> scalar, or what `make_loss` takes.
+        optim: the schedule, or its fields.
+        threshold: on the logits, chosen on held-out images, for the `tuned_` columns of a test.
+
+    Attributes:
+        rows: after a test, `records.IMAGE_COLUMNS` of each image but its id, with its `index`.
+        threshold_ious: after a test, (N, T) the IoU of each image at each of `THRESHOLDS`.
+        thumbnails: after a test, each image's prediction on its canvas, (C, C) bool.
+    """
+
+    THUMBNAIL = 160  # side of a thumbnail's canvas in pixels
+
+    def __init__(
+        self, network: nn.Module | Mapping[str, Any], loss: Loss | str | Mapping[str, float],
+        optim: Optim | Mapping[str, Any], lr: float, stride: int,
+    ) -> None:  # fmt: skip
+        if isinstance(network, Mapping):
+            network = part_of_network(**network)
+        optim = optim if isinstance(optim, Optim) else Optim(**optim)
+        super().__init__(network, optim, lr, stride)
+        self._loss = loss if callable(loss) else make_loss(loss)
+        self.threshold = 0.0
+        self.image_iou = ImageIoU()
+        means: dict[str, Metric | MetricCollection] = {}
+        for name in MEASURES:
+            means[name] = MeanMetric(nan_strategy="disable")  # NaN stays NaN
+        self.losses = MetricCollection(means)
+        self.rows: list[Json] = []
+        self.threshold_ious: list[Tensor] = []
+        self.thumbnails: list[Tensor] = []
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return self._loss(logits[:, 0], target)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits = self(batch.inputs)[:, 0]
+        self.image_iou.update(logits > 0, batch.target)
+        for name, value in measures(logits, batch.target).items():
+            self.losses[name].update(value)
+
+    def validation_values(self) -> dict[str, float]:
+        values = {name: float(metric.compute()) for name, metric in self.losses.items()}
+        values["image_iou"] = float(self.image_iou.compute())
+        self.losses.reset()
+        self.image_iou.reset()
+        return values
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Tensor]:
+        """The logits of each image at its file's size, (H, W) float32, on the CPU."""
+        logits = self.native(batch, self(batch.inputs))[:, 0].cpu()
+        sizes = batch.native_sizes.tolist()
+        return [row[:height, :width] for row, (height, width) in zip(logits, sizes, strict=True)]
+
+    def on_test_epoch_start(self) -> None:
+        self.rows, self.threshold_ious, self.thumbnails = [], [], []
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        grids = self(batch.inputs)
+        logits = self.native(batch, grids)[:, 0]
+        rows = image_rows(logits, batch.native, self.threshold)
+        self.threshold_ious += list(iou_at_thresholds(logits, batch.native).cpu())
+        chosen = batch.chosen.tolist()
+        self.rows += [{"index": i, **row} for i, row in zip(chosen, rows, strict=True)]
+        self.thumbnails += self._thumbnails(batch, grids)
+
+    def on_test_epoch_end(self) -> None:
+        """The rows in the order of the cache, whatever the order of the test."""
+        order = sorted(range(len(self.rows)), key=lambda i: self.rows[i]["index"])
+        self.rows = [self.rows[i] for i in order]
+        self.thumbnails = [self.thumbnails[i] for i in order]
+        self.threshold_ious = [self.threshold_ious[i] for i in order]
+
+    def _thumbnails(self, batch: Batch, grids: Tensor) -> list[Tensor]:
+        """(C, C) bool each: the image, its longest side C pixels, at the top left."""
+        side = self.THUMBNAIL
+        ratio = side / batch.sizes.amax(1, keepdim=True)
+        sizes = (batch.sizes * ratio).round().clamp(min=1).long()
+        small = to_native(grids, batch.sizes, sizes, (side, side), self.stride)
+        return list((small[:, 0] > 0).cpu())
+
+
+def part_of_network(config: Mapping[str, Any], labels: int, label: int) -> nn.Module:
+    """What a cell trains, with weights that are still to be loaded.
+
+    Args:
+        config: fields of `config.Network`.
+        labels: of the base network. label: the category's.
+    """
+    network = Network(**config)
+    trained = build(network, labels=labels, pretrained=False).split(network.train, network.split)[1]
+    return trained.binary(label, network.score)
+
+
+def measures(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """The four losses of each image, by `records.MEASURES`: (B, ...) and (B, ...) -> (B,) each."""
+    return {
+        "cross_entropy": cross_entropy(logits, target, reduction="none"),
+        "hinge": hinge(logits, target, reduction="none"),
+        "soft_jaccard": soft_jaccard(logits, target, per_image=True, reduction="none"),
+        "lovasz_hinge": lovasz_hinge(logits, target, per_image=True, reduction="none"),
+    }
+
+
+def image_rows(logits: Tensor, target: Tensor, threshold: float) -> list[Json]:
+    """The measures of images, logits and target (B, H, W), as `records.IMAGE_COLUMNS` each."""
+    columns = {"has_category": (target == 1).flatten(1).any(1)}
+    for prefix, cut in (("", 0.0), ("tuned_", threshold)):
+        counts = confusion(logits > cut, target)
+        names = ("tp", "fp", "fn")
+        columns |= {prefix + n: c for n, c in zip(names, counts.unbind(1), strict=True)}
+        columns[prefix + "iou"] = iou(counts)
+    columns["oracle_iou"] = oracle_iou(logits, target)
+    valid = (target != VOID).flatten(1).sum(1)
+    columns["object_fraction"] = (columns["tp"] + columns["fn"]).double() / valid.clamp(min=1)
+    columns |= measures(logits, target)
+    # One copy from the device, exact: no count of pixels is beyond float64.
+    table = torch.stack([column.double() for column in columns.values()], 1).tolist()
+    whole = {name for name, column in columns.items() if not column.is_floating_point()}
+    return [
+        {n: int(v) if n in whole else v for n, v in zip(columns, row, strict=True)} for row in table
+    ]

@@ -1,0 +1,305 @@
+"""Data, caches and checkpoints that are not what they were when they were read or written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cell import tiny
+
+from faults.harness import Fault, shows
+from lovasz_repro.__main__ import main
+from lovasz_repro.data import integrity
+from lovasz_repro.data.cache import ImageCache
+from lovasz_repro.data.integrity import check_cache, content_digest
+from lovasz_repro.data.voc import VOC
+from lovasz_repro.errors import UserError
+from lovasz_repro.records import load
+from lovasz_repro.study import grid as study
+from lovasz_repro.training import loop as training
+from lovasz_repro.training import segmenter
+from lovasz_repro.training.loop import read_checkpoint, write_checkpoint
+
+
+@pytest.fixture
+def voc(shapes_root: Path, tmp_path: Path) -> VOC:
+    root = tmp_path / "data"
+    shutil.copytree(shapes_root, root, ignore=shutil.ignore_patterns("cache"))
+    return VOC(root)
+
+
+def opened(voc: VOC) -> ImageCache:
+    return ImageCache.open(voc, voc.ids("fold0_val"), 81, voc.folder / "cache")
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def replace_mask(voc: VOC) -> Path:
+    """A mask becomes another one of equal length, with the times that the old one had."""
+    path = voc.mask_path(voc.ids("fold0_val")[0])
+    before = path.stat()
+    content = path.read_bytes()
+    labels = voc.mask(voc.ids("fold0_val")[0])
+    image = Image.fromarray(np.where(labels > 0, 5, 0).astype(np.uint8))
+    with Image.open(path) as old:
+        image.putpalette(old.getpalette() or [])
+    image.save(path)
+    changed = path.read_bytes()
+    assert changed != content
+    assert len(changed) <= len(content)
+    path.write_bytes(changed.ljust(len(content), b"\0"))  # PNG ignores what follows
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    return path
+
+
+@shows(
+    Fault("masks edited, to equal length and with the old date, after they were cached",
+          "nothing in a new study: the cache is made again", "the cache"),
+)  # fmt: skip
+def test_masks_of_equal_length(voc: VOC) -> None:
+    ids = voc.ids("fold0_val")
+    before, digest = opened(voc), content_digest(voc, ids, voc.folder / "cache")
+    replace_mask(voc)
+    after = opened(voc)
+    assert after.folder != before.folder
+    assert content_digest(voc, ids, voc.folder / "cache") != digest
+    index = int(after.indices(ids[:1])[0])
+    assert set(np.unique(after.native_mask(index))) == {0, 5}
+    assert set(np.unique(before.native_mask(index))) != {0, 5}
+
+
+def test_contents_are_read_again_only_where_a_file_changed(
+    voc: VOC, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, cache = voc.ids("fold0_val"), voc.folder / "cache"
+    first = content_digest(voc, ids, cache)
+    read: list[Path] = []
+    original = Path.read_bytes
+
+    def counting(self: Path) -> bytes:
+        read.extend([self] if self.suffix != ".json" else [])
+        return original(self)
+
+    monkeypatch.setattr(Path, "read_bytes", counting)
+    assert content_digest(voc, ids, cache) == first
+    assert not read
+    os.utime(voc.image_path(ids[3]))
+    assert content_digest(voc, ids, cache) == first  # the same bytes, written again
+    assert read == [voc.image_path(ids[3])]
+    (index,) = cache.glob("contents-*.json")
+    index.write_text("{}")  # an index that was lost only costs reading
+    assert content_digest(voc, ids, cache) == first
+    assert len(read) == 1 + 2 * len(ids)
+
+
+@shows(
+    Fault("bits flipped in a cached array",
+          "one line that names it: at opening, as far as a sample shows; `data check --cache` "
+          "reads every byte", "nothing", "delete the cache's folder, then the same command"),
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["images.npy", "masks.npy", "native_masks.npy", "small.npz"])
+def test_cached_array(voc: VOC, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = opened(voc).folder
+    cache = folder.parent
+    assert main(["data", "check", "--cache", str(cache)]) == 0
+    flip(folder / name, (folder / name).stat().st_size // 2)
+    with pytest.raises(UserError, match=f"{name}: damaged .* delete {folder}"):
+        opened(voc)
+    capsys.readouterr()
+    assert main(["data", "check", "--cache", str(cache)]) == 1
+    assert f"{folder / name}: damaged" in capsys.readouterr().out
+    shutil.rmtree(folder)
+    opened(voc)
+    assert check_cache(cache) == []
+
+
+def test_a_sample_is_of_fixed_blocks_and_the_check_is_of_all(
+    voc: VOC, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integrity, "BLOCK", 64)
+    cache = opened(voc)
+    path = cache.folder / "images.npy"
+    blocks = -(-path.stat().st_size // 64)
+    found = 0
+    for number in range(0, blocks, blocks // 50):
+        flip(path, number * 64)
+        assert len(check_cache(cache.folder.parent)) == 1
+        try:
+            opened(voc)
+        except UserError:
+            found += 1
+        flip(path, number * 64)
+    assert 1 <= found < 5  # the first block, and a share of the others
+    opened(voc)
+
+
+@pytest.mark.parametrize("name", ["images.npy", integrity.SUMS])
+def test_a_file_of_a_cache_that_is_gone(voc: VOC, name: str) -> None:
+    folder = opened(voc).folder
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=f"{name}: cannot be read"):
+        opened(voc)
+
+
+@shows(
+    Fault("a pipe in place of an image", "`data check`, and a study, name it; nothing waits for it",
+          "nothing", "mend the image, then the same command"),
+    Fault("a mask of 144 megapixels", "one line that names it, by its header", "nothing",
+          "mend the mask, then the same command"),
+)  # fmt: skip
+@pytest.mark.parametrize("what", ["pipe", "mask", "small"])
+def test_odd_image(
+    voc: VOC, what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = voc.ids("fold0_val")[0]
+    path = voc.image_path(name) if what == "pipe" else voc.mask_path(name)
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    else:
+        side = 12_000 if what == "mask" else 900
+        with path.open("wb") as file:
+            Image.new("L", (1, 1)).save(file, "PNG")
+        content = bytearray(path.read_bytes())
+        content[16:24] = side.to_bytes(4, "big") * 2  # the header says so, and has the right sum
+        crc = zlib.crc32(content[12:29])
+        content[29:33] = crc.to_bytes(4, "big")
+        path.write_bytes(content)
+    said = {"pipe": "not a regular file", "mask": "exceeds limit", "small": "the mask is 900x900"}
+    assert main(["data", "check", "--root", str(voc.folder)]) == 1
+    assert f"{path}: " in (output := capsys.readouterr().out)
+    assert said[what] in output
+    decoded: list[str] = []
+    original = Image.Image.load
+
+    def load(self: Image.Image) -> object:
+        decoded.append(str(getattr(self, "filename", "")))
+        return original(self)
+
+    monkeypatch.setattr(Image.Image, "load", load)
+    with pytest.raises(UserError, match=f"{path}: .*{said[what]}"):
+        opened(voc)
+    assert str(path) not in decoded
+
+
+def checkpoint(**other: object) -> dict[str, object]:
+    groups = [{"initial_lr": 0.1}, {"initial_lr": 0.5}]
+    state = {"optimizer_states": [{"param_groups": groups}], "weights": torch.ones(1000)}
+    return {**state, "start": "base", "steps": 300, **other}
+
+
+@shows(
+    Fault("bits flipped in `resume.ckpt`, or one that is of another base network, rate or schedule",
+          "“training starts over”, with the file's name", "that training's steps so far"),
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("lr", "steps", "start", "said"),
+    [
+        (0.4, 300, "base", "is of learning rate 0.5"),
+        (0.5, 200, "base", "is of a training of 300 steps"),
+        (0.5, 300, "another", "started from another base network"),
+        (0.5, 300, "base", "cannot be read"),
+    ],
+)
+def test_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lr: float, steps: int, start: str, said: str
+) -> None:
+    path = tmp_path / "resume.ckpt"
+    write_checkpoint(path, checkpoint())
+    assert training._resumable(path, 0.5, 300, "base") == path
+    assert torch.equal(read_checkpoint(path)["weights"], torch.ones(1000))
+    if said == "cannot be read":
+        flip(path, path.stat().st_size // 2)
+    assert training._resumable(path, lr, steps, start) is None
+    assert f"{path} {said}; training starts over" in capsys.readouterr().err
+    assert not path.exists()
+
+
+@shows(
+    Fault("a name of an experiment or of a loss that leads out of its folder, a rate that is "
+          "infinite, NaN or not positive", "one line that names the key", "nothing",
+          "mend the configuration"),
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("name", "../../escape", "name: '../../escape'"),
+        ("name", "/tmp/escape", "name: '/tmp/escape'"),
+        ("mixtures", '{"../x": {"hinge": 1}}', "mixtures: '../x'"),
+        ("tuning.lrs", "[0.1, .inf]", "tuning.lrs: inf"),
+        ("tuning.lrs", "[.nan]", "tuning.lrs: nan"),
+        ("tuning.lrs", "[-1]", "tuning.lrs: -1"),
+        ("optim.lr", ".inf", "lr: inf"),
+        ("base.optim.lr", ".nan", "lr: nan"),
+    ],
+)
+def test_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, said: str
+) -> None:
+    demo = Path(__file__).parents[2] / "experiments" / "demo.yaml"
+    runs = tmp_path / "a" / "b" / "runs"
+    study = ["study", "--config", str(demo), "--dry_run", "--runs", str(runs)]
+    assert main([*study, f"--{option}", value]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert not list(tmp_path.rglob("*"))
+
+
+@shows(
+    Fault("a base network that diverges", "one line that names its rate", "nothing",
+          "a lower `base.optim.lr`"),
+    Fault("scores that are not finite at the images' own sizes", "the cell is recorded as failed",
+          "that cell", "the same command tries it again"),
+    Fault("a category that no val image holds",
+          "its cells are recorded as failed, with this reason", "nothing",
+          "take it off `cells.categories`"),
+    Fault("a kill between a cell's last write and the removal of its checkpoint",
+          "nothing: the next run removes it", "nothing"),
+)  # fmt: skip
+def test_cells(shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    diverging = tiny(shapes_root, tmp_path / "diverging")
+    wild = replace(diverging.base, optim=replace(diverging.base.optim, lr=1e30))
+    with pytest.raises(UserError, match=r"base\.optim\.lr: the base network of fold 0 diverged"):
+        study.study(replace(diverging, base=wild))
+
+    config = tiny(shapes_root, tmp_path)
+    config = replace(config, cells=replace(config.cells, losses=["lovasz_hinge"]))
+    rows = segmenter.image_rows
+
+    def infinite(*arguments: Any, **options: Any) -> Any:
+        return [{**row, "hinge": float("inf")} for row in rows(*arguments, **options)]
+
+    monkeypatch.setattr(segmenter, "image_rows", infinite)
+    assert study.study(config) == 1
+    failed = load(config.folder).failed
+    assert all("hinge not finite" in said for said in failed.values())
+    assert len(failed) == 4  # of two categories: the trained and the untrained
+    monkeypatch.setattr(segmenter, "image_rows", rows)
+    assert study.study(config) == 0
+    assert not load(config.folder).failed
+
+    left = config.folder / "cells" / "bird" / "lovasz_hinge" / "fold0-seed0" / "resume.ckpt"
+    base = config.folder / "base" / "fold0" / "resume.ckpt"
+    for path in (left, base):
+        path.write_bytes(b"left by a kill")
+    absent = replace(config, cells=replace(config.cells, categories=["bird", "sofa"]))
+    assert study.study(absent) == 1
+    assert not left.exists()
+    assert not base.exists()
+    failed = load(config.folder).failed
+    assert {one.category for one in failed} == {"sofa"}
+    assert all("sofa: none of the" in said for said in failed.values())

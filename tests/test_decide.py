@@ -1,0 +1,133 @@
+"""The decision table and our questions, on records whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from synthetic import CATEGORIES, write_study
+
+from lovasz_repro.analysis.claims import LOVASZ
+from lovasz_repro.analysis.decide import SITUATIONS, decisions
+from lovasz_repro.analysis.questions import Question, questions
+from lovasz_repro.analysis.resample import mean_interval
+from lovasz_repro.analysis.scores import Scores
+from lovasz_repro.analysis.stats import REFERENCE
+from lovasz_repro.records import UNTRAINED, Cell, Records, load
+from lovasz_repro.report.prose import _use
+
+LOSSES = (REFERENCE, "hinge", LOVASZ, UNTRAINED)
+
+
+def study(
+    runs: Path, effect: Mapping[str, float], losses: tuple[str, ...] = LOSSES, **options: object
+) -> Records:
+    categories = CATEGORIES[:8]
+    write_study(runs, categories=categories, losses=losses, seeds=[0], effect=effect, **options)  # type: ignore[arg-type]
+    return load(runs)
+
+
+def answers(records: Records) -> dict[str, Question]:
+    return {question.key: question for question in questions(Scores(records))}
+
+
+class TestDecisions:
+    def test_the_highest_mean_is_used(self, tmp_path: Path) -> None:
+        records = study(tmp_path, {LOVASZ: 0.2, UNTRAINED: -0.2})
+        table = decisions(Scores(records))
+        assert len(table) == len(SITUATIONS) == 8
+        assert (table["loss"] == LOVASZ).all()
+        assert (table["low"] > 0).all()
+        assert not table["untrained_better"].any()
+        images = records.images
+        for row in table.itertuples():
+            if row.metric == "data_set":
+                continue
+            column = "tuned_iou" if row.tunable else "iou"
+            rows = images if row.empty_images else images[images["has_category"] == 1]
+            means = rows.groupby(["category", "loss"])[column].mean().unstack()
+            assert row.value == pytest.approx(means[LOVASZ].mean())
+            change = (means[LOVASZ] - means[REFERENCE]).to_numpy()
+            assert row.difference == pytest.approx(change.mean())
+            alike = []
+            for loss in ("cross_entropy", "hinge", UNTRAINED):
+                low, high = mean_interval((means[loss] - means[LOVASZ]).to_numpy())
+                alike += [loss] if low <= 0 <= high else []
+            assert row.as_good.split() == alike
+
+    def test_a_loss_that_is_equal_is_as_good(self, tmp_path: Path) -> None:
+        records = study(tmp_path, {LOVASZ: 0.2, "hinge": 0.2})
+        for row in decisions(Scores(records)).itertuples():
+            assert {row.loss, *row.as_good.split()} >= {LOVASZ, "hinge"}
+
+    def test_not_training_is_never_used_and_is_said_to_be_better(self, tmp_path: Path) -> None:
+        table = decisions(Scores(study(tmp_path, {UNTRAINED: 0.3})))
+        assert UNTRAINED not in set(table["loss"])
+        assert table["untrained_better"].all()
+
+    def test_cross_entropy_has_no_gain_over_itself(self, tmp_path: Path) -> None:
+        records = study(tmp_path, {REFERENCE: 0.3})
+        table = decisions(Scores(records))
+        assert (table["loss"] == REFERENCE).all()
+        assert table["difference"].isna().all()
+        assert _use(table) == "Use cross-entropy in each of the eight cases below."
+
+    def test_one_loss_is_no_choice(self, tmp_path: Path) -> None:
+        records = study(tmp_path, {}, (LOVASZ, UNTRAINED))
+        table = decisions(Scores(records))
+        assert table.empty
+        assert "cannot be said" in _use(table)
+
+    def test_the_sentence_names_the_conditions_that_decide(self, tmp_path: Path) -> None:
+        table = decisions(Scores(study(tmp_path, {LOVASZ: 0.2})))
+        table["as_good"] = ""
+        table["loss"] = [
+            LOVASZ if case.per_image and case.empty_images else REFERENCE for case in SITUATIONS
+        ]
+        assert _use(table) == (
+            "Use cross-entropy when every image holds the category; or when IoU is taken over the "
+            "data set; the Lovász hinge when IoU is averaged over images and some images lack the "
+            "category."
+        )
+
+
+class TestQuestions:
+    def test_another_loss_beats_it(self, tmp_path: Path) -> None:
+        found = answers(study(tmp_path, {LOVASZ: 0.02, "hinge": 0.3}))["any_better"]
+        assert (found.answer, found.loss, found.beaten) == ("yes", "hinge", ["hinge"])
+        assert found.low > 0
+
+    def test_no_loss_beats_it(self, tmp_path: Path) -> None:
+        found = answers(study(tmp_path, {LOVASZ: 0.3}))["any_better"]
+        assert (found.answer, found.beaten, found.asked) == ("no", [], 2)
+        assert found.high < 0
+
+    def test_training_against_none(self, tmp_path: Path) -> None:
+        records = study(tmp_path / "up", {UNTRAINED: -0.3})
+        found = answers(records)
+        for key, column in (("untrained", "iou"), ("untrained_tuned", "tuned_iou")):
+            assert (found[key].answer, found[key].asked) == ("yes", 3)
+            means = records.images.groupby("loss")[column].mean()
+            best = means.drop(UNTRAINED).max() - means[UNTRAINED]
+            assert found[key].effect == pytest.approx(best)
+        worse = answers(study(tmp_path / "down", {UNTRAINED: 0.3}))
+        assert {worse[key].answer for key in ("untrained", "untrained_tuned")} == {"no"}
+
+    def test_dataset_iou_against_image_iou(self, tmp_path: Path) -> None:
+        records = study(tmp_path, {LOVASZ: 0.2})
+        assert answers(records)["dataset_iou"].answer == "yes"
+        images = records.images.copy()
+        images.loc[images["loss"] == LOVASZ, "fp"] += 50_000
+        against = answers(Records(**{**vars(records), "images": images}))["dataset_iou"]
+        assert against.answer == "no"
+        assert against.effect < 0
+
+    def test_without_cells_all_are_open(self, tmp_path: Path) -> None:
+        categories = CATEGORIES[:8]
+        missing = [
+            Cell(c, x, f, 0) for c in categories for x in (LOVASZ, UNTRAINED) for f in (0, 1)
+        ]
+        for found in answers(study(tmp_path, {}, missing=missing)).values():
+            assert found.answer == "open"
+            assert found.note

@@ -1,0 +1,89 @@
+"""Nothing is chosen on an image that it is then scored on, in any shipped experiment and fold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lovasz_repro.__main__ import _experiment
+from lovasz_repro.config import Experiment
+from lovasz_repro.data.voc import CATEGORIES, VOC
+from lovasz_repro.errors import UserError
+from lovasz_repro.options import parser
+from lovasz_repro.study.workspace import Workspace
+
+EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
+
+
+def shipped(path: Path, root: Path, cache: Path) -> Experiment:
+    options = parser().parse_args(["study", "--config", str(path)])
+    config = _experiment(parser().instantiate(options)["study"])
+    size = config.network.output_stride + 1
+    data = replace(config.data, root=str(root), cache=str(cache), image_size=size, crop_size=size)
+    return replace(config, data=data)
+
+
+def check(workspace: Workspace, fold: int) -> None:
+    """The images of a fold by what they are used for are disjoint."""
+    ids = np.array(workspace.images.ids)
+    listed = set(workspace.list_ids("train", fold))
+    scored = set(workspace.list_ids("val", fold))
+    chosen_on = set(ids[workspace.holdout(fold)])
+    trained_on = set(ids[workspace.train_index(fold)])
+    assert chosen_on
+    assert chosen_on <= listed
+    assert not chosen_on & scored
+    assert not chosen_on & trained_on
+    assert chosen_on | trained_on == listed
+    assert not trained_on & scored
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_images_to_choose_on_are_neither_trained_on_nor_scored(
+    path: Path, shapes_root: Path, real_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cache = tmp_path_factory.getbasetemp() / "protocol"
+    root = shapes_root if path.stem == "demo" else real_root
+    workspace = Workspace(shipped(path, root, cache))
+    assert set(workspace.config.cells.folds) <= set(workspace.folds)
+    for fold in workspace.folds:
+        check(workspace, fold)
+        held_out = workspace.holdout(fold)
+        if path.stem not in ("demo", "paper"):  # few shapes; the sample lacks most of trainaug
+            names = workspace.config.cells.categories
+            assert all(workspace.present(name)[held_out].sum() >= 5 for name in names)
+    if workspace.config.tuning.holdout_list == "val":
+        # The published network has seen VOC's training images.
+        assert set(np.array(workspace.images.ids)[held_out]) <= set(VOC(root).ids("val"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_loss_gets_the_same_trials(path: Path) -> None:
+    tuning = shipped(path, Path(), Path()).tuning
+    assert tuning.lrs
+    if path.stem != "demo":
+        assert len(set(tuning.categories)) >= 6
+        assert len(set(tuning.seeds)) >= 2
+
+
+def test_each_category_is_shared_out_evenly(real_root: Path, tmp_path: Path) -> None:
+    path = next(path for path in EXPERIMENTS if path.stem == "finetune")
+    workspace = Workspace(shipped(path, real_root, tmp_path))
+    for fold in workspace.folds:
+        candidates = set(workspace.list_ids("train", fold)) & set(workspace.voc.ids("val"))
+        index = workspace.images.indices(sorted(candidates))
+        for name in CATEGORIES:
+            present = workspace.present(name)
+            half = present[index].sum() / 2
+            assert abs(present[workspace.holdout(fold)].sum() - half) <= 2, name
+
+
+def test_a_list_without_candidates_is_named(shapes_root: Path, tmp_path: Path) -> None:
+    path = next(path for path in EXPERIMENTS if path.stem == "demo")
+    config = shipped(path, shapes_root, tmp_path)
+    tuning = replace(config.tuning, holdout_list="fold0_val")
+    with pytest.raises(UserError, match=r"fold 0 and 'fold0_val' share 0 images"):
+        Workspace(replace(config, tuning=tuning)).holdout(0)
