@@ -264,6 +264,10 @@ class Cells:
         losses: the training losses by their names, `mixtures` included.
         folds: which of the data's folds.
         seeds: of the draws of training images.
+        folds_per_partition: how many folds share out the images once. With 2, folds 0 and 1 score
+            every image, folds 2 and 3 score every image again, after another partition and with
+            other base networks; the report then gives the spread between partitions. 0: all folds
+            belong to one partition.
     """
 
     categories: list[str] = field(default_factory=list)
@@ -272,6 +276,11 @@ class Cells:
     )
     folds: list[int] = field(default_factory=lambda: [0])
     seeds: list[int] = field(default_factory=lambda: [0])
+    folds_per_partition: int = 0
+
+    def __post_init__(self) -> None:
+        if self.folds_per_partition < 0:
+            raise UserError(f"cells.folds_per_partition: {self.folds_per_partition} is negative")
 
 
 DDP = ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lovasz_repro.data.folds import write_folds
 from lovasz_repro.data.shapes import generate
+from lovasz_repro.data.voc import VOC
 
 REAL = Path(__file__).parents[2] / "shared"
 
@@ -35,4 +37,21 @@ def real_root() -> Path:
     root = REAL / "voc"
     if not root.is_dir():
         pytest.skip("no ../shared/voc: nothing is tested on real images here")
+    return root
+
+
+@pytest.fixture(scope="session")
+def partitioned_root(real_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample of real VOC with the lists of three partitions beside its own."""
+    folder = tmp_path_factory.mktemp("partitioned") / "VOCdevkit" / "VOC2012"
+    there = VOC(real_root)
+    for path in there.folder.iterdir():
+        if path.name != "ImageSets":
+            (folder / path.name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path.name).symlink_to(path.resolve())
+    (folder / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for path in there.lists_folder.iterdir():
+        (folder / "ImageSets" / "Segmentation" / path.name).write_bytes(path.read_bytes())
+    root = folder.parents[1]
+    write_folds(VOC(root), partitions=3, name="repeat")
     return root

@@ -160,10 +160,11 @@ def test_fetch_makes_a_whole_data_set(server: Server, root: Path) -> None:
         expected = VOC_LABEL if number in TRAIN + VAL else SBD_LABEL
         assert voc.mask_path(image_id(number)).parent.name == "SegmentationClassAug"
         assert (voc.mask(image_id(number)) == expected).all()
-    for fold in range(2):
-        others = voc.ids(f"fold{1 - fold}_val")
+    for name in ("fold0", "fold1", *(f"repeat{k}" for k in range(6))):
+        others = voc.ids(f"{name[:-1]}{int(name[-1]) ^ 1}_val")  # the partition's other fold
         assert len(others) == len(VAL) / 2
-        assert voc.ids(f"fold{fold}_train") == sorted(voc.ids("trainaug") + others)
+        assert voc.ids(f"{name}_train") == sorted(voc.ids("trainaug") + others)
+        assert not set(others) & set(voc.ids(f"{name}_val"))
     assert check(root, Console(file=io.StringIO())) == []
     assert sorted(path.name for path in root.iterdir()) == [
         "VOCdevkit",

@@ -43,10 +43,10 @@ def check(workspace: Workspace, fold: int) -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_images_to_choose_on_are_neither_trained_on_nor_scored(
-    path: Path, shapes_root: Path, real_root: Path, tmp_path_factory: pytest.TempPathFactory
+    path: Path, shapes_root: Path, partitioned_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     cache = tmp_path_factory.getbasetemp() / "protocol"
-    root = shapes_root if path.stem == "demo" else real_root
+    root = shapes_root if path.stem == "demo" else partitioned_root
     workspace = Workspace(shipped(path, root, cache))
     assert set(workspace.config.cells.folds) <= set(workspace.folds)
     for fold in workspace.folds:

@@ -69,6 +69,7 @@ def fetch(root: Path, console: Console | None = None) -> None:
     count = len(voc.ids("trainaug"))
     note = "" if count == TRAINAUG_SIZE else f" (VOC and SBD in full make {TRAINAUG_SIZE})"
     write_folds(voc)
+    write_folds(voc, partitions=3, name="repeat")
     console.print(f"{voc.folder} is complete: {count} images in trainaug{note}.", soft_wrap=True)
 
 

@@ -12,36 +12,41 @@ from lovasz_repro.errors import UserError
 from lovasz_repro.files import write_bytes
 
 
-def write_folds(voc: VOC, train_list: str = "trainaug", folds: int = 2, seed: int = 0) -> None:
-    """Write the cross-validation lists ``fold<k>_train`` and ``fold<k>_val`` that are missing.
+def write_folds(
+    voc: VOC, train_list: str = "trainaug", folds: int = 2, partitions: int = 1, name: str = "fold"
+) -> None:
+    """Write the cross-validation lists ``<name><k>_train`` and ``<name><k>_val`` that are missing.
 
-    The val images are shared out so that each category falls evenly; ``fold<k>_train`` is
-    ``train_list`` and the val images of all other folds. Lists that exist are never overwritten.
+    Each partition shares out the val images so that each category falls evenly, partition p with
+    seed p into the lists p * folds to (p + 1) * folds - 1. A training list is ``train_list`` and
+    the val images of the partition's other folds. Lists that exist are never overwritten.
 
     Raises:
         UserError: some of the lists exist and are not what would be written, so that the missing
             ones would not fit them.
     """
     train, val = voc.ids(train_list), voc.ids("val")
+    count = folds * partitions
     paths = {
-        (k, part): voc.lists_folder / f"fold{k}_{part}.txt"
-        for k in range(folds)
+        (k, part): voc.lists_folder / f"{name}{k}_{part}.txt"
+        for k in range(count)
         for part in ("train", "val")
     }
     if all(path.is_file() for path in paths.values()):
         return
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         labels = list(pool.map(lambda image_id: labels_in(voc.mask(image_id)), val))
-    fold_of = dict(zip(val, share_out(labels, folds, seed), strict=True))
+    fold_of = [dict(zip(val, share_out(labels, folds, p), strict=True)) for p in range(partitions)]
     for (k, part), path in paths.items():
-        here = [image_id for image_id in val if (fold_of[image_id] == k) == (part == "val")]
-        content = "".join(f"{i}\n" for i in sorted(here if part == "val" else train + here))
+        in_val = {image_id for image_id in val if fold_of[k // folds][image_id] == k % folds}
+        ids = in_val if part == "val" else {*train, *val} - in_val
+        content = "".join(f"{image_id}\n" for image_id in sorted(ids))
         if not path.is_file():
             write_bytes(path, content.encode())
         elif path.read_text() != content:
             raise UserError(
-                f"{path} is there, but not all of fold0 to fold{folds - 1} are, and the missing "
-                "ones would not fit it; remove it, or add the others."
+                f"{path} is there, but not all of {name}0 to {name}{count - 1} are, and the "
+                "missing ones would not fit it; remove it, or add the others."
             )
 
 
