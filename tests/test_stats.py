@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from synthetic import write_study
 
 from lovasz_repro.analysis import stats
@@ -226,3 +227,77 @@ def test_one_seed_and_one_fold_are_enough(tmp_path: Path) -> None:
     mean = stats.mean_differences(scores).iloc[0]
     assert mean["difference"] == pytest.approx(row["difference"])
     assert np.isnan(mean["low"])
+
+
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory: pytest.TempPathFactory) -> Records:
+    """Three partitions of two folds. Folds 2 and 4 score the images of fold 0 again, and in the
+    last partition all images with the category gain 0.05 more under the Lovász hinge."""
+    runs = tmp_path_factory.mktemp("repeated")
+    write_study(runs, categories=CATEGORIES, losses=LOSSES, folds=range(6), seeds=[0])
+    records = load(runs)
+    images = records.images.copy()
+    fold, number = images["fold"] % 2, images["id"].str[-5:]
+    images["id"] = "2007_" + fold.astype(str) + number
+    last = (images["fold"] >= 4) & (images["loss"] == "lovasz_hinge") & (images["has_category"] > 0)
+    images.loc[last, "iou"] += 0.05
+    config = {**records.study["config"], "cells": {"folds_per_partition": 2}}
+    changed = {"images": images, "study": {**records.study, "config": config}}
+    return Records(**{**vars(records), **changed})
+
+
+class TestPartitions:
+    def test_an_image_counts_once_with_its_mean(self, repeated: Records) -> None:
+        scores = Scores(repeated)
+        terms = scores.terms("cat", Arm("lovasz_hinge"))
+        assert [block.shape for block in terms] == [(80, 3, 2)]
+        rows = repeated.images[
+            (repeated.images["category"] == "cat") & (repeated.images["loss"] == "lovasz_hinge")
+        ]
+        expected = rows.groupby("id")["iou"].mean().sort_index()
+        np.testing.assert_allclose(terms[0][..., 0].mean(axis=1), expected)
+        levels = stats.levels(scores).set_index(["category", "loss"])
+        assert levels.loc[("cat", "lovasz_hinge"), "images"] == 80
+        assert levels.loc[("cat", "lovasz_hinge"), "value"] == pytest.approx(expected.mean())
+
+    def test_images_of_one_partition_alone_stay_in(self, repeated: Records) -> None:
+        images = repeated.images.copy()
+        negative = (images["fold"] >= 4) & (images["has_category"] == 0)
+        images.loc[negative, "id"] = "other" + images.loc[negative, "id"].astype(str)
+        scores = Scores(Records(**{**vars(repeated), "images": images}))
+        (terms,) = scores.terms("cat", Arm("hinge"))
+        assert len(terms) == 80 + 40
+        assert (terms[..., 1].sum(axis=1) > 0).all()
+        values = scores.values(["cat"], Arm("hinge"))
+        own = images[(images["category"] == "cat") & (images["loss"] == "hinge")]
+        assert values[0] == pytest.approx(own["iou"].mean())
+
+    def test_their_spread_is_in_the_intervals(self, repeated: Records) -> None:
+        scores = Scores(repeated)
+        arm, against = Arm("lovasz_hinge"), Arm(REFERENCE)
+        row = stats.compare(scores, arm, against)
+        means = [stats.compare(part, arm, against)["difference"] for part in scores.partitions]
+        assert row["difference"] == pytest.approx(np.mean(means))
+        spread = scipy.stats.sem(means) * scipy.stats.t.ppf(0.975, 2)
+        assert spread > 0.02
+        low, high = mean_interval(stats.gains(scores, arm, against).to_numpy())
+        expected = np.hypot((high - low) / 2, spread)
+        assert (row["high"] - row["low"]) / 2 == pytest.approx(expected)
+
+    def test_one_partition_has_no_spread(self, scores: Scores, repeated: Records) -> None:
+        assert scores.partitions == []
+        assert Scores(repeated, folds=[2, 3]).partitions == []
+
+
+def test_the_interval_covers_what_all_units_of_a_partition_share() -> None:
+    draw = np.random.default_rng(13)
+    hits: list[bool] = []
+    without: list[bool] = []
+    for _ in range(400):
+        shared = draw.normal(0, 0.5, (3, 1))
+        values = 1 + shared + draw.normal(0, 0.5, 6) + draw.normal(0, 0.2, (3, 6))
+        for found, parts in ((hits, list(values.mean(axis=1))), (without, [])):
+            low, high = mean_interval(values.mean(axis=0), parts)
+            found.append(low <= 1 <= high)
+    assert np.mean(without) < 0.9
+    assert np.mean(hits) >= 0.94

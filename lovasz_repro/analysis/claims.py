@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from lovasz_repro.analysis.resample import mean_interval
@@ -130,16 +131,26 @@ def carry_over(scores: Scores) -> Claim:
 
 def small_objects(scores: Scores) -> Claim:
     """The smallest quarter of the objects gains over cross-entropy, and more than the largest."""
-    quarters = [gains(scores, Arm(LOVASZ), Arm(REFERENCE), size) for size in SIZES]
+    quarters = _quarters(scores)
     small, large = quarters[0], quarters[-1]
+    parts = [_quarters(part) for part in scores.partitions]
     contrasts = [
-        _of_values("gain on the smallest quarter of objects", small),
-        _of_values("gain on the smallest quarter minus gain on the largest", small - large),
+        _of_values("gain on the smallest quarter of objects", small, [part[0] for part in parts]),
+        _of_values(
+            "gain on the smallest quarter minus gain on the largest",
+            small - large,
+            [part[0] - part[-1] for part in parts],
+        ),
     ]
     lacking = _lacking(scores, (LOVASZ, REFERENCE))
     claim = _claim("small_objects", "Small objects gain most", "image-IoU", lacking, contrasts)
     means = [float(quarter.mean()) for quarter in quarters]
     return _explained(claim, before=_by_quarter(means))
+
+
+def _quarters(scores: Scores) -> list[pd.Series]:
+    """Per quarter of object size the gain in each category."""
+    return [gains(scores, Arm(LOVASZ), Arm(REFERENCE), size) for size in SIZES]
 
 
 def _by_quarter(means: Sequence[float]) -> str:
@@ -153,9 +164,10 @@ def _by_quarter(means: Sequence[float]) -> str:
     return f"{head} ({listed} points, smallest first). "
 
 
-def _of_values(what: str, values: pd.Series) -> Contrast:
+def _of_values(what: str, values: pd.Series, partitions: Sequence[pd.Series]) -> Contrast:
     numbers = values.dropna().to_numpy()
-    low, high = (float(end) for end in mean_interval(numbers))
+    means = [np.asarray(part.mean()) for part in partitions]
+    low, high = (float(end) for end in mean_interval(numbers, means))
     effect = float(numbers.mean()) if len(numbers) else math.nan
     return Contrast(what, effect, low, high, len(numbers))
 

@@ -20,6 +20,7 @@ the scale of their image-IoU, and no part of a sum.
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from lovasz_repro.analysis.resample import mean_interval
@@ -40,8 +41,10 @@ def decomposition(scores: Scores) -> pd.DataFrame:
     for loss in scores.losses:
         if loss == REFERENCE:
             continue
+        partitions = [_parts(one, loss) for one in scores.partitions]
         for part, values in _parts(scores, loss).items():
-            low, high = mean_interval(values.to_numpy())
+            means = [np.asarray(one[part].mean()) for one in partitions]
+            low, high = mean_interval(values.to_numpy(), means)
             row = {"part": part, "loss": loss, "difference": values.mean()}
             rows.append({**row, "low": float(low), "high": float(high), "categories": len(values)})
     table = pd.DataFrame(

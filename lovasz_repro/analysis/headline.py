@@ -13,7 +13,7 @@ import pandas as pd
 
 from lovasz_repro.analysis.resample import fixed_mean_interval, mean_interval
 from lovasz_repro.analysis.scores import Arm, Scores
-from lovasz_repro.analysis.stats import REFERENCE, compare, gains, replicates
+from lovasz_repro.analysis.stats import REFERENCE, compare, gains, partition_means, replicates
 from lovasz_repro.records import UNTRAINED
 
 BACKGROUND = "all_background"
@@ -61,7 +61,8 @@ def headline(scores: Scores) -> pd.DataFrame:
 def _line(scores: Scores, row: Row, common: list[str]) -> dict[str, object]:
     categories = common if row.loss in scores.present else []
     values = scores.values(categories, Arm(row.loss, row.iou))
-    low, high = mean_interval(values)
+    parts = partition_means(scores, Arm(row.loss, row.iou)) if categories else []
+    low, high = mean_interval(values, parts)
     line = {
         "row": row.name,
         "value": _mean(scores, categories, Arm(row.loss, row.iou)),
@@ -81,7 +82,8 @@ def _line(scores: Scores, row: Row, common: list[str]) -> dict[str, object]:
     line |= {"difference": change["difference"]}
     line |= {"difference_low": change["low"], "difference_high": change["high"]}
     shared = list(gains(scores, arm, against).index)
-    ends = fixed_mean_interval(replicates(scores, shared, [arm, against]))
+    parts = partition_means(scores, arm, against)
+    ends = fixed_mean_interval(replicates(scores, shared, [arm, against]), list(map(float, parts)))
     line |= dict(zip(("these_low", "these_high"), ends, strict=True))
     if row.tuned:
         tuned = compare(scores, Arm(row.loss, row.tuned), Arm(REFERENCE, "tuned_iou"))

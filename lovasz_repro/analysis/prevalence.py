@@ -33,11 +33,11 @@ def prevalence_gains(scores: Scores) -> pd.DataFrame:
     categories. A loss without a common category has no row.
     """
     tables = []
+    partitions = [_halves(part) for part in scores.partitions]
     for loss, halves in _halves(scores).items():
-        gain = SHARES[:, None] * halves["present"].to_numpy() + (
-            (1 - SHARES)[:, None] * halves["absent"].to_numpy()
-        )  # (shares, categories)
-        low, high = mean_interval(gain)
+        gain = _at_shares(halves)
+        means = [_at_shares(part[loss]).mean(axis=1) for part in partitions if loss in part]
+        low, high = mean_interval(gain, means)
         tables.append(
             pd.DataFrame(
                 {"loss": loss, "share": SHARES, "difference": gain.mean(axis=1)}
@@ -46,6 +46,12 @@ def prevalence_gains(scores: Scores) -> pd.DataFrame:
         )
     columns = ["loss", "share", "difference", "low", "high", "categories"]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
+
+def _at_shares(halves: pd.DataFrame) -> Floats:
+    """(shares, categories) the gain at each of `SHARES`."""
+    present, absent = (halves[name].to_numpy() for name in ("present", "absent"))
+    return np.asarray(SHARES[:, None] * present + (1 - SHARES)[:, None] * absent)
 
 
 def crossings(scores: Scores) -> pd.DataFrame:

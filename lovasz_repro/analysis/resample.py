@@ -32,10 +32,13 @@ def resamples(count: int, replicates: int, stream: int = 0) -> Floats:
     return counted.reshape(replicates, count).astype(np.float64)  # (replicates, count)
 
 
-def mean_interval(values: Floats) -> tuple[Floats, Floats]:
+def mean_interval(values: Floats, partitions: Sequence[Floats] = ()) -> tuple[Floats, Floats]:
     """95 % interval of the mean of units drawn from a larger population: symmetric bootstrap-t.
 
     values: (..., N), one number per unit (a category), each carrying whatever noise is below it.
+    partitions: the mean in each partition of the images, (...) each, where there are several. All
+    units of a partition share its base networks, so the spread between partitions is not in that
+    between units: Student's interval of the P means is added in quadrature.
     Returns the two ends, each (...); NaN for N < 2.
 
     The interval is mean ± q · s/√N, with q the 95 % quantile of |t*| over resamples of the units.
@@ -54,7 +57,19 @@ def mean_interval(values: Floats) -> tuple[Floats, Floats]:
     if count >= FEW_UNITS:
         quantile = _largest_t(values - mean[..., None])
         factor = np.where(np.isfinite(quantile), quantile, factor)
-    return mean - factor * error, mean + factor * error
+    half = np.hypot(factor * error, _between(partitions))
+    return mean - half, mean + half
+
+
+def _between(partitions: Sequence[Floats]) -> Floats:
+    """Half of Student's 95 % interval of the mean of P numbers; 0 for fewer than two. Partitions
+    without a number, of which no comparison is whole yet, do not count."""
+    partitions = [means for means in partitions if np.isfinite(means).all()]
+    count = len(partitions)
+    if count < 2:
+        return np.zeros(())
+    spread = np.std(partitions, axis=0, ddof=1) / np.sqrt(count)
+    return np.asarray(stats.t.ppf((1 + LEVEL) / 2, count - 1) * spread)
 
 
 def _largest_t(centred: Floats) -> Floats:
@@ -197,9 +212,14 @@ def image_intervals(categories: Sequence[Replicates]) -> list[tuple[float, float
     return intervals
 
 
-def fixed_mean_interval(categories: Sequence[Replicates]) -> tuple[float, float]:
+def fixed_mean_interval(
+    categories: Sequence[Replicates], partitions: Sequence[float] = ()
+) -> tuple[float, float]:
     """95 % interval of the mean over these very categories: their number and choice are fixed,
     images and training runs are random.
+
+    partitions: the mean in each partition, where there are several; as in `mean_interval`. Their
+    spread then stands for that of the training runs.
 
     The mean of the categories' replicates, with normal noise for the training runs as in
     `image_intervals`. Each category's replicates are shuffled first: categories with equal numbers
@@ -208,7 +228,7 @@ def fixed_mean_interval(categories: Sequence[Replicates]) -> tuple[float, float]
     """
     if not categories:
         return float("nan"), float("nan")
-    training = _pooled_variance(categories)
+    training = 0.0 if len(partitions) > 1 else _pooled_variance(categories)
     shuffled = [
         np.random.default_rng(place).permutation(category.values)
         for place, category in enumerate(categories)
@@ -217,4 +237,9 @@ def fixed_mean_interval(categories: Sequence[Replicates]) -> tuple[float, float]
     noise = np.random.default_rng(len(categories)).standard_normal(IMAGE_REPLICATES)
     replicates = np.mean(shuffled, axis=0) + noise * np.sqrt(training * share)  # (R,)
     low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if len(partitions) > 1:
+        middle = float(np.mean([category.value for category in categories]))
+        between = _between([np.asarray(value) for value in partitions])
+        low = middle - np.hypot(middle - low, between)
+        high = middle + np.hypot(high - middle, between)
     return float(low), float(high)

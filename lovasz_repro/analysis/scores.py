@@ -21,8 +21,9 @@ the largest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -83,17 +84,30 @@ class Scores:
     as it is; trained: those that train; present: the losses with a finished cell;
     borders: per category the three borders between the quarters of object fraction.
     Raises: UserError where cells of one category and fold do not hold the same images.
+
+    Where the records hold several partitions of the images (`config.Cells.folds_per_partition`),
+    an image counts once, with its mean over partitions, and a partition stands where otherwise a
+    seed does: its base networks and its training runs are one draw.
+
+    Args:
+        folds: only the cells of these.
     """
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, folds: Sequence[int] | None = None) -> None:
         grid = records.grid
+        self._records = records
         self.losses, self.categories = list(grid.losses), list(grid.categories)
         self.trained = [loss for loss in self.losses if loss != UNTRAINED]
         self.expected_cells = len(grid.folds) * len(grid.seeds)
         self._cells: dict[Cell, Columns] = {}
         ids: dict[tuple[str, int], tuple[Cell, Any]] = {}
         keys = ["category", "loss", "fold", "seed"]
-        for key, rows in records.images.sort_values("id", kind="stable").groupby(keys):
+        images = records.images.sort_values("id", kind="stable")
+        if folds is not None:
+            images = images[images["fold"].isin(folds)]
+        self._folds = sorted(set(images["fold"].tolist()))
+        self._ids: dict[tuple[str, int], NDArray[np.object_]] = {}
+        for key, rows in images.groupby(keys):
             cell = Cell(*key)
             own = rows["id"].to_numpy()
             first, expected = ids.setdefault((cell.category, cell.fold), (cell, own))
@@ -102,14 +116,15 @@ class Scores:
                     f"{cell.path}/images.csv and {first.path}/images.csv hold different images; "
                     "they cannot be compared: delete both folders and run the study again"
                 )
+            self._ids[cell.category, cell.fold] = own
             numbers = rows.drop(columns=[*keys, "id"])
             columns = numbers.to_numpy(np.float64).T
             self._cells[cell] = dict(zip(numbers.columns, columns, strict=True))
         self.present = [loss for loss in self.losses if any(c.loss == loss for c in self._cells)]
         self._runs: dict[tuple[str, str], dict[int, list[Cell]]] = {}
         for cell in sorted(self._cells):
-            folds = self._runs.setdefault((cell.category, cell.loss), {})
-            folds.setdefault(cell.fold, []).append(cell)
+            own_folds = self._runs.setdefault((cell.category, cell.loss), {})
+            own_folds.setdefault(cell.fold, []).append(cell)
         self.borders = self._size_borders([cell for cell, _ in ids.values()])
 
     def _size_borders(self, one_per_fold: Iterable[Cell]) -> dict[str, Floats]:
@@ -140,24 +155,72 @@ class Scores:
     def cells(self, categories: Iterable[str], loss: str) -> int:
         return sum(len(self.runs(category, loss)) for category in categories)
 
+    @cached_property
+    def partitions(self) -> list[Scores]:
+        """The same of each partition alone; empty where there is one."""
+        folds = self._by_partition
+        return [Scores(self._records, own) for own in folds] if len(folds) > 1 else []
+
+    @cached_property
+    def _by_partition(self) -> list[list[int]]:
+        """The folds of each partition."""
+        config = self._records.study.get("config", {})
+        size = config.get("cells", {}).get("folds_per_partition", 0) or 1 + max(
+            self._folds, default=0
+        )
+        numbers = sorted({fold // size for fold in self._folds})
+        return [[fold for fold in self._folds if fold // size == n] for n in numbers]
+
     def terms(self, category: str, arm: Arm, subset: str = "all") -> list[Floats]:
-        """Per fold (N, S, 2): numerator and denominator of every image of the subset, by seed."""
+        """Numerator and denominator of every image of the subset.
+
+        Returns:
+            Per fold (N, S, 2), by seed. With several partitions one (N, P, 2), by partition, over
+            all images, zeros where a partition does not score the image.
+        """
         folds = []
         for cells in self._runs[category, arm.loss].values():
             mask = self._mask(cells[0], subset)  # of the truth: the same for all seeds
             seeds = [image_terms(self._cells[cell], arm.measure)[mask] for cell in cells]
             folds.append(np.stack(seeds, axis=1))
-        return folds
+        if len(self._by_partition) < 2:
+            return folds
+        rows, place = self._rows(category, arm.loss, subset)
+        terms = np.zeros((len(rows), len(self._by_partition), 2))
+        for fold, values in zip(self._runs[category, arm.loss], folds, strict=True):
+            number = next(n for n, own in enumerate(self._by_partition) if fold in own)
+            terms[place[fold], number] = values.mean(axis=1)
+        return [terms]
 
     def presence(self, category: str, loss: str, subset: str = "all") -> list[NDArray[np.int64]]:
-        """Per fold (N,): 1 where the truth holds the category."""
-        firsts = [cells[0] for cells in self._runs[category, loss].values()]
-        return [
-            self._cells[c]["has_category"][self._mask(c, subset)].astype(np.int64) for c in firsts
-        ]
+        """(N,) for each array of `terms`: 1 where the truth holds the category."""
+        firsts = {fold: cells[0] for fold, cells in self._runs[category, loss].items()}
+        found = {
+            fold: self._cells[c]["has_category"][self._mask(c, subset)].astype(np.int64)
+            for fold, c in firsts.items()
+        }
+        if len(self._by_partition) < 2:
+            return list(found.values())
+        rows, place = self._rows(category, loss, subset)
+        present = np.zeros(len(rows), np.int64)
+        for fold, own in found.items():
+            present[place[fold]] = own
+        return [present]
+
+    def _rows(
+        self, category: str, loss: str, subset: str
+    ) -> tuple[NDArray[np.object_], dict[int, NDArray[np.int64]]]:
+        """The images of the subset over all folds, each once, and where those of a fold are."""
+        ids = {
+            fold: self._ids[category, fold][self._mask(cells[0], subset)]
+            for fold, cells in self._runs[category, loss].items()
+        }
+        every = np.unique(np.concatenate(list(ids.values())))
+        return every, {fold: np.searchsorted(every, own) for fold, own in ids.items()}
 
     def values(self, categories: Iterable[str], arm: Arm, subset: str = "all") -> Floats:
-        """The measure in each category: seeds averaged, folds pooled. NaN for 0 / 0."""
+        """The measure in each category: seeds and partitions averaged, folds pooled. NaN for
+        0 / 0."""
         with np.errstate(divide="ignore", invalid="ignore"):
             sums = [
                 sum(fold.mean(axis=1).sum(axis=0) for fold in self.terms(category, arm, subset))

@@ -5,6 +5,9 @@ What is random here, and what is fixed:
 * A number of one **category** has images and training runs as its random parts: other val images,
   other seeds. Images are resampled whole (under both losses and all seeds), within their fold and
   among those with or without the category; the variance between seeds is added. Folds are fixed.
+* Where the images were parted into folds several times, a **partition** takes the place of a seed:
+  an image counts once, with its mean over partitions, and the spread of the partitions' means (they
+  differ in base networks and training runs) is added to every interval of a mean.
 * A **mean over categories** has the category as its unit: the interval speaks of categories like
   these, and the noise of images and seeds is inside the spread of the categories. They are taken as
   independent, though they share base networks and some val images.
@@ -59,7 +62,7 @@ def compare(scores: Scores, arm: Arm, against: Arm, subset: str = "all") -> dict
     """
     gain = gains(scores, arm, against, subset)
     categories = list(gain.index)
-    low, high = mean_interval(gain.to_numpy())
+    low, high = mean_interval(gain.to_numpy(), partition_means(scores, arm, against, subset))
     return {
         "value": _mean(scores.values(categories, arm, subset)),
         "reference_value": _mean(scores.values(categories, against, subset)),
@@ -70,6 +73,21 @@ def compare(scores: Scores, arm: Arm, against: Arm, subset: str = "all") -> dict
         "categories": len(categories),
         "cells": scores.cells(categories, arm.loss),
     }
+
+
+def partition_means(
+    scores: Scores, arm: Arm, against: Arm | None = None, subset: str = "all"
+) -> list[Floats]:
+    """The mean over categories in each partition, of a difference or (against None) of a level;
+    empty where there is one partition."""
+    means = []
+    for part in scores.partitions:
+        if against:
+            values = gains(part, arm, against, subset).to_numpy()
+        else:
+            values = part.values(part.common(part.present), arm, subset)
+        means.append(np.asarray(_mean(values)))
+    return means
 
 
 def _mean(values: Floats) -> float:
@@ -167,8 +185,10 @@ def mean_levels(scores: Scores, measure: str = "iou", subset: str = "all") -> pd
     rows = []
     for loss in scores.losses:
         names = categories if loss in scores.present else []
-        values = scores.values(names, Arm(loss, measure), subset)
-        low, high = mean_interval(values)
+        arm = Arm(loss, measure)
+        values = scores.values(names, arm, subset)
+        parts = partition_means(scores, arm, None, subset) if names else []
+        low, high = mean_interval(values, parts)
         row = {"loss": loss, "value": _mean(values), "low": float(low), "high": float(high)}
         rows.append({**row, "categories": len(names), "cells": scores.cells(names, loss)})
     return _table(rows, ("loss", "value", "low", "high", "categories", "cells"))

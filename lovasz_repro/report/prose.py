@@ -154,12 +154,20 @@ def baselines(rows: pd.DataFrame) -> str:
     return text + "."
 
 
-ESTIMAND = (
-    "Two questions, two intervals. The first asks for the gain in categories like these, with "
-    "networks and images like these: categories are the units. The second asks for the gain in "
-    "these very categories: they are fixed, images (within category, fold and presence) and "
-    "training runs are random. In both, the base networks and the split into folds are given."
-)
+def estimand(partitions: int) -> str:
+    """What the two intervals of a gain speak of. partitions: of the images into folds."""
+    given = "In both, the base networks and the split into folds are given."
+    if partitions > 1:
+        given = (
+            f"The images were parted into folds {partitions} times, each time with other base "
+            "networks; both intervals hold the spread between these partitions."
+        )
+    return (
+        "Two questions, two intervals. The first asks for the gain in categories like these, with "
+        "networks and images like these: categories are the units. The second asks for the gain in "
+        "these very categories: they are fixed, images (within category, fold and presence) and "
+        f"training runs are random. {given}"
+    )
 
 
 CHOICE_OF_IMAGES = (
