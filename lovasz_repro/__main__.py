@@ -135,9 +135,15 @@ def _bench(what: str, options: Namespace) -> None:
 
         bench_loss(options.device, options.rounds, options.out)
         return
+    experiment = _experiment(options)
+    if what == "convergence":
+        from lovasz_repro.bench.convergence import bench_convergence
+
+        names = [experiment.known_category(name, "--names") for name in options.names]
+        bench_convergence(experiment, names, options.fold, options.iterations, options.out)
+        return
     from lovasz_repro.bench.steps import bench_train
 
-    experiment = _experiment(options)
     category = experiment.known_category(options.category)
     loss = experiment.known_loss(options.loss)
     if experiment.runtime.devices > 1:

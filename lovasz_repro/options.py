@@ -141,6 +141,13 @@ def parser() -> ArgumentParser:
     steps.add_argument("--category", type=str, default="cat", help="of the training timed")
     steps.add_argument("--loss", type=str, default="lovasz_hinge", help="of the same")
     subjects.add_subcommand("train", steps, help=text)
+    text = "cells of a linear head against the minimum of their objective, found by L-BFGS"
+    minimum = _experiment(text, f"bench convergence --config FILE {ALL_KEYS}")
+    minimum.add_argument("--names", type=list[str], default=["cat", "chair"], help="categories")
+    minimum.add_argument("--fold", type=int, default=0, help="which of the data's folds")
+    minimum.add_argument("--iterations", type=int, default=50, help="of L-BFGS, at most")
+    minimum.add_argument("--out", type=Path | None, default=None, help="CSV file")
+    subjects.add_subcommand("convergence", minimum, help=text)
     return top
 
 

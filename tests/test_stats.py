@@ -298,6 +298,6 @@ def test_the_interval_covers_what_all_units_of_a_partition_share() -> None:
         values = 1 + shared + draw.normal(0, 0.5, 6) + draw.normal(0, 0.2, (3, 6))
         for found, parts in ((hits, list(values.mean(axis=1))), (without, [])):
             low, high = mean_interval(values.mean(axis=0), parts)
-            found.append(low <= 1 <= high)
+            found.append(bool(low <= 1 <= high))
     assert np.mean(without) < 0.9
     assert np.mean(hits) >= 0.94
