@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from lovasz_repro.data.shapes import generate
-
-REAL = Path(__file__).parents[2] / "shared"
+from tests.helpers.archives import server as server
+from tests.helpers.batches import source as source
+from tests.helpers.places import REAL
 
 
 @pytest.fixture(scope="module", autouse=True)
