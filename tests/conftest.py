@@ -11,8 +11,9 @@ import torch
 from lovasz_repro.data.folds import write_folds
 from lovasz_repro.data.shapes import generate
 from lovasz_repro.data.voc import VOC
-
-REAL = Path(__file__).parents[2] / "shared"
+from tests.helpers.archives import server as server
+from tests.helpers.batches import source as source
+from tests.helpers.places import REAL
 
 
 @pytest.fixture(scope="module", autouse=True)

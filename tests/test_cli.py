@@ -19,8 +19,8 @@ from lovasz_repro.config import Network
 from lovasz_repro.files import read_json
 from lovasz_repro.models.deeplab import build
 from lovasz_repro.options import parser
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
 SHORT = [
     "--base.optim.steps=2", "--base.optim.validate_every=2", "--base.optim.batch_size=2",

@@ -7,14 +7,14 @@ import io
 import json
 import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from lovasz_repro import losses
+from tests.helpers.places import ROOT
 
-PATH = Path(__file__).parents[1] / "experiments" / "lovasz_in_your_loop.ipynb"
+PATH = ROOT / "experiments" / "lovasz_in_your_loop.ipynb"
 CELLS: list[Any] = [
     cell for cell in json.loads(PATH.read_text())["cells"] if cell["cell_type"] == "code"
 ]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lovasz_repro.config import Experiment
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parents[1]
 STUB = """#!/bin/sh
 [ "$1" = -c ] && case "$2" in *sys.prefix*) echo "$HOME"; exit;; esac
 echo "$(basename "$0") $*" >> "$HOME/calls"

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_fetch import Server, server  # noqa: F401  (a fixture)
-from test_study import command
 from torchvision.datasets import SBDataset
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from faults.harness import Commands, Published
+from tests.faults.harness import Commands, Published
+from tests.helpers.archives import Server
+from tests.helpers.studies import command
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +30,8 @@ def finished(run: Commands, shapes_root: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture
-def published(server: Server) -> Published:  # noqa: F811
-    """The archives of `test_fetch`, for a command in another process."""
+def published(server: Server) -> Published:
+    """The archives of `server`, for a command in another process."""
     assert SBDataset.md5 is not None
     return Published(DATASET_YEAR_DICT["2012"], SBDataset.url, SBDataset.md5)
 

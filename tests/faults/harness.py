@@ -193,7 +193,7 @@ class Commands:
                 "lovasz_repro.study.grid",
                 "lovasz_repro.data.fetch",
                 "lovasz_repro.report",
-                "faults.harness",
+                "tests.faults.harness",
             ]
         )
         self._count = 0

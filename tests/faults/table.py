@@ -1,6 +1,6 @@
 """The table of faults in the README beside this, from what the suite's tests declare.
 
-`PYTHONPATH=tests python -m faults.table` writes it.
+`python -m tests.faults.table` writes it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from faults.harness import FAULTS, Fault
+from tests.faults.harness import FAULTS, Fault
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- faults:begin -->\n", "<!-- faults:end -->\n"
@@ -19,8 +19,8 @@ def table() -> str:
     """A row per fault, in the order of the tests."""
     faults: list[Fault] = []
     for module in MODULES:
-        importlib.import_module(f"faults.{module}")
-        faults += FAULTS[f"faults.{module}"]
+        importlib.import_module(f"tests.faults.{module}")
+        faults += FAULTS[f"tests.faults.{module}"]
     rows = [("what happens", "what you see", "what is lost", "how to go on")]
     rows += [(":--",) * 4]
     rows += [(fault.name, fault.seen, fault.lost, fault.resume) for fault in faults]

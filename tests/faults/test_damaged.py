@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from test_fetch import VOC_TAR, Server, add, publish
-from test_study import command, contents
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from faults.harness import Clock, Commands, Fault, Published, Strike, shows
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.files import read_json
 from lovasz_repro.records import load
 from lovasz_repro.training.loop import read_checkpoint, write_checkpoint
+from tests.faults.harness import Clock, Commands, Fault, Published, Strike, shows
+from tests.helpers.archives import VOC_TAR, Server, add, publish
+from tests.helpers.studies import command, contents
 
 CELL_STEP = Strike("lovasz_repro.training.segmenter:BinarySegmenter.training_step", 28)
 """A step of the first cell, after its first checkpoint."""

@@ -14,13 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import photographs
 import pytest
-import synthetic
 import torch
-from test_cell import tiny
 
-from faults.harness import Fault, shows
 from lovasz_repro.data.cache import ImageCache
 from lovasz_repro.data.shapes import generate
 from lovasz_repro.data.voc import VOC
@@ -35,6 +31,9 @@ from lovasz_repro.study.identity import open_run
 from lovasz_repro.study.launch import held
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training import loop as training
+from tests.faults.harness import Fault, shows
+from tests.helpers import photographs, synthetic
+from tests.helpers.studies import tiny
 
 Read = Callable[[], Any]
 

@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_cell import tiny
 
-from faults.harness import Fault, shows
 from lovasz_repro.__main__ import main
 from lovasz_repro.data import integrity
 from lovasz_repro.data.cache import ImageCache
@@ -27,6 +25,9 @@ from lovasz_repro.study import grid as study
 from lovasz_repro.training import loop as training
 from lovasz_repro.training import segmenter
 from lovasz_repro.training.loop import read_checkpoint, write_checkpoint
+from tests.faults.harness import Fault, shows
+from tests.helpers.places import ROOT
+from tests.helpers.studies import tiny
 
 
 @pytest.fixture
@@ -249,7 +250,7 @@ def test_checkpoint(
 def test_configuration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, said: str
 ) -> None:
-    demo = Path(__file__).parents[2] / "experiments" / "demo.yaml"
+    demo = ROOT / "experiments" / "demo.yaml"
     runs = tmp_path / "a" / "b" / "runs"
     study = ["study", "--config", str(demo), "--dry_run", "--runs", str(runs)]
     assert main([*study, f"--{option}", value]) == 1

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from test_fetch import Server
-from test_study import command, contents
 
-from faults.harness import BALLAST, Armed, Commands, Fault, Published, Strike, shows
 from lovasz_repro.files import sha256
+from tests.faults.harness import BALLAST, Armed, Commands, Fault, Published, Strike, shows
+from tests.helpers.archives import Server
+from tests.helpers.studies import command, contents
 
 
 @dataclass(frozen=True)

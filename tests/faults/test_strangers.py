@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import photographs
 import pytest
-import synthetic
 
-from faults.harness import Fault, shows
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import CHECKSUM, json_bytes, read_json, sha256, write_json, write_table
@@ -22,6 +19,8 @@ from lovasz_repro.records import load, stored
 from lovasz_repro.report import write_report
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.gallery import write_gallery
+from tests.faults.harness import Fault, shows
+from tests.helpers import photographs, synthetic
 
 CELL = "cells/bird/hinge/fold0-seed0"
 Edit = Callable[[Any], None]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from faults.table import README, parts, table
+from tests.faults.table import README, parts, table
 
 
 def test_readme_has_the_table_of_the_suite() -> None:
     _, there, _ = parts(README.read_text(encoding="utf-8"))
-    assert there == table(), "run `PYTHONPATH=tests python -m faults.table`"
+    assert there == table(), "run `python -m tests.faults.table`"

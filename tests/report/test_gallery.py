@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import photographs
 import pytest
-import synthetic
 from PIL import Image
 
 from lovasz_repro.data.voc import VOC
@@ -17,6 +15,7 @@ from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json
 from lovasz_repro.records import load
 from lovasz_repro.report.gallery import choose, scaled, write_gallery
+from tests.helpers import photographs, synthetic
 
 CATEGORIES = synthetic.CATEGORIES[:2]
 

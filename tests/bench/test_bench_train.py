@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_study import command
 
 from lovasz_repro.__main__ import main
 from lovasz_repro.bench.steps import _Files
 from lovasz_repro.data.voc import VOC
+from tests.helpers.studies import command
 
 
 def bench(what: str, shapes_root: Path, runs: Path) -> list[str]:

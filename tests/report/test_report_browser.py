@@ -11,13 +11,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import photographs
 import pytest
-import synthetic
 
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.report import write_report
 from lovasz_repro.report.gallery import write_gallery
+from tests.helpers import photographs, synthetic
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.chrome.service import Service  # noqa: E402

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from synthetic import write_study
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lovasz_repro.records import load
 from lovasz_repro.study.overview import write_overview
+from tests.helpers.synthetic import write_study
 
 
 def test_one_run_per_loss_with_a_chart_per_category(tmp_path: Path) -> None:

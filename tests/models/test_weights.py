@@ -12,15 +12,15 @@ from types import SimpleNamespace
 import pytest
 import timm.models
 import torch
-from conftest import REAL
 from rich.console import Console
-from test_fetch import Server
 from torch import Tensor
 
 from lovasz_repro.__main__ import main
 from lovasz_repro.errors import UserError
 from lovasz_repro.models import weights
 from lovasz_repro.models.weights import contents_digest, convert_deeplab, get_weights
+from tests.helpers.archives import Server
+from tests.helpers.places import REAL
 
 TFLITE = "deeplabv3_mnv2_pascal_quant.tflite"
 DEEPLAB = "deeplabv3_mobilenetv2_voc"

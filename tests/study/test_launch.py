@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_study import command, contents
 
 from lovasz_repro.__main__ import main
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json
 from lovasz_repro.records import load
+from tests.helpers.studies import command, contents
 
 ON_RAY = ["--launcher", "ray"]
 

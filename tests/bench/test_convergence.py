@@ -11,13 +11,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from test_cell import tiny
 
 from lovasz_repro.bench.convergence import CONVEX, Objective, bench_convergence
 from lovasz_repro.errors import UserError
 from lovasz_repro.losses import make_loss
 from lovasz_repro.study.cell import Setting
 from lovasz_repro.study.workspace import Workspace
+from tests.helpers.studies import tiny
 
 
 def test_the_minimum_is_below_sgd(shapes_root: Path, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_datamodule import BIRD, module, source  # noqa: F401 (a fixture)
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -22,6 +21,7 @@ from lovasz_repro.data.datamodule import DataModule, Source, Task
 from lovasz_repro.losses import LOSSES, lovasz_hinge, lovasz_softmax
 from lovasz_repro.models.deeplab import build
 from lovasz_repro.training.segmenter import BaseSegmenter, BinarySegmenter, measures
+from tests.helpers.batches import BIRD, module
 
 RAISES_ON_CUDA = {
     "_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "grid_sampler_2d_backward",
@@ -90,7 +90,7 @@ NETWORKS = [
 @pytest.mark.parametrize("task", ["base", "cell"])
 def test_a_training_step(
     calls: Calls,
-    source: Source,  # noqa: F811
+    source: Source,
     config: Network,
     task: str,
 ) -> None:
@@ -114,7 +114,7 @@ def test_a_training_step(
     chosen["optimizer"].step()
 
 
-def test_a_validation_step(calls: Calls, source: Source) -> None:  # noqa: F811
+def test_a_validation_step(calls: Calls, source: Source) -> None:
     data = module(source)
     network = build(NETWORKS[0])
     segmenter = BinarySegmenter(

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import write_study
 
 from lovasz_repro.__main__ import main
 from lovasz_repro.files import read_json, write_bytes, write_json
@@ -19,6 +18,7 @@ from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.axes import window
 from lovasz_repro.report.practice_tables import cost_table, tuning_frame, tuning_table
 from lovasz_repro.report.setup import deviations, facts
+from tests.helpers.synthetic import write_study
 
 
 def intervals(*ends: tuple[float, float]) -> pd.DataFrame:

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from synthetic import write_study
 
 from lovasz_repro.analysis import stats
 from lovasz_repro.analysis.resample import holm, mean_interval, sign_flip
@@ -15,6 +14,7 @@ from lovasz_repro.analysis.scores import SIZES, Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import MEASURES, Cell, Records, load
+from tests.helpers.synthetic import write_study
 
 CATEGORIES = ("bird", "boat", "bus", "cat")
 LOSSES = (*MEASURES, "mixed")

@@ -17,8 +17,8 @@ from lovasz_repro.__main__ import main
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json
 from lovasz_repro.training.logs import make_loggers
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parents[1]
 FINALS = {"final/image_iou", "final/tuned_image_iou", "final/dataset_iou"}
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic import HASH, write_study
 
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import atomic, sha256, write_bytes, write_json, write_table
 from lovasz_repro.records import CURVE_COLUMNS, IMAGE_COLUMNS, Cell, Grid, load
+from tests.helpers.synthetic import HASH, write_study
 
 CELL = Cell("bird", "hinge", 0, 0)
 SHOWN = {

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from synthetic import CATEGORIES, write_study
 
 from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.decide import SITUATIONS, decisions
@@ -16,6 +15,7 @@ from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.records import UNTRAINED, Cell, Records, load
 from lovasz_repro.report.prose import _use
+from tests.helpers.synthetic import CATEGORIES, write_study
 
 LOSSES = (REFERENCE, "hinge", LOVASZ, UNTRAINED)
 

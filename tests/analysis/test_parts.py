@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import write_study
 
 from lovasz_repro.analysis.decompose import PARTS, decomposition
 from lovasz_repro.analysis.headline import BACKGROUND, UNTRAINED_TUNED, headline
@@ -18,6 +17,7 @@ from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.analysis.thresholds import chosen_thresholds, threshold_curves
 from lovasz_repro.records import UNTRAINED, Cell, Records, load
+from tests.helpers.synthetic import write_study
 
 CATEGORIES = ("bird", "boat", "bus")
 LOSSES = (REFERENCE, "soft_jaccard", "lovasz_hinge", UNTRAINED)

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_study import command, contents
 
 from lovasz_repro.__main__ import main
 from lovasz_repro.files import read_json
 from lovasz_repro.records import load
+from tests.helpers.studies import command, contents
 
 FEW = [
     "--tuning.lrs", "[0.1]", "--cells.categories", "[bird]", "--cells.losses", "[lovasz_hinge]",

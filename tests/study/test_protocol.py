@@ -14,8 +14,9 @@ from lovasz_repro.data.voc import CATEGORIES, VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.options import parser
 from lovasz_repro.study.workspace import Workspace
+from tests.helpers.places import ROOT
 
-EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
 
 
 def shipped(path: Path, root: Path, cache: Path) -> Experiment:

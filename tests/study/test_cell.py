@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from lovasz_repro.config import Base, Cells, Data, Experiment, Network, Optim, Runtime
+from lovasz_repro.config import Experiment, Network, Optim
 from lovasz_repro.data.binary import SamplePlan
 from lovasz_repro.data.datamodule import Batch
 from lovasz_repro.data.voc import VOC
@@ -33,31 +33,9 @@ from lovasz_repro.training.segmenter import (
     NonFiniteError,
     Segmenter,
 )
+from tests.helpers.studies import tiny
 
 CELL = Cell("bird", "lovasz_hinge", 0, 0)
-
-
-def tiny(
-    root: Path, where: Path, train: Literal["all", "head"] = "all", **optim: Any
-) -> Experiment:
-    """An experiment of seconds on the shapes."""
-    schedule = {"lr": 0.02, "steps": 6, "batch_size": 4, "validate_every": 2, **optim}
-    return Experiment(
-        name="tiny",
-        runs=str(where / "runs"),
-        data=Data(
-            root=str(root), train_list="fold{fold}_train", val_list="fold{fold}_val",
-            cache=str(root / "cache"), image_size=81, crop_size=65,
-        ),
-        network=Network(
-            kind="deeplab_v2", backbone="test_resnet", rates=(1, 2, 3, 4), train=train,
-            freeze_batchnorm=False,
-        ),
-        base=Base(train=train, optim=Optim(lr=0.02, steps=4, batch_size=4, validate_every=2)),
-        optim=Optim(**schedule),
-        cells=Cells(["bird", "cat"], ["cross_entropy", "lovasz_hinge"], [0], [0]),
-        runtime=Runtime(device="cpu", overlays=2),
-    )  # fmt: skip
 
 
 def run(config: Experiment, cell: Cell = CELL) -> Path:

@@ -18,8 +18,8 @@ from lovasz_repro.__main__ import main
 from lovasz_repro.files import read_json, sha256
 from lovasz_repro.study.kept import FILE, best_cells, load_cell
 from lovasz_repro.training.segmenter import BinarySegmenter
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parents[1]
 SHORT = [
     "--config", str(ROOT / "experiments" / "demo.yaml"), "--data.image_size=81",
     "--data.crop_size=65", "--base.optim.steps=30", "--base.optim.validate_every=30",

@@ -14,9 +14,9 @@ from lovasz_repro.data.folds import write_folds
 from lovasz_repro.data.shapes import generate
 from lovasz_repro.data.voc import CATEGORIES, VOC, VOID, check, save_mask, voc_palette
 from lovasz_repro.errors import UserError
+from tests.helpers.places import REAL
 
-REAL = Path(__file__).parents[2] / "shared" / "voc"
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no VOC sample in {REAL}")
+needs_real = pytest.mark.skipif(not (REAL / "voc").is_dir(), reason="no ../shared/voc")
 
 
 @pytest.fixture(scope="module")
@@ -258,12 +258,12 @@ def test_folds_are_deterministic_and_never_overwritten(voc: VOC) -> None:
 @needs_real
 @pytest.mark.slow
 def test_real_sample_passes() -> None:
-    assert check(REAL, Console(file=StringIO())) == []
+    assert check(REAL / "voc", Console(file=StringIO())) == []
 
 
 @needs_real
 def test_folds_of_real_val_are_even_in_every_category(tmp_path: Path) -> None:
-    real = VOC(REAL)
+    real = VOC(REAL / "voc")
     for name in ("JPEGImages", "SegmentationClassAug"):
         (tmp_path / name).symlink_to(real.folder / name)
     voc = VOC(tmp_path)

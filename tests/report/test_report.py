@@ -17,10 +17,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-import photographs
 import pytest
-import synthetic
-import test_recount
 from PIL import Image
 
 from lovasz_repro import report
@@ -36,11 +33,12 @@ from lovasz_repro.report.examples import COLORS, difference
 from lovasz_repro.report.gallery import _tint, write_gallery
 from lovasz_repro.report.sections import Study, curve_table
 from lovasz_repro.report.style import style
+from tests.helpers import photographs, recount, synthetic
+from tests.helpers.places import ROOT
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 LIST = "<!-- reports:begin --><!-- reports:end -->"
 BENCH = "<!-- bench:begin --><!-- bench:end --><!-- train:begin --><!-- train:end -->"
-ROOT = Path(__file__).parents[1]
 CATEGORIES = synthetic.CATEGORIES[:3]
 CELL = Cell("bicycle", "hinge", 1, 0)
 LINKS = ("../../experiments/head.yaml", "../README.md")
@@ -287,7 +285,7 @@ class TestContent:
         assert values[names.index("all background")] == 50.0
 
     def test_table_1_counted_again(self, written: tuple[Path, Path]) -> None:
-        test_recount.check(written[1])
+        recount.check(written[1])
 
     def test_the_untrained_network_is_no_loss_of_a_claim(self, written: tuple[Path, Path]) -> None:
         for name in ("measures", "claims", "costs"):

@@ -11,9 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
-REPORTS = sorted((Path(__file__).parents[1] / "reports").glob("*/records.zip"))
 CLOSE = 1e-9
 KEYS = ["category", "loss", "fold", "seed"]
 
@@ -107,11 +105,3 @@ def check(folder: Path) -> None:
             value, other = expected.loc[row, column], shown.loc[row, column]
             assert pd.isna(value) == pd.isna(other), (row, column)
             assert pd.isna(value) or abs(value - other) <= CLOSE, (row, column)
-
-
-@pytest.mark.parametrize("archive", REPORTS, ids=lambda path: path.parent.name)
-def test_table_1_of_the_committed_reports(archive: Path) -> None:
-    folder = archive.parent
-    if "row" not in pd.read_csv(folder / "tables/image-iou.csv"):
-        pytest.skip(f"reports/{folder.name} is of an earlier form: its Table 1 has other columns")
-    check(folder)

@@ -17,40 +17,12 @@ import pytest
 
 from lovasz_repro.__main__ import main
 from lovasz_repro.data.voc import VOC, save_mask
-from lovasz_repro.files import read_json, sha256, write_json
+from lovasz_repro.files import read_json, write_json
 from lovasz_repro.records import UNTRAINED, load
 from lovasz_repro.report import gallery
 from lovasz_repro.study import grid as module
 from lovasz_repro.training.segmenter import BinarySegmenter
-
-ROOT = Path(__file__).parents[1]
-UNREPRODUCIBLE = {"machine.json", "cost.json", "owner.json", ".lock"}
-
-
-def command(shapes_root: Path, runs: Path) -> list[str]:
-    """Two categories, two losses, one tuned learning rate of two, all within seconds."""
-    return [
-        "study", "--config", str(ROOT / "experiments" / "demo.yaml"),
-        "--data.root", str(shapes_root), "--data.cache", str(shapes_root / "cache"),
-        "--runs", str(runs), "--data.image_size", "81", "--data.crop_size", "65",
-        "--base.optim.steps", "6", "--base.optim.validate_every", "3",
-        "--base.optim.batch_size", "4", "--optim.batch_size", "4",
-        "--optim.steps", "6", "--optim.validate_every", "2",
-        "--tuning.lrs", "[0.001, 0.01]", "--tuning.categories", "[bird]", "--tuning.steps", "[6]",
-        "--cells.categories", "[bird, cat]", "--cells.losses", "[cross_entropy, lovasz_hinge]",
-        "--cells.seeds", "[0]", "--runtime.device", "cpu",
-        # Sums, and so the last digits, depend on their number.
-        "--runtime.threads", "1",
-    ]  # fmt: skip
-
-
-def contents(runs: Path) -> dict[str, str]:
-    """The hash of every file of a run that should be the same whenever it is made."""
-    return {
-        str(path.relative_to(runs)): sha256(path.read_bytes())
-        for path in sorted(runs.rglob("*"))
-        if path.is_file() and path.name not in UNREPRODUCIBLE and "tensorboard" not in path.parts
-    }
+from tests.helpers.studies import command, contents
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from synthetic import CATEGORIES, EFFECT, write_study
 
 from lovasz_repro.analysis.claims import Claim, claims
 from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.records import MEASURES, Cell, Grid, Records, load
+from tests.helpers.synthetic import CATEGORIES, EFFECT, write_study
 
 KEYS = ["best_image_iou", "own_measure", "carry_over", "small_objects", "gap_filling"]
 

@@ -1,0 +1,61 @@
+"""Studies of seconds on generated shapes, and what they leave behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from lovasz_repro.config import Base, Cells, Data, Experiment, Network, Optim, Runtime
+from lovasz_repro.files import sha256
+from tests.helpers.places import ROOT
+
+UNREPRODUCIBLE = {"machine.json", "cost.json", "owner.json", ".lock"}
+
+
+def command(shapes_root: Path, runs: Path) -> list[str]:
+    """Two categories, two losses, one tuned learning rate of two, all within seconds."""
+    return [
+        "study", "--config", str(ROOT / "experiments" / "demo.yaml"),
+        "--data.root", str(shapes_root), "--data.cache", str(shapes_root / "cache"),
+        "--runs", str(runs), "--data.image_size", "81", "--data.crop_size", "65",
+        "--base.optim.steps", "6", "--base.optim.validate_every", "3",
+        "--base.optim.batch_size", "4", "--optim.batch_size", "4",
+        "--optim.steps", "6", "--optim.validate_every", "2",
+        "--tuning.lrs", "[0.001, 0.01]", "--tuning.categories", "[bird]", "--tuning.steps", "[6]",
+        "--cells.categories", "[bird, cat]", "--cells.losses", "[cross_entropy, lovasz_hinge]",
+        "--cells.seeds", "[0]", "--runtime.device", "cpu",
+        # Sums, and so the last digits, depend on their number.
+        "--runtime.threads", "1",
+    ]  # fmt: skip
+
+
+def contents(runs: Path) -> dict[str, str]:
+    """The hash of every file of a run that should be the same whenever it is made."""
+    return {
+        str(path.relative_to(runs)): sha256(path.read_bytes())
+        for path in sorted(runs.rglob("*"))
+        if path.is_file() and path.name not in UNREPRODUCIBLE and "tensorboard" not in path.parts
+    }
+
+
+def tiny(
+    root: Path, where: Path, train: Literal["all", "head"] = "all", **optim: Any
+) -> Experiment:
+    """An experiment of seconds on the shapes."""
+    schedule = {"lr": 0.02, "steps": 6, "batch_size": 4, "validate_every": 2, **optim}
+    return Experiment(
+        name="tiny",
+        runs=str(where / "runs"),
+        data=Data(
+            root=str(root), train_list="fold{fold}_train", val_list="fold{fold}_val",
+            cache=str(root / "cache"), image_size=81, crop_size=65,
+        ),
+        network=Network(
+            kind="deeplab_v2", backbone="test_resnet", rates=(1, 2, 3, 4), train=train,
+            freeze_batchnorm=False,
+        ),
+        base=Base(train=train, optim=Optim(lr=0.02, steps=4, batch_size=4, validate_every=2)),
+        optim=Optim(**schedule),
+        cells=Cells(["bird", "cat"], ["cross_entropy", "lovasz_hinge"], [0], [0]),
+        runtime=Runtime(device="cpu", overlays=2),
+    )  # fmt: skip
