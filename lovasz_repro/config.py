@@ -383,6 +383,8 @@ class Experiment:
                     "(without '..')"
                 )
         if self.multiclass:
+            if self.runtime.keep_weights != "none":
+                raise UserError("runtime.keep_weights: a multi-class study keeps none")
             for key in ("cells", "tuning"):
                 whole = replace(getattr(self, key), categories=[ALL_LABELS])
                 object.__setattr__(self, key, whole)

@@ -85,7 +85,7 @@ CLASS_COLUMNS = (
 MULTI_CURVE_COLUMNS = (
     "step",
     "train_loss",  # as in CURVE_COLUMNS
-    "miou",  # over all val pixels, on the network's grid
+    "miou",  # over all pixels of every fifth val image, on the network's grid
 )
 
 UNTRAINED = "untrained"

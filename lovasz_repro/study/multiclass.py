@@ -23,11 +23,13 @@ from lovasz_repro.records import UNTRAINED, Cell, Json
 from lovasz_repro.records.agreement import label_scores
 from lovasz_repro.schema import without_batch
 from lovasz_repro.study.cell import Choice, Start
-from lovasz_repro.study.kept import FILE, keep
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.logs import log_final
 from lovasz_repro.training.loop import test, train, validate
 from lovasz_repro.training.segmenter import MultiSegmenter
+
+CURVE_EVERY = 5
+"""The curve of a training is of every fifth val image: all of them take longer than a training."""
 
 
 def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
@@ -48,8 +50,10 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
         every = config.steps(cell.loss, config.optim.validate_every)
         optim = replace(setting.optim(choice.steps), validate_every=every)
     module, trainer, data = setting.train(
-        cell.loss, choice.lr, cell.seed, train_index, val_index, optim, folder, str(cell), loggers
-    )
+        cell.loss, choice.lr, cell.seed, train_index, val_index[::CURVE_EVERY], optim, folder,
+        str(cell), loggers,
+    )  # fmt: skip
+    data.val_index = val_index
     trained = time.perf_counter()
     test(trainer, module, data)
     if workspace.rank:
@@ -70,10 +74,6 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
     }
     if (bare := without_batch(cell.loss)) in config.mixtures:
         result["mixture"] = config.mixtures[bare]
-    if config.runtime.keep_weights == "all" and cell.loss != UNTRAINED:
-        result["weights"] = keep(folder, module.network)
-    else:
-        (folder / FILE).unlink(missing_ok=True)
     keys = ("loss", "fold", "seed", "lr", "steps", "batch_size")
     log_final(
         loggers, {key: result[key] for key in keys},
