@@ -138,6 +138,8 @@ def _bench(what: str, options: Namespace) -> None:
     from lovasz_repro.bench.steps import bench_train
 
     experiment = _experiment(options)
+    if experiment.multiclass:
+        raise UserError(f"task: bench {what} times binary cells")
     category = experiment.known_category(options.category)
     loss = experiment.known_loss(options.loss)
     if experiment.runtime.devices > 1:

@@ -58,12 +58,20 @@ def document(records: Records) -> Document:
     )
 
 
+def answer(records: Records) -> str:
+    """One line: the gain in mIoU and the verdict."""
+    judged = claim(scores_table(LabelScores(records), "miou"))
+    row = pd.Series({"difference": judged.effect, "low": judged.low, "high": judged.high})
+    gain = prose.with_interval(row) if np.isfinite(judged.effect) else judged.explanation
+    return f"All labels at once, {judged.title}: {judged.verdict}, {gain}."
+
+
 def verdict(table: pd.DataFrame, images: pd.DataFrame) -> list[str]:
     """The three lines that the report opens with. table, images: `scores_table` of miou and
     image_miou."""
     by_loss, by_image = table.set_index("loss"), images.set_index("loss")
     judged = claim(table)
-    said = f"The claim that {judged.title[0]}{judged.title[1:]}: {judged.verdict}."
+    said = f"The claim that {judged.title}: {judged.verdict}."
     if not np.isfinite(judged.effect):
         return ["These records cannot compare the two losses.", f"{said} {judged.explanation}"]
     own, other = by_loss.loc[LOVASZ_SOFTMAX], by_loss.loc[REFERENCE]
