@@ -66,12 +66,20 @@ class TuningOf(TypedDict):
     categories: NotRequired[list[Name]]
 
 
+class ImagesOf(TypedDict):
+    classes: NotRequired[list[Text]]
+
+
+class OptimOf(TypedDict):
+    batch_size: NotRequired[Count]
+
+
 class ConfigOf(TypedDict):
     task: NotRequired[Literal["binary", "multiclass"]]
-    data: NotRequired[Json]
+    data: NotRequired[ImagesOf]
     network: NotRequired[Json]
     base: NotRequired[Json]
-    optim: NotRequired[Json]
+    optim: NotRequired[OptimOf]
     tuning: NotRequired[TuningOf]
 
 

@@ -36,14 +36,16 @@ class LabelScores:
 
     losses: the grid's. names: of the labels, background first. batch_size: images a step where a
     loss does not name its own. steps: by images a step, of the cells that are there.
-    Raises: UserError where cells of a fold do not hold the same images.
+    Raises: UserError where cells of a fold do not hold the same images, or a label has no name.
     """
 
     def __init__(self, records: Records) -> None:
         config = records.study["config"]
         self.losses = list(records.grid.losses)
         self.names = ["background", *config.get("data", {}).get("classes", CATEGORIES)]
-        self.batch_size = int(config.get("optim", {}).get("batch_size", 10))
+        if len(records.classes) and records.classes["label"].max() >= len(self.names):
+            raise UserError(f"study.json: config.data.classes: {len(self.names) - 1} are too few")
+        self.batch_size: int = config.get("optim", {}).get("batch_size", 10)
         self.steps: dict[int, list[int]] = {}
         for cell, result in records.results.items():
             if cell.loss != UNTRAINED:

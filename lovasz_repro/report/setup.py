@@ -23,8 +23,8 @@ def completeness(records: Records) -> str:
         )
     if statements:
         statements.append(
-            "They are left out, and a category counts in a comparison only where both losses have "
-            "the same cells."
+            f"They are left out, and a {'loss' if records.multiclass else 'category'} counts in a "
+            "comparison only where both losses have the same cells."
         )
     return " ".join(statements)
 
