@@ -136,6 +136,8 @@ def _bench(what: str, options: Namespace) -> None:
         bench_loss(options.device, options.rounds, options.out)
         return
     experiment = _experiment(options)
+    if experiment.multiclass:
+        raise UserError(f"task: bench {what} times binary cells")
     if what == "convergence":
         from lovasz_repro.bench.convergence import bench_convergence
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from lovasz_repro.data.voc import CATEGORIES
 from lovasz_repro.errors import UserError, choices
-from lovasz_repro.schema import is_name
+from lovasz_repro.schema import ALL_LABELS, batch_of, is_name, without_batch
 
 PACKAGE = Path(__file__).parent
 
@@ -215,7 +215,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The choice of learning rate and steps per fold and loss, and of each cell's threshold.
+    """The choice of learning rate and steps per fold and loss, and of each binary cell's threshold.
 
     All are chosen on held-out images: images of the fold's own training list that neither its base
     network, nor a trial, nor a cell trains on. What is chosen for a fold serves that fold alone.
@@ -226,6 +226,7 @@ class Tuning:
         steps: training steps of a trial. The rate is chosen at the first of them; the others are
             tried at that rate. Empty: `optim.steps`.
         categories: which categories a (rate, steps) pair is scored on; its score is their mean.
+            A multi-class pair is one trial on all labels, scored by mIoU.
         seeds: the k-th category trains with the k-th of these seeds, in turn.
         holdout: one part in so many of the candidates is held out, each category shared out
             evenly.
@@ -260,8 +261,11 @@ class Cells:
     beside the losses.
 
     Args:
-        categories: the categories trained and scored; empty: all of data.classes.
-        losses: the training losses by their names, `mixtures` included.
+        categories: the categories trained and scored; empty: all of data.classes. Where
+            `Experiment.task` is multiclass all labels are learned at once, under the name "all".
+        losses: the training losses by their names, `mixtures` included. `NAME.batch40` trains with
+            40 images a step instead of `optim.batch_size`, on as many images in all: the steps are
+            fewer in the same proportion (multiclass only).
         folds: which of the data's folds.
         seeds: of the draws of training images.
         folds_per_partition: how many folds share out the images once. With 2, folds 0 and 1 score
@@ -353,6 +357,8 @@ class Experiment:
 
     Args:
         name: its records go to <runs>/<name>, its report to reports/<name>.
+        task: `binary`, a category against the rest, as in the paper's main experiment; or
+            `multiclass`, all labels at once under the softmax losses.
         expected: how long it takes on what, for a person who asks before it is run.
         runs: folder of all records.
         mixtures: losses of one's own, as weights of registered ones.
@@ -366,6 +372,7 @@ class Experiment:
     """
 
     name: str
+    task: Literal["binary", "multiclass"] = "binary"
     expected: str = "unknown"
     runs: str = "runs"
     mixtures: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -384,7 +391,13 @@ class Experiment:
                     f"{where}: {name!r} is to be the name of a folder: letters, digits, _ . and - "
                     "(without '..')"
                 )
-        if not self.cells.categories:
+        if self.multiclass:
+            if self.runtime.keep_weights != "none":
+                raise UserError("runtime.keep_weights: a multi-class study keeps none")
+            for key in ("cells", "tuning"):
+                whole = replace(getattr(self, key), categories=[ALL_LABELS])
+                object.__setattr__(self, key, whole)
+        elif not self.cells.categories:
             whole = replace(self.cells, categories=list(self.data.classes))
             object.__setattr__(self, "cells", whole)
         for category in self.cells.categories:
@@ -393,6 +406,12 @@ class Experiment:
             self.known_category(category, "tuning.categories")
         for loss in self.cells.losses:
             self.known_loss(loss)
+            for steps in {self.optim.validate_every, self.optim.steps, *self.tuning.steps}:
+                if steps * self.optim.batch_size % self.batch_size(loss):
+                    raise UserError(
+                        f"cells.losses: {loss} cannot see the images of {steps} steps of "
+                        f"{self.optim.batch_size} in whole steps"
+                    )
         for steps in [self.optim.steps, *self.tuning.steps]:
             if steps < 1 or steps % self.optim.validate_every:
                 raise UserError(
@@ -421,30 +440,51 @@ class Experiment:
     def folder(self) -> Path:
         return Path(self.runs) / self.name
 
+    @property
+    def multiclass(self) -> bool:
+        return self.task == "multiclass"
+
+    @property
+    def measure(self) -> str:
+        """What a learning rate is chosen by, and a training watched by: a key of the records."""
+        return "miou" if self.multiclass else "image_iou"
+
+    def batch_size(self, loss: str) -> int:
+        """Images a step of a loss of `cells.losses`."""
+        return batch_of(loss) or self.optim.batch_size
+
+    def steps(self, loss: str, steps: int) -> int:
+        """How many steps of a loss see as many images as `steps` of `optim.batch_size`."""
+        return steps * self.optim.batch_size // self.batch_size(loss)
+
     def known_category(self, name: str, key: str = "category") -> str:
         """`name`; raises UserError listing the categories there are."""
-        if name not in self.data.classes:
-            raise UserError(f"{key}: there is no {name!r}; {choices(name, self.data.classes)}")
+        there = [ALL_LABELS] if self.multiclass else self.data.classes
+        if name not in there:
+            raise UserError(f"{key}: there is no {name!r}; {choices(name, there)}")
         return name
 
     def known_loss(self, name: str) -> str:
         """`name`; raises UserError listing the losses there are."""
-        from lovasz_repro.losses import LOSSES
+        from lovasz_repro.losses import LOSSES, MULTICLASS_LOSSES
 
-        there = [*LOSSES, *self.mixtures]
-        if name not in there:
-            raise UserError(f"loss: there is no {name!r}; {choices(name, there)}")
+        there = [*(MULTICLASS_LOSSES if self.multiclass else LOSSES), *self.mixtures]
+        bare = without_batch(name) if self.multiclass else name
+        if bare not in there:
+            raise UserError(f"loss: there is no {name!r}; {choices(bare, there)}")
         self.loss(name)
         return name
 
     def loss(self, name: str) -> Callable[[Any, Any], Any]:
-        """A loss (logits, target) -> scalar of `LOSSES` or of `mixtures`."""
+        """A loss (logits, target) -> scalar of the task's registry or of `mixtures`."""
         # Not above, not even for its types, which jsonargparse looks up: `--help` would wait a
         # second for torch.
-        from lovasz_repro.losses import make_loss
+        from lovasz_repro.losses import LOSSES, MULTICLASS_LOSSES, make_loss
 
+        bare = without_batch(name)
         try:
-            return make_loss(self.mixtures.get(name, name))
+            spec = self.mixtures.get(bare, bare)
+            return make_loss(spec, MULTICLASS_LOSSES if self.multiclass else LOSSES)
         except ValueError as error:
             raise UserError(f"mixtures.{name}: {error}") from error
 
@@ -472,6 +512,8 @@ class Experiment:
             "holdout": [self.tuning.holdout, self.tuning.holdout_list],
             "runtime": self.runtime.numeric(),
         }
+        if self.multiclass:  # the binary study was first, without a name for its task
+            used["task"] = self.task
         text = json.dumps([NUMERICS_VERSION, used, data], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

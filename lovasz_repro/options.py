@@ -27,7 +27,9 @@ def parser() -> ArgumentParser:
 
     text = "train and evaluate one cell, and leave its records"
     fit = _experiment(text, f"fit --config FILE --category NAME --loss NAME {ALL_KEYS}")
-    fit.add_argument("--category", type=str, required=True, help="a category by its name")
+    fit.add_argument(
+        "--category", type=str, required=True, help="a category; all, where the task is multiclass"
+    )
     fit.add_argument("--loss", type=str, required=True, help="a loss by its name")
     fit.add_argument("--fold", type=int, default=0, help="which of the data's folds")
     fit.add_argument("--seed", type=int, default=0, help="of the draws of training images")

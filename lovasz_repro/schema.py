@@ -7,7 +7,7 @@ key; a key that they do not know is left alone, so that a newer record can be re
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +17,23 @@ Json = dict[str, Any]
 NAME = r"\A(?!.*\.\.)[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}\Z"
 Name = Annotated[str, Meta(pattern=NAME)]
 """A part of a path that leads nowhere else: categories, losses, image ids, file names."""
+
+ALL_LABELS = "all"
+"""In place of a category, where all labels are learned at once."""
+
+_BATCH = re.compile(r"\.batch([1-9][0-9]{0,5})\Z")
+
+
+def batch_of(loss: str) -> int | None:
+    """40 of `lovasz_softmax.batch40`; None where the configuration's own batch size is meant."""
+    found = _BATCH.search(loss)
+    return int(found[1]) if found else None
+
+
+def without_batch(loss: str) -> str:
+    """`lovasz_softmax` of `lovasz_softmax.batch40`."""
+    return _BATCH.sub("", loss)
+
 
 Text = Annotated[str, Meta(max_length=100_000)]
 Hash = Annotated[str, Meta(pattern=r"\A[0-9a-f]{1,64}\Z")]
@@ -49,11 +66,20 @@ class TuningOf(TypedDict):
     categories: NotRequired[list[Name]]
 
 
+class ImagesOf(TypedDict):
+    classes: NotRequired[list[Text]]
+
+
+class OptimOf(TypedDict):
+    batch_size: NotRequired[Count]
+
+
 class ConfigOf(TypedDict):
-    data: NotRequired[Json]
+    task: NotRequired[Literal["binary", "multiclass"]]
+    data: NotRequired[ImagesOf]
     network: NotRequired[Json]
     base: NotRequired[Json]
-    optim: NotRequired[Json]
+    optim: NotRequired[OptimOf]
     tuning: NotRequired[TuningOf]
 
 
@@ -92,7 +118,8 @@ class Trial(TypedDict):
     steps: Count
     category: Name
     seed: Count
-    image_iou: Share | None
+    image_iou: NotRequired[Share | None]
+    miou: NotRequired[Share | None]  # in its place where all labels are learned at once
 
 
 class Tuned(TypedDict):
@@ -102,6 +129,7 @@ class Tuned(TypedDict):
     trials: list[Trial]
     steps: NotRequired[Count]
     image_iou: NotRequired[Share]
+    miou: NotRequired[Share]
     at_edge: NotRequired[bool]
 
 
@@ -153,6 +181,27 @@ class Result(TypedDict):
     tuned_image_iou: Share
     dataset_iou: Share
     files: FilesOf
+
+
+MultiFilesOf = TypedDict("MultiFilesOf", {"classes.csv": Sha256, "curve.csv": Sha256})
+
+
+class MultiResult(TypedDict):
+    """A multi-class cell's result.json"""
+
+    category: Name
+    loss: Name
+    fold: Count
+    seed: Count
+    hash: Hash
+    base: Hash
+    lr: Amount
+    steps: Count
+    batch_size: Annotated[int, Meta(ge=1, le=2**53)]
+    images: Annotated[int, Meta(ge=1, le=2**53)]
+    miou: Share
+    image_miou: Share
+    files: MultiFilesOf
 
 
 class Failed(TypedDict):

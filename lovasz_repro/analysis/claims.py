@@ -225,18 +225,21 @@ def _claim(
         nothing = (math.nan, math.nan, math.nan)
         return Claim(key, title, "undecided", *nothing, unit, f"Needs {needs}.")
     hardest = min(contrasts, key=lambda contrast: contrast.margin)
-    verdict: Verdict = "undecided"
-    if hardest.low > 0:
-        verdict = "reproduced"
-    elif hardest.high < 0:
-        verdict = "not reproduced"
     text = f"{hardest.what}, mean over {hardest.categories} categories."
     if len(contrasts) > 1:
         above = sum(contrast.low > 0 for contrast in contrasts)
         counted = f"{above} of {len(contrasts)} comparisons lie wholly above zero"
         text = f"{counted}. The hardest one: {text}"
     effect = (hardest.effect, hardest.low, hardest.high)
+    verdict = judged(hardest.low, hardest.high)
     return Claim(key, title, verdict, *effect, unit, text[0].upper() + text[1:])
+
+
+def judged(low: float, high: float) -> Verdict:
+    """By the interval of what should be greater than zero."""
+    if low > 0:
+        return "reproduced"
+    return "not reproduced" if high < 0 else "undecided"
 
 
 def _points(value: float) -> str:

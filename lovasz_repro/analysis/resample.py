@@ -139,7 +139,9 @@ class Replicates:
     """Bootstrap of one category: images resampled within fold and stratum, whole and paired.
 
     folds: per fold (terms, strata). terms: (N, arms, seeds, 2), numerator and denominator of each
-    image; strata: (N,) of 0 and 1, resampled apart because the design fixes how many there are.
+    image, or (N, arms, seeds, labels, 2): the ratio then is the mean of the labels' ratios, over
+    the labels whose denominator is above 0; strata: (N,) of 0 and 1, resampled apart because the
+    design fixes how many there are.
     sign: (arms,), the statistic is ratio @ sign: (1,) a level, (1, -1) a difference.
 
     value: the statistic; values: (R,) its replicates, from images alone;
@@ -154,21 +156,22 @@ class Replicates:
         weights = np.asarray(sign)
         sums = [_resampled(index, *fold) for index, fold in enumerate(folds)]  # (1 + R, A, S, 2)
         totals = [fold.mean(axis=2) for fold in sums]  # (1 + R, A, 2)
-        every = _ratio(np.sum(totals, axis=0)) @ weights  # (1 + R,)
+        ratio = _mean_ratio if folds[0][0].ndim == 5 else _ratio
+        every = ratio(np.sum(totals, axis=0)) @ weights  # (1 + R,)
         self.value, self.values = float(every[0]), every[1:]
-        sizes = np.array([total[0, 0, 1] for total in totals])
+        sizes = np.array([total[0, 0, ..., 1].sum() for total in totals])
         seeds = np.array([fold.shape[2] for fold in sums])
         with np.errstate(invalid="ignore"):
             self.share = float(np.sum((sizes / sizes.sum()) ** 2 / seeds))
         self.training_variances = [
-            _training_variance(np.moveaxis(_ratio(fold), 1, 2) @ weights)
+            _training_variance(np.moveaxis(ratio(fold), 1, 2) @ weights)
             for fold in sums
             if fold.shape[2] > 1
         ]
 
 
 def _resampled(fold: int, terms: Floats, strata: NDArray[np.int64]) -> Floats:
-    """Sums over images, the observed ones first: (1 + R, arms, seeds, 2)."""
+    """Sums over images, the observed ones first: (1 + R, arms, seeds, 2), or with labels."""
     weights = np.ones((1 + IMAGE_REPLICATES, len(terms)))
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
@@ -181,6 +184,13 @@ def _ratio(sums: Floats) -> Floats:
     """Numerator / denominator along the last axis; NaN for 0 / 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+def _mean_ratio(sums: Floats) -> Floats:
+    """(..., labels, 2) -> (...): the mean of numerator / denominator over labels that have one."""
+    there = sums[..., 1] > 0
+    ratio = np.divide(sums[..., 0], sums[..., 1], out=np.zeros(there.shape), where=there)
+    return np.asarray(ratio.sum(axis=-1) / np.maximum(there.sum(axis=-1), 1))
 
 
 def _training_variance(by_seed: Floats) -> float:

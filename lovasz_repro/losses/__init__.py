@@ -17,10 +17,12 @@ from lovasz_repro.losses.modules import (
     LovaszSoftmax,
     SoftJaccard,
 )
-from lovasz_repro.losses.registry import LOSSES, make_loss
+from lovasz_repro.losses.multiclass import softmax_cross_entropy, softmax_jaccard
+from lovasz_repro.losses.registry import LOSSES, MULTICLASS_LOSSES, make_loss
 
 __all__ = [
     "LOSSES",
+    "MULTICLASS_LOSSES",
     "CrossEntropy",
     "Hinge",
     "Loss",
@@ -35,4 +37,6 @@ __all__ = [
     "lovasz_softmax",
     "make_loss",
     "soft_jaccard",
+    "softmax_cross_entropy",
+    "softmax_jaccard",
 ]  # fmt: skip

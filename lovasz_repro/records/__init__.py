@@ -15,6 +15,12 @@
             failed.json         in its place when the cell could not be finished: the error
         gallery/                gallery.json and the small pictures that the report shows
 
+A multi-class study has the category `all`, no gallery, and in place of a cell's images.csv,
+thresholds.csv and predictions.npz
+
+            classes.csv         one row per val image and label in its truth or prediction
+                                (`CLASS_COLUMNS`)
+
 `result.json` holds the SHA-256 of the tables beside it, and every JSON file that of its values
 (`files.CHECKSUM`): what is truncated or changed later is found out. What a stranger may have made
 up is held against `schema` and `agreement`.
@@ -69,6 +75,19 @@ THRESHOLD_COLUMNS = (
     "absent",  # and of those without: the share of them that stays empty
 )
 
+CLASS_COLUMNS = (
+    "id",
+    "label",  # 0 is background
+    "tp",  # pixels at the image's own size, void left out, by the label with the highest score
+    "fp",
+    "fn",
+)
+MULTI_CURVE_COLUMNS = (
+    "step",
+    "train_loss",  # as in CURVE_COLUMNS
+    "miou",  # over all pixels of every fifth val image, on the network's grid
+)
+
 UNTRAINED = "untrained"
 """In place of a loss: the base network's own score of the category, before any training."""
 
@@ -113,18 +132,24 @@ class Grid:
         ]
 
 
-TABLES = {
-    "images.csv": IMAGE_COLUMNS, "curve.csv": CURVE_COLUMNS, "thresholds.csv": THRESHOLD_COLUMNS,
+TABLES: dict[str, dict[str, Sequence[str]]] = {
+    "binary": {
+        "images.csv": IMAGE_COLUMNS, "curve.csv": CURVE_COLUMNS, "thresholds.csv": THRESHOLD_COLUMNS
+    },
+    "multiclass": {"classes.csv": CLASS_COLUMNS, "curve.csv": MULTI_CURVE_COLUMNS},
 }  # fmt: skip
-"""The tables of a cell and their columns."""
+"""By task the tables of a cell and their columns."""
 
 
-def write_cell(folder: Path, tables: Mapping[str, pd.DataFrame], result: Json, cost: Json) -> None:
+def write_cell(
+    folder: Path, tables: Mapping[str, pd.DataFrame], result: Json, cost: Json,
+    task: str = "binary",
+) -> None:  # fmt: skip
     """Leave a finished cell in `folder`: its `TABLES`, then `result.json` with their hashes."""
-    for name, columns in TABLES.items():
+    for name, columns in TABLES[task].items():
         write_table(folder / name, tables[name][list(columns)])
     write_json(folder / "cost.json", cost)
-    hashes = {name: sha256((folder / name).read_bytes()) for name in TABLES}
+    hashes = {name: sha256((folder / name).read_bytes()) for name in TABLES[task]}
     write_json(folder / "result.json", {**result, "files": hashes})
     (folder / "failed.json").unlink(missing_ok=True)
 
@@ -135,8 +160,11 @@ class Records:
 
     images: `IMAGE_COLUMNS` behind the columns category, loss, fold, seed; all finished cells.
     curves: `CURVE_COLUMNS` behind the same four. thresholds: `THRESHOLD_COLUMNS`, likewise.
+    classes: `CLASS_COLUMNS`, likewise: of a multi-class study, which has no images and thresholds,
+    and whose curves are `MULTI_CURVE_COLUMNS`.
     tuning: by "fold<k>" and loss {lr, steps, image_iou, at_edge, trials: [{lr, steps, category,
-    seed, image_iou}]}; image_iou is on held-out images, null where a trial diverged.
+    seed, image_iou}]}; image_iou (multi-class: miou) is on held-out images, null where a trial
+    diverged.
     results, costs: by cell; missing: cells of the grid with neither result nor error;
     failed: error text by cell; stale: finished under another numerics hash, left out of the rest.
     """
@@ -149,6 +177,7 @@ class Records:
     images: pd.DataFrame
     curves: pd.DataFrame
     thresholds: pd.DataFrame
+    classes: pd.DataFrame
     results: dict[Cell, Json]
     costs: dict[Cell, Json]
     missing: list[Cell] = field(default_factory=list)
@@ -158,6 +187,15 @@ class Records:
     @property
     def grid(self) -> Grid:
         return Grid(**self.study["grid"])
+
+    @property
+    def multiclass(self) -> bool:
+        return task_of(self.study) == "multiclass"
+
+
+def task_of(study: Json) -> str:
+    """What `study.json` says that was learned; the binary study was first, and does not say."""
+    return str(study.get("config", {}).get("task", "binary"))
 
 
 def load(runs: Path) -> Records:
@@ -171,6 +209,7 @@ def load(runs: Path) -> Records:
         raise UserError(f"{runs}: no study.json there; `lovasz-repro study` or `fit` makes it")
     study = _json(stored, "study.json", schema.Study)
     grid = Grid(**study["grid"])
+    task = task_of(study)
     tuning = _optional(stored, "tuning.json", schema.Tuning)
     bases = {k: _optional(stored, f"base/fold{k}/result.json", schema.Base) for k in grid.folds}
     _check_tuning(stored, tuning, study)
@@ -186,13 +225,20 @@ def load(runs: Path) -> Records:
                 failed[cell] = failure["error"]
             else:
                 missing.append(cell)
-        elif (result := _result(stored, cell, study["hash"], tuning)) is None:
+        elif (result := _result(stored, cell, study, tuning)) is None:
             stale.append(cell)
         else:
             results[cell] = result
             costs[cell] = _optional(stored, f"{cell.path}/cost.json", schema.Cost)
-    images, ends = _table(stored, results, "images.csv")
-    _check_images(stored, results, images, ends)
+    tables, ends = {}, {}
+    for name, columns in {**TABLES["binary"], **TABLES["multiclass"], **TABLES[task]}.items():
+        there = results if name in TABLES[task] else {}
+        tables[name], ends[name] = _table(stored, there, name, columns)
+    images, classes = tables["images.csv"], tables["classes.csv"]
+    if task == "binary":
+        _check_images(stored, results, images, ends["images.csv"])
+    else:
+        _check_classes(stored, results, classes, ends["classes.csv"])
     gallery = _optional(stored, "gallery/gallery.json", schema.Gallery).get("images", [])
     if wrong := agreement.gallery_problem(gallery, images):
         raise UserError(f"{stored.path('gallery/gallery.json')}: {wrong}; run the study again")
@@ -203,8 +249,9 @@ def load(runs: Path) -> Records:
         bases=bases,
         gallery=gallery,
         images=images,
-        curves=_table(stored, results, "curve.csv")[0],
-        thresholds=_table(stored, results, "thresholds.csv")[0],
+        curves=tables["curve.csv"],
+        thresholds=tables["thresholds.csv"],
+        classes=classes,
         results=results,
         costs=costs,
         missing=missing,
@@ -213,11 +260,13 @@ def load(runs: Path) -> Records:
     )
 
 
-def _table(stored: Stored, results: Mapping[Cell, Json], name: str) -> tuple[pd.DataFrame, Ends]:
+def _table(
+    stored: Stored, results: Mapping[Cell, Json], name: str, columns: Sequence[str]
+) -> tuple[pd.DataFrame, Ends]:
     """The table of that name of all cells, behind their category, loss, fold and seed; and how many
     rows there are up to the end of each cell."""
     hashes = {f"{cell.path}/{name}": result["files"][name] for cell, result in results.items()}
-    table, ends = read_tables(stored, hashes, TABLES[name])
+    table, ends = read_tables(stored, hashes, columns)
     rows = np.diff(ends, prepend=0)
     for place, key in enumerate(("category", "loss", "fold", "seed")):
         values = np.array([getattr(cell, key) for cell in results])
@@ -233,13 +282,14 @@ def _optional(stored: Stored, name: str, kind: Any) -> Json:
     return _json(stored, name, kind) if name in stored else {}
 
 
-def _result(stored: Stored, cell: Cell, digest: str, tuning: Json) -> Json | None:
-    """The cell's result.json; None where it was made under another hash than `digest`."""
+def _result(stored: Stored, cell: Cell, study: Json, tuning: Json) -> Json | None:
+    """The cell's result.json; None where it was made under another hash than the study's."""
     name = f"{cell.path}/result.json"
     result = _json(stored, name, None)
-    if result.get("hash") != digest:
+    if result.get("hash") != study["hash"]:
         return None
-    wrong = schema.problem(result, schema.Result)
+    kind = schema.Result if task_of(study) == "binary" else schema.MultiResult
+    wrong = schema.problem(result, kind)
     for key, value in asdict(cell).items():
         if not wrong and result[key] != value:
             wrong = f"{key}: {result[key]}, but it lies in the folder of {value}"
@@ -254,9 +304,10 @@ def _result(stored: Stored, cell: Cell, digest: str, tuning: Json) -> Json | Non
 def _check_tuning(stored: Stored, tuning: Json, study: Json) -> None:
     # A choice made for other categories has other means.
     categories = study.get("config", {}).get("tuning", {}).get("categories")
+    measure = "image_iou" if task_of(study) == "binary" else "miou"
     for fold, entries in tuning.items():
         for loss, entry in entries.items():
-            if wrong := agreement.tuning_problem(entry, categories):
+            if wrong := agreement.tuning_problem(entry, categories, measure):
                 raise UserError(
                     f"{stored.path('tuning.json')}: {fold}.{loss}.{wrong}; delete it and run the "
                     "study again"
@@ -280,10 +331,25 @@ def _check_images(
             raise UserError(
                 f"{stored.path(cell.path)}/result.json: {found}; delete it and run the study again"
             )
-    if different := agreement.truth_problem(images):
+    _check_truth(stored, images, "images.csv")
+
+
+def _check_classes(
+    stored: Stored, results: Mapping[Cell, Json], classes: pd.DataFrame, ends: Ends
+) -> None:
+    """Raises: UserError where results and tables do not agree."""
+    starts = ends - np.diff(ends, prepend=0)
+    for cell, start, end in zip(results, starts, ends, strict=True):
+        if found := agreement.labels_problem(results[cell], classes.iloc[start:end]):
+            raise UserError(f"{stored.path(cell.path)}: {found}; delete it and run the study again")
+    _check_truth(stored, classes[classes["tp"] + classes["fn"] > 0], "classes.csv")
+
+
+def _check_truth(stored: Stored, rows: pd.DataFrame, name: str) -> None:
+    if different := agreement.truth_problem(rows):
         category, loss, fold, seed, image = different
         path = Cell(category, loss, fold, seed).path
         raise UserError(
-            f"{stored.path(path)}/images.csv: tp + fn of {image} is not that of another cell of "
+            f"{stored.path(path)}/{name}: tp + fn of {image} is not that of another cell of "
             f"this category and fold; {AGAIN}"
         )

@@ -60,12 +60,43 @@ def result_problem(result: Json, table: Columns) -> str | None:
     return None
 
 
+def label_scores(rows: pd.DataFrame) -> dict[str, float]:
+    """`images`, `miou` and `image_miou` of the rows of one cell's classes.csv.
+
+    miou: over all pixels, the mean over the labels that are there or said. image_miou: the mean
+    over images of the mean over the labels that the image's truth holds.
+    """
+    sums = rows.groupby("label")[list(COUNTS)].sum()
+    there = rows[rows["tp"] + rows["fn"] > 0]
+    own = (there["tp"] / there[list(COUNTS)].sum(axis=1)).groupby(there["id"]).mean()
+    return {
+        "images": len(own),
+        "miou": float((sums["tp"] / sums.sum(axis=1)).mean()),
+        "image_miou": float(own.mean()),
+    }
+
+
+def labels_problem(result: Json, rows: pd.DataFrame) -> str | None:
+    """A cell's classes.csv in itself, and its result.json against it; begins with the file."""
+    if rows.duplicated(["id", "label"]).any():
+        return "classes.csv: a label of an image is there twice"
+    if (rows[list(COUNTS)].sum(axis=1) == 0).any():
+        return "classes.csv: a label that is neither in an image nor said there"
+    for key, value in label_scores(rows).items():
+        if not abs(result[key] - value) <= TOLERANCE:
+            said = f"{result[key]:.7g}, but classes.csv beside it gives {value:.7g}"
+            return f"result.json: {key}: {said}"
+    return None
+
+
 def truth_problem(images: pd.DataFrame) -> list[Any] | None:
-    """Cells of a category and fold see the same truth of an image. images: as in `Records`.
+    """Cells of a category and fold see the same truth of an image, or of a label in it.
+
+    images: as in `Records`, or rows of its classes.
 
     Returns: category, loss, fold, seed and id of a row that another cell contradicts.
     """
-    keys = ["category", "fold", "id"]
+    keys = ["category", "fold", "id", *(["label"] if "label" in images else [])]
     truth = images[keys].assign(pixels=images["tp"] + images["fn"])
     once = truth.drop_duplicates()
     again = once.index[once.duplicated(keys)]
@@ -89,16 +120,16 @@ def gallery_problem(shown: Sequence[Json], images: pd.DataFrame) -> str | None:
 
 
 def trial_means(
-    trials: Sequence[Json], categories: Sequence[str]
+    trials: Sequence[Json], categories: Sequence[str], measure: str = "image_iou"
 ) -> dict[tuple[float, int], float]:
-    """By (rate, steps) the mean image-IoU over the categories, of the pairs that have a score on
-    all of them: those that were not tried on one, or diverged, are left out."""
+    """By (rate, steps) the mean of the measure over the categories, of the pairs that have a score
+    on all of them: those that were not tried on one, or diverged, are left out."""
     wanted = set(categories)
     scores: dict[tuple[float, int], dict[str, float | None]] = {}
     for trial in trials:
         if trial["category"] in wanted:
             pair = scores.setdefault((trial["lr"], trial["steps"]), {})
-            pair[trial["category"]] = trial["image_iou"]
+            pair[trial["category"]] = trial[measure]
     means: dict[tuple[float, int], float] = {}
     for point, by_category in scores.items():
         values = [value for value in by_category.values() if value is not None]
@@ -107,20 +138,24 @@ def trial_means(
     return means
 
 
-def tuning_problem(tuned: Json, categories: Sequence[str] | None = None) -> str | None:
+def tuning_problem(
+    tuned: Json, categories: Sequence[str] | None = None, measure: str = "image_iou"
+) -> str | None:
     """A choice in tuning.json against its trials: the highest mean, of equals the lowest rate.
 
     Args:
         categories: those that it was made for; None: all that were tried. A rate that was not
             tried on all of them cannot be chosen, nor one that diverged on any.
     """
+    if lacking := [place for place, t in enumerate(tuned["trials"]) if measure not in t]:
+        return f"trials[{lacking[0]}]: there is no {measure}"
     if tuned["lr"] is None:
         return None
-    for key in ("steps", "image_iou", "at_edge"):
+    for key in ("steps", measure, "at_edge"):
         if key not in tuned:
             return f"{key}: missing beside lr"
     trials = tuned["trials"]
-    means = trial_means(trials, categories or [trial["category"] for trial in trials])
+    means = trial_means(trials, categories or [trial["category"] for trial in trials], measure)
     chosen = (tuned["lr"], tuned["steps"])
     said = f"lr: {chosen[0]:g} at {chosen[1]} steps"
     if chosen not in means:
@@ -129,8 +164,8 @@ def tuning_problem(tuned: Json, categories: Sequence[str] | None = None) -> str 
     best = max(means.values()) - 1e-12
     if means[chosen] < best or chosen[0] > min(lr for (lr, _), v in means.items() if v >= best):
         return f"{said} is not the choice that the trials give"
-    if abs(means[chosen] - tuned["image_iou"]) > TOLERANCE:
-        return f"image_iou: {tuned['image_iou']:.7g}, but the trials give {means[chosen]:.7g}"
+    if abs(means[chosen] - tuned[measure]) > TOLERANCE:
+        return f"{measure}: {tuned[measure]:.7g}, but the trials give {means[chosen]:.7g}"
     return None
 
 

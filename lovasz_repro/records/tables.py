@@ -14,8 +14,10 @@ from lovasz_repro.errors import UserError
 from lovasz_repro.files import sha256
 from lovasz_repro.records.stored import Stored
 
-WHOLE = {"has_category", "tp", "fp", "fn", "tuned_tp", "tuned_fp", "tuned_fn", "step"}
-SHARES = {"iou", "tuned_iou", "oracle_iou", "object_fraction", "image_iou", "present", "absent"}
+WHOLE = {"has_category", "tp", "fp", "fn", "tuned_tp", "tuned_fp", "tuned_fn", "step", "label"}
+SHARES = {
+    "iou", "tuned_iou", "oracle_iou", "object_fraction", "image_iou", "present", "absent", "miou"
+}  # fmt: skip
 AGAIN = "delete the result.json beside it and run the study again"
 
 Ends = NDArray[np.int64]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from lovasz_repro.files import write_bytes
-from lovasz_repro.records import load
-from lovasz_repro.report import background, markdown, page, sections, sources
+from lovasz_repro.records import Records, load
+from lovasz_repro.report import background, markdown, multiclass, page, sections, sources
 from lovasz_repro.report.archive import pack, read_files, without_photographs
 from lovasz_repro.report.compare import compare
 from lovasz_repro.report.document import Document, Gallery, Table
@@ -47,10 +48,9 @@ def write_report(runs: Path, out: Path, photographs: bool = True) -> Path:
     files = read_files(runs, records)
     if not photographs:
         records, files = without_photographs(records, files)
-    study = Study(records, files)
-    document = _document(study)
-    _write(document, out)
-    write_bytes(out / "records.zip", pack(dict(study.files)))
+    document = multiclass.document(records) if records.multiclass else _document(records, files)
+    _write(replace(document, banner=BANNER if records.study.get("generated") else ""), out)
+    write_bytes(out / "records.zip", pack(files))
     return out / "index.html"
 
 
@@ -94,7 +94,8 @@ def _csv(table: pd.DataFrame) -> bytes:
     return text.encode()
 
 
-def _document(study: Study) -> Document:
+def _document(records: Records, files: Mapping[str, bytes]) -> Document:
+    study = Study(records, files)
     rest = [
         sections.table_1(study),
         sections.per_category(study),
@@ -108,6 +109,5 @@ def _document(study: Study) -> Document:
     return Document(
         title=f"The Lovász hinge and image-IoU: {study.records.study['experiment']}",
         facts=facts(study.records),
-        banner=BANNER if study.records.study.get("generated") else "",
         sections=[sections.answer(study, anchors), *rest],
     )

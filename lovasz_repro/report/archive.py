@@ -15,7 +15,10 @@ FIXED_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows: equal records
 GALLERY = "gallery/gallery.json"
 RUN_FILES = ("study.json", "machine.json", "tuning.json", GALLERY)
 BASE_FILES = ("result.json", "cost.json")
-CELL_FILES = (*TABLES, "cost.json", "result.json", "failed.json")
+CELL_FILES = (
+    *dict.fromkeys(name for tables in TABLES.values() for name in tables),
+    *("cost.json", "result.json", "failed.json"),
+)
 
 
 def read_files(runs: Path, records: Records) -> dict[str, bytes]:

@@ -126,14 +126,14 @@ def _sweep_table(sweeps: list[Sweep]) -> Table:
 
 def practice(records: Records) -> Section:
     """Learning rates, costs, deviations, data, base networks."""
-    blocks: list[Block] = [*_rates(records)]
+    blocks: list[Block] = [*rates(records)]
     if any(records.costs.values()):
         blocks.append(practice_tables.cost_table(records.costs))
     else:
         blocks.append(Paragraph("Costs: not recorded."))
     blocks.append(Paragraph("Deviations from the paper:"))
     blocks.append(Listing(setup.deviations(records)))
-    blocks.append(Paragraph(_bases(records)))
+    blocks.append(Paragraph(bases(records)))
     if not records.gallery:
         blocks.append(Paragraph("These records hold no pictures of predictions."))
     if records.study.get("data", {}).get("lists"):
@@ -146,7 +146,8 @@ def practice(records: Records) -> Section:
     return Section("practice", "Rates, costs, deviations", title, blocks)
 
 
-def _rates(records: Records) -> list[Block]:
+def rates(records: Records) -> list[Block]:
+    measure = "mIoU" if records.multiclass else "image-IoU"
     tried = practice_tables.tuning_frame(records.tuning)
     if tried.empty:
         return [Paragraph("Learning rates tried: not recorded.")]
@@ -158,21 +159,22 @@ def _rates(records: Records) -> list[Block]:
     return [
         Paragraph(
             "Every loss got the same trials, on images of each fold’s own training list; taken was "
-            "what gave the highest mean image-IoU on held-out images, which neither the base "
+            f"what gave the highest mean {measure} on held-out images, which neither the base "
             "network nor a trial trained on, and for the cells of that fold alone." + note
         ),
         picture(
             "tuning",
-            f"Image-IoU over the learning rate for {prose.loss_names(ordered(tried['loss']))}.",
-            "Mean image-IoU of the trials on held-out images over the learning rate; what was "
+            f"{measure[0].upper()}{measure[1:]} over the learning rate for "
+            f"{prose.loss_names(ordered(tried['loss']))}.",
+            f"Mean {measure} of the trials on held-out images over the learning rate; what was "
             "taken is ringed. A point is missing where a trial diverged.",
-            lines.tuning(tried),
+            lines.tuning(tried, measure),
         ),
         practice_tables.tuning_table(tried),
     ]
 
 
-def _bases(records: Records) -> str:
+def bases(records: Records) -> str:
     parts = [
         f"fold {fold}: {percent(base['miou'])} %"
         for fold, base in records.bases.items()

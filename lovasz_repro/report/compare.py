@@ -46,6 +46,8 @@ def compare(reports: Sequence[Path], out: Path) -> Document:
         if folder.name in studies:
             raise UserError(f"--compare: two reports are named {folder.name}")
         studies[folder.name] = load(folder / "records.zip")
+        if studies[folder.name].multiclass:
+            raise UserError(f"--compare: {folder} has no image-IoU: all labels are learned at once")
         paths[folder.name] = Path(os.path.relpath(folder, out)).as_posix()
     generated = [name for name, records in studies.items() if records.study.get("generated")]
     banner = f"On generated shapes, not a result: {', '.join(generated)}." if generated else ""
@@ -56,7 +58,7 @@ def compare(reports: Sequence[Path], out: Path) -> Document:
     ]
     links = [Link(name, f"{path}/index.html", f"{path}/report.md") for name, path in paths.items()]
     parts = [_gains(scores, links), _base(scores)]
-    return Document("The experiments side by side", facts, banner, parts)
+    return Document("The experiments side by side", facts, parts, banner)
 
 
 def _commit(records: Records) -> str:

@@ -163,8 +163,8 @@ class Document:
 
     title: str
     facts: Sequence[tuple[str, str]]
-    banner: str
     sections: Sequence[Section]
+    banner: str = ""
 
     def blocks(self) -> list[Block]:
         return [block for section in self.sections for block in section.blocks]

@@ -69,12 +69,16 @@ def gains(table: pd.DataFrame, paper: dict[str, float]) -> Draw:
     return draw
 
 
-def per_category(levels: pd.DataFrame, pairs: pd.DataFrame, loss: str) -> Draw:
-    """Image-IoU by category and loss, and the paired difference of one loss, sorted by it.
+def per_category(
+    levels: pd.DataFrame, pairs: pd.DataFrame, loss: str, measure: str = "Image-IoU",
+    gain: str = "Lovász − cross-entropy, points",
+) -> Draw:  # fmt: skip
+    """A measure by category and loss, and the paired difference of one loss, sorted by it.
 
     Args:
         levels: `levels`.
         pairs: `differences` of `loss` alone, in the order of the rows.
+        measure, gain: what the two panels show.
     """
     order = {category: place for place, category in enumerate(pairs["category"])}
 
@@ -108,8 +112,8 @@ def per_category(levels: pd.DataFrame, pairs: pd.DataFrame, loss: str) -> Draw:
             axes.set_ylim(len(order) - 0.5, -0.5)
         limit(right, limits)
         zero(right)
-        left.set_title("Image-IoU, %")
-        right.set_title("Lovász − cross-entropy, points")
+        left.set_title(f"{measure}, %")
+        right.set_title(gain)
         figure.legend(
             *left.get_legend_handles_labels(),
             loc="outside upper left", ncols=1 if narrow else 3, fontsize=9, handletextpad=0.2,

@@ -30,12 +30,12 @@ def curves(table: pd.DataFrame) -> Draw:
 
     Args:
         table: loss, measure, step, middle, low, high; the measures are the four losses, image_iou
-            and gain.
+            and gain; or, where all labels are learned, miou and gain, and a band is of cells.
     """
     measures = list(table["measure"].unique())
     losses = ordered(table["loss"].unique())
     titles = {name: f"{label} loss" for name, label in MEASURE_LABELS.items()}
-    titles |= {"image_iou": "image-IoU, %", "gain": "gain over cross-entropy"}
+    titles |= {"image_iou": "image-IoU, %", "gain": "gain over cross-entropy", "miou": "mIoU, %"}
 
     def draw(figure: Figure, narrow: bool) -> None:
         columns = 1 if narrow else 3
@@ -152,12 +152,12 @@ def thresholds(table: pd.DataFrame, chosen: pd.Series) -> Draw:
     return draw
 
 
-def tuning(tried: pd.DataFrame) -> Draw:
-    """Held-out image-IoU over the learning rate, a panel a fold and number of steps; what was
-    chosen is ringed.
+def tuning(tried: pd.DataFrame, measure: str = "image-IoU") -> Draw:
+    """Held-out image-IoU or mIoU over the learning rate, a panel a fold and number of steps; what
+    was chosen is ringed.
 
     Args:
-        tried: `tuning_frame`.
+        tried: `tuning_frame`. measure: its score's name.
     """
     groups = list(tried.groupby(["fold", "steps"], sort=True))
     losses = ordered(tried["loss"].unique())
@@ -179,7 +179,7 @@ def tuning(tried: pd.DataFrame) -> Draw:
             axes.set_xlabel("learning rate")
         for axes in panels[len(groups) :]:
             axes.axis("off")
-        panels[0].set_ylabel("held-out image-IoU, %")
+        panels[0].set_ylabel(f"held-out {measure}, %")
         _legend(figure, losses, narrow)
 
     return draw
@@ -187,7 +187,7 @@ def tuning(tried: pd.DataFrame) -> Draw:
 
 def _rates(axes: Axes, rows: pd.DataFrame, loss: str) -> None:
     look = style(loss)
-    value = 100 * rows["image_iou"]
+    value = 100 * rows["miou" if "miou" in rows else "image_iou"]
     axes.plot(rows["lr"], value, ls=look.line, marker=look.marker, color=look.color, ms=4.5)
     best = rows["chosen"].to_numpy(bool)
     axes.plot(rows["lr"][best], value[best], "o", ms=11, mfc="none", mec=look.color, mew=1.4)

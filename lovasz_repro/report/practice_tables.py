@@ -52,16 +52,19 @@ def _number(value: float) -> Field:
 def tuning_frame(tuning: Mapping[str, Json]) -> pd.DataFrame:
     """What was tried: fold, loss, steps, lr, image_iou, trials, diverged, chosen, at_edge.
 
-    A row per fold, loss, number of steps and rate. image_iou: mean over the trials (categories and
-    seeds), NaN where any of them diverged; diverged: how many did.
+    A row per fold, loss, number of steps and rate. image_iou (miou where all labels are learned):
+    mean over the trials (categories and seeds), NaN where any of them diverged; diverged: how many
+    did.
     """
     rows = []
+    measure = "image_iou"
     for fold, losses in tuning.items():
         for loss, entry in losses.items():
             trials = pd.DataFrame(entry.get("trials", []))
             if trials.empty:
                 continue
-            trials["image_iou"] = trials["image_iou"].astype(float)
+            measure = "miou" if "miou" in trials else measure
+            trials[measure] = trials[measure].astype(float)
             for (steps, lr), group in trials.groupby(["steps", "lr"], sort=True):
                 chosen = (steps, lr) == (entry["steps"], entry["lr"])
                 rows.append(
@@ -70,9 +73,9 @@ def tuning_frame(tuning: Mapping[str, Json]) -> pd.DataFrame:
                         "loss": loss,
                         "steps": int(steps),
                         "lr": float(lr),
-                        "image_iou": group["image_iou"].mean(skipna=False),
+                        measure: group[measure].mean(skipna=False),
                         "trials": len(group),
-                        "diverged": int(group["image_iou"].isna().sum()),
+                        "diverged": int(group[measure].isna().sum()),
                         "chosen": chosen,
                         "at_edge": chosen and bool(entry.get("at_edge")),
                     }
@@ -82,7 +85,7 @@ def tuning_frame(tuning: Mapping[str, Json]) -> pd.DataFrame:
         "loss",
         "steps",
         "lr",
-        "image_iou",
+        measure,
         "trials",
         "diverged",
         "chosen",
@@ -106,8 +109,8 @@ def tuning_table(tried: pd.DataFrame) -> Table:
     fixed = ("training loss", "fold", *(["steps"] if several else []))
     return Table(
         "tuning-table",
-        "Image-IoU in percent on held-out images by learning rate, mean over trials; bold: what "
-        "was taken, ‡ at the edge of what was tried.",
+        f"{'mIoU' if 'miou' in tried else 'Image-IoU'} in percent on held-out images by learning "
+        "rate, mean over trials; bold: what was taken, ‡ at the edge of what was tried.",
         (*fixed, *(f"{rate:g}" for rate in rates)),
         rows,
         tried,
@@ -120,7 +123,7 @@ def _trial(row: object) -> Field:
         return MISSING
     if row.diverged:  # type: ignore[attr-defined]
         return Field("diverged", -math.inf)
-    value = row.image_iou  # type: ignore[attr-defined]
+    value = row.miou if hasattr(row, "miou") else row.image_iou  # type: ignore[attr-defined]
     edge = "\u00a0‡" if row.at_edge else ""  # type: ignore[attr-defined]
     return Field(percent(value) + edge, value, best=row.chosen)  # type: ignore[attr-defined]
 

@@ -12,7 +12,7 @@ import pandas as pd
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import write_bytes
 from lovasz_repro.records import Records, load
-from lovasz_repro.report import prose, quoted, tables
+from lovasz_repro.report import multiclass, prose, quoted, tables
 from lovasz_repro.report.document import Table, count, listed
 from lovasz_repro.report.markdown import escaped, table
 from lovasz_repro.report.readme_bench import loss_table, training_table
@@ -74,25 +74,34 @@ def _list_of(results: dict[Path, Records]) -> str:
     lines = []
     for folder, records in results.items():
         grid = records.grid
-        size = f"{count(len(grid.categories), 'category')}, {len(records.results)} of "
+        what = count(len(grid.categories), "category")
+        what = "all labels at once" if records.multiclass else what
+        size = f"{what}, {len(records.results)} of "
         size += count(len(grid.cells()), "cell")
         lines.append(f"- [{folder.name}]({folder.name}/report.md): {size}.")
     return "\n".join(lines) or NOTHING
 
 
-def _result(results: dict[Path, Records], root: Path) -> str:
-    """Verdict, decisions, Table 1 and the gains of the report with the most categories, then cells.
+def _result(every: dict[Path, Records], root: Path) -> str:
+    """Verdict, decisions, Table 1 and the gains of the binary report with the most categories, then
+    cells; before its tables the answer of each multi-class report.
 
     root: the folder that links start from.
     """
+    links = {path: Path(os.path.relpath(path, root)).as_posix() for path in every}
+    results = {path: records for path, records in every.items() if not records.multiclass}
+    answers = [
+        f"- {escaped(multiclass.answer(records))} ([{path.name}]({links[path]}/report.md))"
+        for path, records in every.items()
+        if records.multiclass
+    ]
     if not results:
-        return NOTHING
-    links = {path: Path(os.path.relpath(path, root)).as_posix() for path in results}
+        return "\n".join(answers) or NOTHING
     size = {path: (len(r.grid.categories), len(r.results)) for path, r in results.items()}
     first = max(results, key=lambda path: size[path])
     study = Study(results[first], {})
     lines = [f"- {escaped(text)}" for text in study.verdict]
-    parts = ["\n".join(lines), *_decisions(study), *_table_1(study)]
+    parts = ["\n".join([*lines, *answers]), *_decisions(study), *_table_1(study)]
     parts.append(
         f"![Gain in image-IoU over cross-entropy, {first.name}]({links[first]}/figures/gain.svg)"
     )

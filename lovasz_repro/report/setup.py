@@ -23,8 +23,8 @@ def completeness(records: Records) -> str:
         )
     if statements:
         statements.append(
-            "They are left out, and a category counts in a comparison only where both losses have "
-            "the same cells."
+            f"They are left out, and a {'loss' if records.multiclass else 'category'} counts in a "
+            "comparison only where both losses have the same cells."
         )
     return " ".join(statements)
 
@@ -48,8 +48,9 @@ def facts(records: Records) -> list[tuple[str, str]]:
         if machine.get(key)
     ]
     done = f"{len(records.results)} of {len(grid.cells())} cells"
+    what = count(len(grid.categories), "category")
     axes = [
-        count(len(grid.categories), "category"),
+        "all labels at once" if records.multiclass else what,
         count(sum(loss != UNTRAINED for loss in grid.losses), "training loss")
         + (" and the untrained network" if UNTRAINED in grid.losses else ""),
         count(len(grid.folds), "fold"),

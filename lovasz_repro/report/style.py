@@ -7,13 +7,14 @@ contrast of at least 3:1 on the page's white and on its dark grey. Marker and li
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.headline import BACKGROUND, UNTRAINED_TUNED
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.records import UNTRAINED
+from lovasz_repro.schema import batch_of, without_batch
 
 INK = "#1f2328"
 """Text and axes. In SVG it becomes `currentColor`: dark on a light page, light on a dark one."""
@@ -38,6 +39,9 @@ LOSSES = {
     "soft_jaccard_per_image": LossStyle("soft Jaccard per image", "#c0609f", "v", ":"),
     "lovasz_hinge": LossStyle("Lovász hinge", "#d55e00", "D", "-"),
     "lovasz_hinge_per_batch": LossStyle("Lovász hinge per batch", "#a26a4a", "P", "--"),
+    "lovasz_softmax": LossStyle("Lovász-Softmax per batch", "#d55e00", "D", "-"),
+    "lovasz_softmax_per_image": LossStyle("Lovász-Softmax per image", "#a26a4a", "P", "--"),
+    "lovasz_softmax_all": LossStyle("Lovász-Softmax, all classes", "#c0609f", "v", ":"),
     "mixed": LossStyle("cross-entropy + Lovász", "#b58900", "X", "-."),
     # What is not trained: greys.
     UNTRAINED: LossStyle("untrained network", "#7d858e", "h", (0, (1, 1))),
@@ -93,6 +97,9 @@ RC: dict[Any, Any] = {
 
 def style(loss: str) -> LossStyle:
     """The style of a loss; one this module does not know is shown in ink under its own name."""
+    if batch := batch_of(loss):
+        look = style(without_batch(loss))
+        return replace(look, label=f"{look.label}, {batch} images a step")
     return LOSSES.get(loss, LossStyle(loss, INK, "o", "-"))
 
 

@@ -35,6 +35,7 @@ CLAIM_EVIDENCE = {
     "carry_over": ("gain", "Gain"),
     "small_objects": ("subsets", "Object size"),
     "gap_filling": ("gap-filling", "Gap filling"),
+    "lovasz_softmax": ("losses", "The losses"),
 }
 """By claim: the anchor of the figure or table that shows it, and its name."""
 

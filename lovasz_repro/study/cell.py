@@ -130,21 +130,31 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
     return result
 
 
-class Setting:
-    """A category on a fold: the base network's channel, the arrays, the task."""
+class Start:
+    """What the cells of a fold start from: the base network's trained part, and the arrays."""
 
     def __init__(self, workspace: Workspace, category: str, fold: int) -> None:
         self.workspace = workspace
+        self.category = category
         self.what = f"{category}, fold {fold}"
         network = workspace.config.network
         self.fold = fold
-        self.label = workspace.config.data.label(category)
-        self.category = category
-        self.task = Task(self.label, workspace.config.data.void_in_empty)
         base, self.base_digest = base_network(workspace, fold)
         frozen, self.base = base.split(network.train, network.split)
         self.source: Source = workspace.source(base, frozen)
         self.stride = base.stride
+
+    def optim(self, steps: int) -> Optim:
+        return replace(self.workspace.config.optim, steps=steps)
+
+
+class Setting(Start):
+    """A category on a fold: the base network's channel, the arrays, the task."""
+
+    def __init__(self, workspace: Workspace, category: str, fold: int) -> None:
+        super().__init__(workspace, category, fold)
+        self.label = workspace.config.data.label(category)
+        self.task = Task(self.label, workspace.config.data.void_in_empty)
         self._present = workspace.present(category)
 
     def indices(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -153,9 +163,6 @@ class Setting:
         val = workspace.selection(self.category, workspace.index("val", fold))
         held_out = workspace.selection(self.category, workspace.holdout(fold), HELD_OUT_IMAGES)
         return workspace.train_index(fold), val, held_out
-
-    def optim(self, steps: int) -> Optim:
-        return replace(self.workspace.config.optim, steps=steps)
 
     def train(
         self, loss: str, lr: float, seed: int, train_index: NDArray[np.int64],

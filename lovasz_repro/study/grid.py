@@ -23,6 +23,7 @@ from lovasz_repro.config import Experiment
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Cell, Grid
+from lovasz_repro.study import multiclass
 from lovasz_repro.study.base import base_network
 from lovasz_repro.study.cell import run_cell
 from lovasz_repro.study.devices import on_all
@@ -34,6 +35,7 @@ from lovasz_repro.study.tuning import chosen, missing_trials, tune
 from lovasz_repro.study.workspace import Workspace
 
 console = Console(highlight=False)
+MEASURES = {"image_iou": "image-IoU", "miou": "mIoU"}
 
 
 def fit(
@@ -57,21 +59,27 @@ def fit(
         f"{cell}: learning rate {choice.lr:g}, {choice.steps} steps ({source})", soft_wrap=True
     )
     folder = workspace.folder / cell.path
+    run = multiclass.run_cell if config.multiclass else run_cell
     with held(folder):
         done = is_done(workspace, cell) and not again
         if done:
             result = files.read_json(folder / "result.json")
             console.print("already done; --again runs it once more")
         else:
-            result = on_all(workspace, run_cell, cell, choice)
+            result = on_all(workspace, run, cell, choice)
     if not done:
         with held(workspace.folder, wait=True):
             write_overview(workspace.folder)
+    if config.multiclass:
+        said = f"mIoU {result['miou']:.4f}; per image {result['image_miou']:.4f}"
+    else:
+        said = (
+            f"image-IoU {result['image_iou']:.4f} at threshold 0, {result['tuned_image_iou']:.4f} "
+            f"at {result['threshold']:.3g} (chosen on held-out images); dataset-IoU "
+            f"{result['dataset_iou']:.4f}"
+        )
     console.print(
-        f"image-IoU {result['image_iou']:.4f} at threshold 0, {result['tuned_image_iou']:.4f} at "
-        f"{result['threshold']:.3g} (chosen on held-out images); dataset-IoU "
-        f"{result['dataset_iou']:.4f}; {result['images']} val images\n"
-        f"records: {workspace.folder / cell.path}",
+        f"{said}; {result['images']} val images\nrecords: {workspace.folder / cell.path}",
         soft_wrap=True,
     )
     return 0
@@ -89,7 +97,7 @@ def study(
     Args:
         dry_run: only print what would run; verbose: and every cell of it.
         launcher: where jobs run, "local" or "ray". address: of the Ray cluster.
-        finish: called at the end with the run's folder and the data.
+        finish: called at the end of a binary study with the run's folder and the data.
     """
     workspace = Workspace(config)
     cells = config.cells
@@ -110,7 +118,7 @@ def study(
         failed = _run_cells(workspace, workers, grid)
         _make_weights(workspace, workers, grid, failed)
     with held(workspace.folder, wait=True):
-        if finish:
+        if finish and not config.multiclass:
             finish(workspace.folder, workspace.voc)
         write_overview(workspace.folder)
         close_run(workspace)
@@ -143,9 +151,9 @@ def _make_base(workspace: Workspace, fold: int) -> None:
 
 
 class Outcome(NamedTuple):
-    """What became of a cell: its image-IoU, or an error, or (neither) another process has it."""
+    """What became of a cell: its score, or an error, or (neither) another process has it."""
 
-    image_iou: float | None = None
+    score: float | None = None
     error: str | None = None
     seconds: float = 0.0
 
@@ -169,7 +177,8 @@ def _attempt(
             (folder / "result.json").unlink(missing_ok=True)
             try:
                 choice, _ = chosen(workspace, cell.loss, cell.fold)
-                result = on_all(workspace, run_cell, cell, choice)
+                run = multiclass.run_cell if workspace.config.multiclass else run_cell
+                result = on_all(workspace, run, cell, choice)
             except (OSError, torch.AcceleratorError):
                 raise  # a full disk, a lost GPU: not the cell's fault, and the next would meet it
             except Exception as error:
@@ -178,7 +187,7 @@ def _attempt(
                 return Outcome(error=said, seconds=time.perf_counter() - started)
     except InUseError:
         return Outcome()
-    return Outcome(result["image_iou"], seconds=time.perf_counter() - started)
+    return Outcome(result[workspace.config.measure], seconds=time.perf_counter() - started)
 
 
 def _run_cells(workspace: Workspace, workers: Workers, grid: Grid) -> dict[Cell, str]:
@@ -194,11 +203,11 @@ def _run_cells(workspace: Workspace, workers: Workers, grid: Grid) -> dict[Cell,
         if outcome.error:
             failed[cell] = outcome.error
             said = f"[red]failed[/red]: {outcome.error}"
-        elif outcome.image_iou is None:
+        elif outcome.score is None:
             elsewhere += 1
             continue
         else:
-            said = f"image-IoU {outcome.image_iou:.3f}"
+            said = f"{MEASURES[workspace.config.measure]} {outcome.score:.3f}"
         left = (time.perf_counter() - started) / count * (len(todo) - count)
         done = len(cells) - len(todo) + count
         console.print(
@@ -266,13 +275,14 @@ def is_done(workspace: Workspace, cell: Cell) -> bool:
     choice, _ = chosen(workspace, cell.loss, cell.fold)
     made_with = (result.get(key) for key in ("hash", "base", "lr", "steps", "mixture"))
     sha256 = files.read_json(base).get("sha256")
-    mixture = workspace.config.mixtures.get(cell.loss)
+    mixture = workspace.config.mixtures.get(schema.without_batch(cell.loss))
     return tuple(made_with) == (workspace.digest, sha256, choice.lr, choice.steps, mixture)
 
 
 def summary(workspace: Workspace, grid: Grid) -> Table:
-    """Mean image-IoU by category and loss of the cells that are there, and how many those are."""
-    table = Table(title=f"{workspace.config.name}: image-IoU on val, mean over folds and seeds")
+    """Mean score by category and loss of the cells that are there, and how many those are."""
+    config = workspace.config
+    table = Table(title=f"{config.name}: {MEASURES[config.measure]} on val, mean over folds, seeds")
     table.add_column("category")
     values: dict[str, list[float]] = {loss: [] for loss in grid.losses}
     for loss in grid.losses:
@@ -282,9 +292,10 @@ def summary(workspace: Workspace, grid: Grid) -> Table:
         row = []
         for loss in grid.losses:
             found = [
-                files.read_json(workspace.folder / cell.path / "result.json", schema.Result)[
-                    "image_iou"
-                ]
+                files.read_json(
+                    workspace.folder / cell.path / "result.json",
+                    schema.MultiResult if config.multiclass else schema.Result,
+                )[config.measure]
                 for cell in Grid([category], [loss], grid.folds, grid.seeds).cells()
                 if is_done(workspace, cell)
             ]

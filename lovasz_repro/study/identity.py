@@ -86,6 +86,8 @@ def _settings(config: Experiment) -> Json:
     settings: Json = _plain(asdict(config))
     settings["runtime"] = config.runtime.numeric()
     settings["mixtures"] = {}  # a cell's result.json says which it was trained with
+    if not config.multiclass:  # as in records from before there was another task
+        del settings["task"]
     del settings["runs"], settings["data"]["root"], settings["data"]["cache"]
     del settings["network"]["weights"]
     return settings

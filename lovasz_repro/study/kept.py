@@ -88,10 +88,12 @@ def load_cell(folder: Path) -> Trained:
     folder = folder.resolve()
     if not (folder / "result.json").is_file():
         raise UserError(f"--cell: {folder} is not the folder of a finished cell (no result.json)")
-    result = files.read_json(folder / "result.json", schema.Result)
     run = folder.parents[3]
     study = files.read_json(run / "study.json", schema.Study)
     config: Json = study["config"]
+    if config.get("task") == "multiclass":
+        raise UserError(f"{folder}: a multi-class cell keeps no weights to predict with")
+    result = files.read_json(folder / "result.json", schema.Result)
     network = Network(**_tuples(config["network"]) | {"weights": "of the base"})
     classes = config["data"].get("classes", list(CATEGORIES))
     base, digest = stored_base(run / "base" / f"fold{result['fold']}", network, len(classes) + 1)

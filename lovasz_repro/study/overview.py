@@ -11,7 +11,7 @@ from lovasz_repro.records import load
 
 
 def write_overview(runs: Path) -> None:
-    """Write a run `overview/<loss>` each: image-IoU by category, mean over folds and seeds.
+    """Write a run `overview/<loss>` each: the score by category, mean over folds and seeds.
 
     TensorBoard colours by run, so a category's chart has a line per loss, each of its own colour.
     The same charts are laid out under Custom Scalars.
@@ -21,13 +21,14 @@ def write_overview(runs: Path) -> None:
     records = load(runs)
     if records.curves.empty:
         return
-    means = records.curves.groupby(["loss", "category", "step"], sort=True)["image_iou"].mean()
+    measure, name = ("miou", "mIoU") if records.multiclass else ("image_iou", "image-IoU")
+    means = records.curves.groupby(["loss", "category", "step"], sort=True)[measure].mean()
     for loss, curves in means.groupby(level="loss"):
         with SummaryWriter(str(folder / str(loss))) as writer:
             for (_, category, step), value in curves.items():
-                writer.add_scalar(f"image-IoU/{category}", value, step)
+                writer.add_scalar(f"{name}/{category}", value, step)
             charts = {
-                category: ["Multiline", [f"image-IoU/{category}"]]
+                category: ["Multiline", [f"{name}/{category}"]]
                 for category in records.grid.categories
             }
-            writer.add_custom_scalars({"image-IoU on val by training loss": charts})
+            writer.add_custom_scalars({f"{name} on val by training loss": charts})

@@ -15,12 +15,14 @@ from typing import NamedTuple
 from rich.console import Console
 
 from lovasz_repro import files, schema
+from lovasz_repro.config import Experiment
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Json
 from lovasz_repro.records.agreement import trial_means
 from lovasz_repro.study.cell import Choice, Setting
 from lovasz_repro.study.devices import on_all
 from lovasz_repro.study.launch import Workers
+from lovasz_repro.study.multiclass import MultiSetting
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.segmenter import NonFiniteError
 
@@ -49,12 +51,13 @@ def chosen(workspace: Workspace, loss: str, fold: int) -> tuple[Choice, str]:
     config = workspace.config
     if loss == UNTRAINED:
         return Choice(0.0, 0), "no training"
+    own = Choice(config.optim.lr, config.steps(loss, config.optim.steps))
     if not config.tuning.lrs:
-        return Choice(config.optim.lr, config.optim.steps), "optim.lr, optim.steps"
+        return own, "optim.lr, optim.steps"
     entry = read(workspace).get(f"fold{fold}", {}).get(loss, {})
     if entry.get("lr") is None:
         where = "optim.lr, optim.steps: the study has not chosen yet"
-        return Choice(config.optim.lr, config.optim.steps), where
+        return own, where
     return Choice(entry["lr"], entry["steps"]), "chosen by the study"
 
 
@@ -73,7 +76,7 @@ def tune(workspace: Workspace, workers: Workers) -> None:
             entry = tried.setdefault(f"fold{trial.fold}", {}).setdefault(
                 trial.loss, {"lr": None, "trials": []}
             )
-            entry["trials"].append({**trial.point, "image_iou": score})
+            entry["trials"].append({**trial.point, workspace.config.measure: score})
             entry["trials"].sort(key=lambda t: (t["steps"], t["lr"], t["category"]))
             files.write_json(workspace.folder / FILE, tried)
             said = "diverged" if score is None else f"{score:.4f}"
@@ -100,21 +103,30 @@ def missing_trials(workspace: Workspace) -> list[Trial]:
     """The trials that can be run now: other numbers of steps wait for the choice of a rate."""
     config = workspace.config
     tuning = config.tuning
-    first, *others = tuning.steps or [config.optim.steps]
     tried = read(workspace)
     missing = []
     for fold in config.cells.folds:
         for loss in config.cells.losses:
+            first, *others = _steps(config, loss)
             there = tried.get(f"fold{fold}", {}).get(loss, {}).get("trials", [])
             pairs = [(lr, first) for lr in tuning.lrs]
             wanted = _trials(workspace, fold, loss, pairs, there)
             if not wanted and others:
-                best = _best(trial_means(there, tuning.categories), tuning.lrs, [first])
+                best = _best(_means(config, there), tuning.lrs, [first])
                 if best is not None:
                     pairs = [(best[0], steps) for steps in others]
                     wanted = _trials(workspace, fold, loss, pairs, there)
             missing += wanted
     return missing
+
+
+def _steps(config: Experiment, loss: str) -> list[int]:
+    """The numbers of steps that are tried with a loss."""
+    return [config.steps(loss, n) for n in config.tuning.steps or [config.optim.steps]]
+
+
+def _means(config: Experiment, trials: list[Json]) -> dict[tuple[float, int], float]:
+    return trial_means(trials, config.tuning.categories, config.measure)
 
 
 def _trials(
@@ -146,15 +158,15 @@ def _choice(workspace: Workspace, fold: int, loss: str, trials: list[Json]) -> J
     """
     config = workspace.config
     tuning = config.tuning
-    scores = trial_means(trials, tuning.categories)
-    best = _best(scores, tuning.lrs, tuning.steps or [config.optim.steps])
+    scores = _means(config, trials)
+    best = _best(scores, tuning.lrs, _steps(config, loss))
     if best is None:
         raise UserError(f"tuning.lrs: {loss} diverged at every rate of {tuning.lrs}, fold {fold}")
     edges = (min(tuning.lrs), max(tuning.lrs))
     return {
         "lr": best[0],
         "steps": best[1],
-        "image_iou": scores[best],
+        config.measure: scores[best],
         "at_edge": best[0] in edges,
     }
 
@@ -164,8 +176,10 @@ def _score(workspace: Workspace, trial: Trial) -> float | None:
 
 
 def run_trial(workspace: Workspace, trial: Trial) -> float | None:
-    """Image-IoU on held-out images, at threshold 0 on the grid; None where training diverged."""
-    setting = Setting(workspace, trial.category, trial.fold)
+    """Image-IoU on held-out images, at threshold 0 on the grid, or their mIoU where all labels are
+    learned; None where training diverged."""
+    kind = MultiSetting if workspace.config.multiclass else Setting
+    setting = kind(workspace, trial.category, trial.fold)
     train_index, _, held_out = setting.indices()
     optim = replace(setting.optim(trial.steps), validate_every=trial.steps)
     title = f"{trial.loss} at {trial.lr:g}: {trial.category}"
@@ -175,5 +189,5 @@ def run_trial(workspace: Workspace, trial: Trial) -> float | None:
         )
     except NonFiniteError:
         return None
-    score = float(module.curve[-1]["image_iou"])
+    score = float(module.curve[-1][workspace.config.measure])
     return score if math.isfinite(score) else None

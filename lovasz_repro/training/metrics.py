@@ -1,4 +1,4 @@
-"""image-IoU, and the measures of one image."""
+"""image-IoU, counts by label, and the measures of one image."""
 
 from __future__ import annotations
 
@@ -19,6 +19,20 @@ def confusion(prediction: Tensor, target: Tensor) -> Tensor:
     false = (prediction & background).flatten(1).sum(1)
     missed = (~prediction & foreground).flatten(1).sum(1)
     return torch.stack([hit, false, missed], 1)
+
+
+def label_confusion(prediction: Tensor, target: Tensor, labels: int) -> Tensor:
+    """(B, K, 3) int64: true positive, false positive and false negative pixels by image and label.
+
+    prediction: (B, ...) of 0 ... K-1. target: the same, or 255: void counts nowhere.
+    """
+    count = len(target)
+    valid = target != VOID
+    image = torch.arange(count, device=target.device).view(-1, *[1] * (target.dim() - 1))
+    place = (image * labels + target)[valid] * labels + prediction[valid]
+    matrix = torch.bincount(place, minlength=count * labels**2).view(count, labels, labels)
+    hit = matrix.diagonal(dim1=1, dim2=2)
+    return torch.stack([hit, matrix.sum(1) - hit, matrix.sum(2) - hit], 2)
 
 
 def iou(counts: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Lightning modules: the 21-way base and the binary cell. Both see `datamodule.Batch`."""
+"""Lightning modules: the 21-way base, the multi-class and the binary cell. All see
+`datamodule.Batch`."""
 
 from __future__ import annotations
 
@@ -15,10 +16,25 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from lovasz_repro.config import Network, Optim
 from lovasz_repro.data.datamodule import Batch
 from lovasz_repro.data.voc import VOID
-from lovasz_repro.losses import Loss, cross_entropy, hinge, lovasz_hinge, make_loss, soft_jaccard
+from lovasz_repro.losses import (
+    Loss,
+    cross_entropy,
+    hinge,
+    lovasz_hinge,
+    make_loss,
+    soft_jaccard,
+    softmax_cross_entropy,
+)
 from lovasz_repro.models.deeplab import VOC_LABELS, DeepLab, build, to_native
 from lovasz_repro.records import MEASURES, Json
-from lovasz_repro.training.metrics import ImageIoU, confusion, iou, iou_at_thresholds, oracle_iou
+from lovasz_repro.training.metrics import (
+    ImageIoU,
+    confusion,
+    iou,
+    iou_at_thresholds,
+    label_confusion,
+    oracle_iou,
+)
 
 
 class NonFiniteError(RuntimeError):
@@ -26,7 +42,7 @@ class NonFiniteError(RuntimeError):
 
 
 class Segmenter(pl.LightningModule):
-    """What both have in common: the optimiser, the training step and what it logs.
+    """What all have in common: the optimiser, the training step and what it logs.
 
     Args:
         network: inputs -> logits (B, K, h, w) on the grid: a DeepLab, or only its head, whose
@@ -170,10 +186,7 @@ class BaseSegmenter(Segmenter):
         self.label_iou = torch.full((labels,), torch.nan)
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        # Not F.cross_entropy: on a GPU that of maps raises where torch must be deterministic.
-        labels = torch.arange(self.labels, device=target.device)[:, None, None]
-        right = target[:, None] == labels  # (B, K, h, w), nowhere on void
-        return -torch.where(right, logits.log_softmax(1), 0).sum() / right.sum().clamp(min=1)
+        return softmax_cross_entropy(logits, target)
 
     def on_validation_epoch_start(self) -> None:
         self.matrix.zero_()
@@ -205,6 +218,42 @@ class BaseSegmenter(Segmenter):
         hit = matrix.diagonal()
         ratio: Tensor = hit / (matrix.sum(0) + matrix.sum(1) - hit)
         return ratio
+
+
+class MultiSegmenter(BaseSegmenter):
+    """All labels at once under any loss of `MULTICLASS_LOSSES`; measured as the base network.
+
+    Attributes:
+        rows: after a test, (R, 5) int64 of each label that an image's truth or prediction holds:
+            its index into the cache, the label, and tp, fp and fn in valid pixels at the file's
+            size; in the order of the cache.
+    """
+
+    def __init__(
+        self, network: nn.Module, loss: Loss, optim: Optim, lr: float, stride: int, labels: int
+    ) -> None:
+        super().__init__(network, optim, stride, labels)
+        self.lr = lr
+        self._loss = loss
+        self.rows = torch.zeros(0, 5, dtype=torch.int64)
+        self._tested: list[Tensor] = []
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return self._loss(logits, target)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        logits = self.native(batch, self(batch.inputs))
+        # Not argmax: on a CPU it takes ten times as long.
+        counts = label_confusion(logits.max(1).indices, batch.native, self.labels)
+        image, label = torch.nonzero(counts.sum(2), as_tuple=True)
+        chosen = batch.chosen.to(image.device)[image]
+        head = torch.stack([chosen, label], 1)
+        self._tested.append(torch.cat([head, counts[image, label]], 1).cpu())
+
+    def on_test_epoch_end(self) -> None:
+        rows = torch.cat(self._tested)
+        self._tested = []
+        self.rows = rows[(rows[:, 0] * self.labels + rows[:, 1]).argsort()]
 
 
 class BinarySegmenter(Segmenter):

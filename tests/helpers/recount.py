@@ -16,8 +16,8 @@ CLOSE = 1e-9
 KEYS = ["category", "loss", "fold", "seed"]
 
 
-def images(archive: Path) -> pd.DataFrame:
-    """The rows of every images.csv whose cell is finished under the study's configuration."""
+def images(archive: Path, file: str = "images.csv") -> pd.DataFrame:
+    """The rows of every such table whose cell is finished under the study's configuration."""
     tables = []
     with zipfile.ZipFile(archive) as content:
         study = json.loads(content.read("study.json"))
@@ -28,7 +28,7 @@ def images(archive: Path) -> pd.DataFrame:
                 continue
             _, category, loss, run, _ = name.split("/")
             fold, seed = (int(part.lstrip("foldse")) for part in run.split("-"))
-            table = pd.read_csv(io.BytesIO(content.read(name.replace("result.json", "images.csv"))))
+            table = pd.read_csv(io.BytesIO(content.read(name.replace("result.json", file))))
             tables.append(table.assign(category=category, loss=loss, fold=fold, seed=seed))
     return pd.concat(tables, ignore_index=True)
 

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from tests.helpers.places import ROOT
-from tests.helpers.recount import check
+from tests.helpers.recount import CLOSE, check, images
 
-REPORTS = sorted((ROOT / "reports").glob("*/records.zip"))
+MULTICLASS = ROOT / "reports/multiclass/records.zip"
+REPORTS = [path for path in sorted((ROOT / "reports").glob("*/records.zip")) if path != MULTICLASS]
 
 
 @pytest.mark.parametrize("archive", REPORTS, ids=lambda path: path.parent.name)
@@ -19,3 +20,23 @@ def test_table_1_of_the_committed_reports(archive: Path) -> None:
     if "row" not in pd.read_csv(folder / "tables/image-iou.csv"):
         pytest.skip(f"reports/{folder.name} is of an earlier form: its Table 1 has other columns")
     check(folder)
+
+
+def test_losses_of_the_committed_multiclass_report() -> None:
+    if not MULTICLASS.is_file():
+        pytest.skip("reports/multiclass is not there: the study has not been run")
+    rows = images(MULTICLASS, "classes.csv")
+    counts = ["tp", "fp", "fn"]
+    # Counts averaged over seeds and summed over folds have the ratios of their plain sums.
+    sums = rows.groupby(["loss", "label"])[counts].sum()
+    miou = (sums["tp"] / sums.sum(axis=1)).groupby("loss").mean()
+    there = rows[rows["tp"] + rows["fn"] > 0]
+    iou = there.assign(iou=there["tp"] / there[counts].sum(axis=1))
+    per_image = iou.groupby(["loss", "seed", "id"])["iou"].mean().groupby("loss").mean()
+    shown = pd.read_csv(MULTICLASS.parent / "tables/losses.csv").set_index("loss")
+    assert set(shown.index) == set(miou.index)
+    for row in shown.itertuples():
+        assert abs(row.value - miou[row.Index]) <= CLOSE
+        assert abs(row.value_image - per_image[row.Index]) <= CLOSE
+        if not pd.isna(row.difference):
+            assert abs(row.difference - (miou[row.Index] - miou[row.reference])) <= CLOSE

@@ -1,0 +1,177 @@
+"""The tables of a multi-class study, from the rows of classes.csv.
+
+A `measure` is `miou`, the mean over labels of Σ tp / Σ (tp + fp + fn) over all val images, the
+benchmark's; `image_miou`, the mean over images of the mean IoU of the labels that the image's truth
+holds; or a label's number, its own Σ tp / Σ (tp + fp + fn). Background is label 0 and counts.
+
+Counts are averaged over seeds and summed over folds, which between them score every val image once.
+Intervals take images and training runs as random: images are resampled within their fold, whole,
+under both losses and all seeds; the variance between seeds, pooled over the rows that are compared
+at one batch size, is added. Folds, labels and base networks are given. A loss is compared to
+cross-entropy at its own batch size, where both have the same finished cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lovasz_repro.analysis.claims import Claim, judged
+from lovasz_repro.analysis.resample import Floats, Replicates, image_intervals
+from lovasz_repro.analysis.stats import REFERENCE
+from lovasz_repro.data.voc import CATEGORIES
+from lovasz_repro.errors import UserError
+from lovasz_repro.records import UNTRAINED, Cell, Records
+from lovasz_repro.schema import batch_of
+
+LOVASZ_SOFTMAX = "lovasz_softmax"
+COUNTS = ["tp", "fp", "fn"]
+Measure = str | int
+
+
+class LabelScores:
+    """The counts of a multi-class study, laid out for comparison.
+
+    losses: the grid's. names: of the labels, background first. batch_size: images a step where a
+    loss does not name its own. steps: by images a step, of the cells that are there.
+    Raises: UserError where cells of a fold do not hold the same images, or a label has no name.
+    """
+
+    def __init__(self, records: Records) -> None:
+        config = records.study["config"]
+        self.losses = list(records.grid.losses)
+        self.names = ["background", *config.get("data", {}).get("classes", CATEGORIES)]
+        if len(records.classes) and records.classes["label"].max() >= len(self.names):
+            raise UserError(f"study.json: config.data.classes: {len(self.names) - 1} are too few")
+        self.batch_size: int = config.get("optim", {}).get("batch_size", 10)
+        self.steps: dict[int, list[int]] = {}
+        for cell, result in records.results.items():
+            if cell.loss != UNTRAINED:
+                found = self.steps.setdefault(result["batch_size"], [])
+                found += [] if result["steps"] in found else [result["steps"]]
+        self.images: dict[int, list[str]] = {}
+        self._cells: dict[str, dict[tuple[int, int], Floats]] = {x: {} for x in self.losses}
+        for (loss, fold, seed), rows in records.classes.groupby(["loss", "fold", "seed"]):
+            there = rows[rows["tp"] + rows["fn"] > 0]
+            ids = self.images.setdefault(fold, sorted(set(there["id"])))
+            if sorted(set(there["id"])) != ids or not set(rows["id"]) <= set(ids):
+                path = Cell("all", loss, fold, seed).path
+                raise UserError(
+                    f"{path}/classes.csv holds other images than another cell of its fold; "
+                    "delete both folders and run the study again"
+                )
+            dense = np.zeros((len(ids), len(self.names), 3))  # (N, K, 3)
+            dense[np.searchsorted(ids, rows["id"]), rows["label"]] = rows[COUNTS]
+            self._cells[loss][fold, seed] = dense
+
+    def batch(self, loss: str) -> int:
+        return batch_of(loss) or self.batch_size
+
+    def at(self, batch: int) -> list[str]:
+        """The losses that trained with so many images a step."""
+        own = [loss for loss in self.losses if loss != UNTRAINED and self.cells(loss)]
+        return [loss for loss in own if self.batch(loss) == batch]
+
+    def cells(self, loss: str) -> int:
+        return len(self._cells[loss])
+
+    def comparable(self, loss: str, reference: str) -> bool:
+        own, other = (set(self._cells.get(x, {})) for x in (loss, reference))
+        return bool(own) and own == other
+
+    def terms(self, loss: str, measure: Measure) -> list[Floats]:
+        """Per fold (N, S, K, 2) for miou, else (N, S, 2): numerator and denominator of every image,
+        by seed."""
+        runs = self._cells[loss]
+        folds = []
+        for fold in sorted({fold for fold, _ in runs}):
+            counts = np.stack([runs[run] for run in sorted(runs) if run[0] == fold], axis=1)
+            hit, union = counts[..., 0], counts.sum(axis=-1)  # (N, S, K)
+            if measure == "image_miou":
+                there = hit + counts[..., 2] > 0
+                iou = np.divide(hit, union, out=np.zeros_like(hit), where=there)
+                own = iou.sum(axis=-1) / there.sum(axis=-1)  # (N, S)
+                folds.append(np.stack([own, np.ones_like(own)], axis=-1))
+            else:
+                terms = np.stack([hit, union], axis=-1)
+                folds.append(terms[:, :, measure] if isinstance(measure, int) else terms)
+        return folds
+
+    def bootstrap(self, losses: Sequence[str], measure: Measure) -> Replicates:
+        """Of a level (one loss) or of a difference (two)."""
+        sides = zip(*(self.terms(loss, measure) for loss in losses), strict=True)
+        folds = [np.stack(fold, axis=1) for fold in sides]  # (N, A, S, ..., 2)
+        strata = [np.zeros(len(fold), dtype=np.int64) for fold in folds]
+        return Replicates(list(zip(folds, strata, strict=True)), (1.0, -1.0)[: len(losses)])
+
+
+def reference_of(loss: str) -> str:
+    """Cross-entropy at the batch size of a loss."""
+    batch = batch_of(loss)
+    return f"{REFERENCE}.batch{batch}" if batch else REFERENCE
+
+
+def scores_table(scores: LabelScores, measure: Measure) -> pd.DataFrame:
+    """Per loss with a finished cell: loss, batch_size, value, low, high, cells, reference,
+    difference, difference_low, difference_high (NaN for cross-entropy, and where it has not the
+    same cells)."""
+    rows = []
+    groups = [[UNTRAINED]] if scores.cells(UNTRAINED) else []
+    batches = sorted({scores.batch(x) for x in scores.losses}, key=lambda n: n != scores.batch_size)
+    for losses in [scores.at(batch) for batch in batches] + groups:
+        pairs = [x for x in losses if x != reference_of(x)]
+        pairs = [x for x in pairs if scores.comparable(x, reference_of(x))]
+        gains = [scores.bootstrap([x, reference_of(x)], measure) for x in pairs]
+        changes = dict(zip(pairs, zip(gains, image_intervals(gains), strict=True), strict=True))
+        levels = [scores.bootstrap([x], measure) for x in losses]
+        for loss, level, ends in zip(losses, levels, image_intervals(levels), strict=True):
+            row = {"loss": loss, "batch_size": 0 if loss == UNTRAINED else scores.batch(loss)}
+            row |= {"value": level.value, "low": ends[0], "high": ends[1]}
+            row |= {"cells": scores.cells(loss), "reference": reference_of(loss)}
+            if loss in changes:
+                gain, (low, high) = changes[loss]
+                row |= {"difference": gain.value, "difference_low": low, "difference_high": high}
+            rows.append(row)
+    head = ["loss", "batch_size", "value", "low", "high", "cells", "reference"]
+    return pd.DataFrame(
+        rows, columns=[*head, "difference", "difference_low", "difference_high"]
+    ).astype({"difference": float})
+
+
+def label_table(scores: LabelScores) -> pd.DataFrame:
+    """Per label that the val images hold and loss at the batch size of the configuration: category,
+    loss, value; and against cross-entropy reference_value, difference, low, high (NaN for itself).
+    """
+    losses = scores.at(scores.batch_size)
+    if REFERENCE not in losses:
+        return pd.DataFrame()
+    held = sum(np.any(fold[:, 0, :, 1] > 0, axis=0) for fold in scores.terms(REFERENCE, "miou"))
+    labels = [int(k) for k in np.flatnonzero(held)]
+    own = {k: scores.bootstrap([REFERENCE], k).value for k in labels}
+    rows = [{"category": scores.names[k], "loss": REFERENCE, "value": own[k]} for k in labels]
+    for loss in losses:
+        if loss == REFERENCE or not scores.comparable(loss, REFERENCE):
+            continue
+        pairs = [scores.bootstrap([loss, REFERENCE], k) for k in labels]
+        for k, pair, (low, high) in zip(labels, pairs, image_intervals(pairs), strict=True):
+            row = {"category": scores.names[k], "loss": loss, "value": own[k] + pair.value}
+            row |= {"reference_value": own[k], "difference": pair.value, "low": low, "high": high}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def claim(table: pd.DataFrame) -> Claim:
+    """The paper's claim on Lovász-Softmax, by the rules of `claims`, from the mIoU table."""
+    title = "Lovász-Softmax per batch raises the mIoU over cross-entropy fine-tuning"
+    rows = table[table["loss"] == LOVASZ_SOFTMAX].dropna(subset="difference")
+    if rows.empty:
+        nothing = (np.nan, np.nan, np.nan)
+        needs = "Needs the same finished cells of both losses."
+        return Claim("lovasz_softmax", title, "undecided", *nothing, "mIoU", needs)
+    row = rows.iloc[0]
+    low, high = row["difference_low"], row["difference_high"]
+    text = f"Against cross-entropy, {row['batch_size']} images a step, {row['cells']} cells each."
+    verdict = judged(low, high)
+    return Claim("lovasz_softmax", title, verdict, row["difference"], low, high, "mIoU", text)
