@@ -260,9 +260,7 @@ def _labels(table: pd.DataFrame) -> Section:
             f"to cross-entropy, from {names.iloc[0]} to {names.iloc[-1]}.",
             f"IoU over all val images by label and training loss, and the paired difference of "
             f"{NAME} per batch to cross-entropy with its 95 % interval; sorted by that difference.",
-            figures.per_category(
-                table, pairs, LOVASZ_SOFTMAX, "IoU", f"{NAME} − cross-entropy, points"
-            ),
+            figures.per_category(table, pairs, LOVASZ_SOFTMAX, "IoU", f"Gain of {NAME}, points"),
         ),
         tables.gains_table(
             "labels-table",
