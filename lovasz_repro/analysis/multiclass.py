@@ -2,7 +2,8 @@
 
 A `measure` is `miou`, the mean over labels of Σ tp / Σ (tp + fp + fn) over all val images, the
 benchmark's; `image_miou`, the mean over images of the mean IoU of the labels that the image's truth
-holds; or a label's number, its own Σ tp / Σ (tp + fp + fn). Background is label 0 and counts.
+holds; `missed` and `false`, as miou with fn and fp above the line: the three add up to 1; or a
+label's number, its own Σ tp / Σ (tp + fp + fn). Background is label 0 and counts.
 
 Counts are averaged over seeds and summed over folds, which between them score every val image once.
 Intervals take images and training runs as random: images are resampled within their fold, whole,
@@ -82,8 +83,8 @@ class LabelScores:
         return bool(own) and own == other
 
     def terms(self, loss: str, measure: Measure) -> list[Floats]:
-        """Per fold (N, S, K, 2) for miou, else (N, S, 2): numerator and denominator of every image,
-        by seed."""
+        """Per fold (N, S, K, 2), for image_miou and one label (N, S, 2): numerator and denominator
+        of every image, by seed."""
         runs = self._cells[loss]
         folds = []
         for fold in sorted({fold for fold, _ in runs}):
@@ -95,7 +96,8 @@ class LabelScores:
                 own = iou.sum(axis=-1) / there.sum(axis=-1)  # (N, S)
                 folds.append(np.stack([own, np.ones_like(own)], axis=-1))
             else:
-                terms = np.stack([hit, union], axis=-1)
+                part = {"false": 1, "missed": 2}.get(str(measure), 0)
+                terms = np.stack([counts[..., part], union], axis=-1)
                 folds.append(terms[:, :, measure] if isinstance(measure, int) else terms)
         return folds
 

@@ -13,6 +13,7 @@ from lovasz_repro.report.axes import NARROW, WIDE, limit, window
 from lovasz_repro.report.document import points
 from lovasz_repro.report.drawing import Draw
 from lovasz_repro.report.style import INK, MEASURE_LABELS, ordered, style
+from lovasz_repro.schema import without_batch
 
 
 def _legend(figure: Figure, losses: list[str], narrow: bool) -> None:
@@ -161,12 +162,13 @@ def tuning(tried: pd.DataFrame, measure: str = "image-IoU") -> Draw:
     """
     groups = list(tried.groupby(["fold", "steps"], sort=True))
     losses = ordered(tried["loss"].unique())
+    looks = ordered(without_batch(loss) for loss in losses)  # a panel has one batch size
     every = sorted(tried["lr"].unique())
 
     def draw(figure: Figure, narrow: bool) -> None:
         columns = 1 if narrow else min(2, len(groups))
         lines = -(-len(groups) // columns)
-        extra = 0.25 * (len(losses) if narrow else -(-len(losses) // 3))
+        extra = 0.25 * (len(looks) if narrow else -(-len(looks) // 3))
         figure.set_size_inches(NARROW if narrow else WIDE, 2.7 * lines + extra)
         panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
         for axes, ((fold, steps), table) in zip(panels, groups, strict=False):
@@ -180,7 +182,7 @@ def tuning(tried: pd.DataFrame, measure: str = "image-IoU") -> Draw:
         for axes in panels[len(groups) :]:
             axes.axis("off")
         panels[0].set_ylabel(f"held-out {measure}, %")
-        _legend(figure, losses, narrow)
+        _legend(figure, looks, narrow)
 
     return draw
 

@@ -49,7 +49,7 @@ def document(records: Records) -> Document:
         facts=setup.facts(records),
         sections=[
             _answer(records, table, images),
-            _losses(table, images),
+            _losses(table, images, [scores_table(scores, name) for name in ("missed", "false")]),
             _batches(scores, table),
             _labels(label_table(scores)),
             _curves(scores, records.curves),
@@ -138,7 +138,8 @@ def _answer(records: Records, table: pd.DataFrame, images: pd.DataFrame) -> Sect
     return Section("answer", "The answer", title, blocks)
 
 
-def _losses(table: pd.DataFrame, images: pd.DataFrame) -> Section:
+def _losses(table: pd.DataFrame, images: pd.DataFrame, parts: list[pd.DataFrame]) -> Section:
+    """parts: `scores_table` of missed and false."""
     both = table.merge(images.drop(columns=["batch_size", "cells", "reference"]), "left", "loss",
                        suffixes=("", "_image"))  # fmt: skip
     both = both.sort_values("value", ascending=False, kind="stable")
@@ -174,7 +175,26 @@ def _losses(table: pd.DataFrame, images: pd.DataFrame) -> Section:
         "training runs are random in the intervals; folds, labels and base networks are given."
     )
     shown = Table("losses", caption, columns, rows, both, numeric)
-    return Section("losses-section", "The losses", title, [text, shown])
+    return Section("losses-section", "The losses", title, [text, shown, _parts([table, *parts])])
+
+
+def _parts(found: list[pd.DataFrame]) -> Table:
+    """Where a gain comes from. found: `scores_table` of miou, missed and false."""
+    names = ("mIoU", "missed share", "false share")
+    ends_of = {"difference_low": "low", "difference_high": "high"}
+    changes = [
+        one[["loss", "difference", *ends_of]].dropna().rename(columns=ends_of) for one in found
+    ]
+    return tables.gains_table(
+        "parts-table",
+        "Differences to cross-entropy at the same number of images a step, in points with 95 % "
+        "interval. Of the union of truth and prediction of a label, the mIoU is what is right, "
+        "the missed share what is not found, the false share what is wrongly marked: a gain in "
+        "mIoU is what the other two lose.",
+        "mean over labels",
+        list(zip(names, changes, strict=True)),
+        pd.concat(changes, keys=names, names=["part"]).reset_index(level=0),
+    )
 
 
 def _batches(scores: LabelScores, table: pd.DataFrame) -> Section:
@@ -260,9 +280,7 @@ def _labels(table: pd.DataFrame) -> Section:
             f"to cross-entropy, from {names.iloc[0]} to {names.iloc[-1]}.",
             f"IoU over all val images by label and training loss, and the paired difference of "
             f"{NAME} per batch to cross-entropy with its 95 % interval; sorted by that difference.",
-            figures.per_category(
-                table, pairs, LOVASZ_SOFTMAX, "IoU", f"{NAME} − cross-entropy, points"
-            ),
+            figures.per_category(table, pairs, LOVASZ_SOFTMAX, "IoU", f"Gain of {NAME}, points"),
         ),
         tables.gains_table(
             "labels-table",

@@ -99,7 +99,7 @@ def style(loss: str) -> LossStyle:
     """The style of a loss; one this module does not know is shown in ink under its own name."""
     if batch := batch_of(loss):
         look = style(without_batch(loss))
-        return replace(look, label=f"{look.label}, {batch} images a step")
+        return replace(look, label=f"{look.label.removesuffix(' per batch')}, batches of {batch}")
     return LOSSES.get(loss, LossStyle(loss, INK, "o", "-"))
 
 

@@ -393,6 +393,8 @@ def test_verdict_follows_a_known_gain(gain: float, verdict: str) -> None:
     assert judged.verdict == verdict
     assert judged.low <= gain <= judged.high
     assert judged.effect == pytest.approx(gain, abs=0.005)
+    parts = [scores_table(scores, name)["difference"].sum() for name in ("missed", "false")]
+    assert sum(parts) == pytest.approx(-judged.effect, abs=1e-9)
     table = label_table(scores).dropna(subset="difference")
     assert table["category"].tolist() == ["background", "bird", "cat"]
     assert table["difference"].mean() == pytest.approx(judged.effect, abs=1e-9)
