@@ -11,7 +11,8 @@ import torch
 
 from lovasz_repro.config import Base, Data, Experiment, Network, Optim
 from lovasz_repro.data.binary import SamplePlan
-from lovasz_repro.data.datamodule import DataModule, Source, Task
+from lovasz_repro.data.datamodule import DataModule, Task
+from lovasz_repro.data.reading import Source
 from lovasz_repro.data.voc import VOID
 from lovasz_repro.losses import hinge
 from lovasz_repro.models.deeplab import build
@@ -36,10 +37,12 @@ def source(shapes_root: Path) -> Source:
 def module(source: Source, test_batch: int = 1) -> DataModule:
     index = np.arange(len(source.cache.ids))
     plan = SamplePlan(0, 4, [(index, 1.0)], (0.5, 1.5), flip=True)
-    return DataModule(
+    result = DataModule(
         source, Task(BIRD, "background"), plan, index,
         epoch_steps=3, crop_size=65, eval_batch=4, test_batch=test_batch,
     )  # fmt: skip
+    result.setup()
+    return result
 
 
 def test_resident_arrays_give_the_same_batches(source: Source) -> None:
@@ -105,7 +108,7 @@ def test_what_torch_draws_follows_from_seed_and_epoch(source: Source) -> None:
     for seed in (0, 0, 1):
         data = module(source)
         data.plan = SamplePlan(seed, 4, data.plan.groups)
-        data.train_dataloader()
+        next(iter(data.train_dataloader()))
         drawn.append(torch.rand(8))
         torch.rand(3)  # another cell
     assert torch.equal(drawn[0], drawn[1])

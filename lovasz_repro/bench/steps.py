@@ -34,7 +34,7 @@ from lovasz_repro.data.datamodule import Batch, DataModule, Task
 from lovasz_repro.data.voc import VOID
 from lovasz_repro.models.deeplab import build
 from lovasz_repro.study.workspace import Workspace
-from lovasz_repro.training.loop import autocast, quiet, train
+from lovasz_repro.training.loop import autocast, deterministic, quiet, train
 from lovasz_repro.training.segmenter import BinarySegmenter
 
 console = Console(highlight=False)
@@ -111,6 +111,7 @@ class _Setup:
         self.loss_name = loss
         self.task = Task(self.label, config.data.void_in_empty)
         self.data = self.data_module()
+        self.data.setup()
         self.batch = self.draw(0)
 
     def data_module(self) -> DataModule:
@@ -124,8 +125,7 @@ class _Setup:
         return self.workspace.data_module(self.source, self.task, plan, self.index[:1], self.optim)
 
     def read(self, step: int) -> Any:
-        device = self.workspace.device
-        return self.data.transfer_batch_to_device(self.data._training_step(step), device, 0)
+        return self.data.transfer_batch_to_device(self.data.steps[step], self.workspace.device, 0)
 
     def draw(self, step: int) -> Batch:
         return self.data.prepare(self.read(step))
@@ -137,18 +137,18 @@ class _Setup:
 
     def bare(self) -> float:
         """Seconds a step of the network, the loss and the optimiser alone."""
-        torch.use_deterministic_algorithms(True)  # as the pipeline
         module = self.module().to(self.workspace.device).train()
         optimizer = module.configure_optimizers()["optimizer"]
         clock = _Clock(self.workspace.device)
-        for _ in range(self.steps):
-            with autocast(self.workspace.config.runtime, self.workspace.device):
-                value = module.loss(module(self.batch.inputs), self.batch.target)
-            optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            clock.tick()
-        return clock.seconds()
+        with deterministic():  # as the pipeline
+            for _ in range(self.steps):
+                with autocast(self.workspace.config.runtime, self.workspace.device):
+                    value = module.loss(module(self.batch.inputs), self.batch.target)
+                optimizer.zero_grad()
+                value.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                clock.tick()
+            return clock.seconds()
 
     def pipeline(self) -> float:
         clock = _Clock(self.workspace.device)
@@ -175,14 +175,14 @@ class _Setup:
             num_workers=min(8, os.cpu_count() or 1), pin_memory=on_gpu,
         )  # fmt: skip
         clock = _Clock(self.workspace.device)
-        trainer = pl.Trainer(
-            accelerator="gpu" if on_gpu else "cpu", devices=1,
-            max_steps=self.steps, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, callbacks=[clock],
-            precision=self.workspace.config.runtime.precision, max_epochs=1000,
-            deterministic=False,
-        )  # fmt: skip
         with quiet():
+            trainer = pl.Trainer(
+                accelerator="gpu" if on_gpu else "cpu", devices=1,
+                max_steps=self.steps, logger=False, enable_checkpointing=False,
+                enable_progress_bar=False, enable_model_summary=False, callbacks=[clock],
+                precision=self.workspace.config.runtime.precision, max_epochs=1000,
+                deterministic=False,
+            )  # fmt: skip
             trainer.fit(module, loader)
         return clock.seconds()
 
