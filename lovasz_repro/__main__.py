@@ -74,7 +74,8 @@ def _run(command: str, options: Namespace) -> int:
     if command in ("fit", "study"):
         if sys.stderr.isatty():
             print("lovasz-repro: loading PyTorch", file=sys.stderr)
-        from lovasz_repro.study import grid as study
+        with environment.importing():
+            from lovasz_repro.study import grid as study
 
         experiment = _experiment(options)
         if command == "study" and options.check:
@@ -115,7 +116,8 @@ def _run(command: str, options: Namespace) -> int:
 def _predict(options: Namespace) -> int:
     if options.batch < 1:
         raise UserError(f"--batch: {options.batch} is not positive")
-    from lovasz_repro.study.predict import predict
+    with environment.importing():
+        from lovasz_repro.study.predict import predict
 
     count = predict(
         options.cell, options.images, options.out, threshold=options.threshold,
@@ -135,7 +137,8 @@ def _bench(what: str, options: Namespace) -> None:
 
         bench_loss(options.device, options.rounds, options.out)
         return
-    from lovasz_repro.bench.steps import bench_train
+    with environment.importing():
+        from lovasz_repro.bench.steps import bench_train
 
     experiment = _experiment(options)
     category = experiment.known_category(options.category)

@@ -19,10 +19,11 @@ from lovasz_repro.config import Experiment, Optim
 from lovasz_repro.data.binary import SamplePlan, balanced_selection
 from lovasz_repro.data.cache import ImageCache
 from lovasz_repro.data.datamodule import DataModule, Task
-from lovasz_repro.data.reading import Source
 from lovasz_repro.data.folds import share_out
 from lovasz_repro.data.integrity import content_digest
+from lovasz_repro.data.reading import Source
 from lovasz_repro.data.voc import VOC
+from lovasz_repro.environment import keep_freed_memory
 from lovasz_repro.errors import UserError
 from lovasz_repro.models.deeplab import DeepLab, build, state_digest
 from lovasz_repro.records import Json
@@ -35,7 +36,8 @@ console = Console(stderr=True)
 class Workspace:
     """An experiment with its data and networks at hand. Everything is opened when first used.
 
-    Making one sets what holds for the whole process: threads, subnormal numbers, Lightning's rank.
+    Making one sets what holds for the whole process: threads, memory, subnormal numbers, and
+    Lightning's rank.
 
     Args:
         rank: which of `runtime.devices` this process has; only 0 writes records.
@@ -50,6 +52,7 @@ class Workspace:
         # Gradients of confident pixels are below the smallest normal float32, with which a CPU
         # multiplies several times slower. Torch's threads inherit it when they start.
         torch.set_flush_denormal(True)
+        keep_freed_memory()
         # Where SLURM started several processes, Lightning would take them for the ranks of one
         # training, of which only the first logs.
         rank_zero_only.rank = rank  # type: ignore[attr-defined]
