@@ -145,7 +145,10 @@ def _bench(what: str, options: Namespace) -> None:
     loss = experiment.known_loss(options.loss)
     if experiment.runtime.devices > 1:
         raise UserError(f"runtime.devices: bench {what} times one device")
-    bench_train(experiment, category, loss, options.steps, options.rounds, options.out)
+    bench_train(
+        experiment, category, loss, options.steps, options.rounds, options.out,
+        options.trained, options.cell,
+    )  # fmt: skip
 
 
 def _data(what: str, options: Namespace) -> int:

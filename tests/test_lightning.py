@@ -13,6 +13,7 @@ from test_datamodule import BIRD, module, source  # noqa: F401 (a fixture)
 from torch.utils.data import DataLoader
 
 from lovasz_repro.config import Network, Optim
+from lovasz_repro.data.binary import Draws, SamplePlan
 from lovasz_repro.data.datamodule import Task
 from lovasz_repro.data.reading import Source
 from lovasz_repro.losses import hinge
@@ -59,10 +60,10 @@ def test_callbacks_monitor_the_measure_of_validation(
     assert best.best_model_score is not None
     assert float(best.best_model_score) == pytest.approx(max(values), rel=1e-6)
 
-    again = type(trained).load_from_checkpoint(
-        best.best_model_path, network=segmenter(task, 0.01).network, optim=OPTIM, stride=16,
-        **({} if task == "base" else {"loss": "hinge", "lr": 0.01}),
-    )  # fmt: skip
+    arguments: dict[str, Any] = {"network": segmenter(task, 0.01).network, "optim": OPTIM}
+    if task == "cell":
+        arguments |= {"loss": "hinge", "lr": 0.01}
+    again = type(trained).load_from_checkpoint(best.best_model_path, stride=16, **arguments)
     with quiet():
         (logged,) = trainer(tmp_path, 1).validate(again, datamodule=data, verbose=False)
     assert logged[f"val/{measure}"] == pytest.approx(max(values), rel=1e-6)
@@ -83,10 +84,13 @@ def test_every_epoch_has_steps_of_its_own(
     data = module(source)
     assert isinstance(data.train_dataloader(), DataLoader)
     drawn: list[int] = []
-    original = type(data.plan).draw
-    monkeypatch.setattr(
-        type(data.plan), "draw", lambda self, step: drawn.append(step) or original(self, step)
-    )
+    original = SamplePlan.draw
+
+    def watch(self: SamplePlan, step: int) -> Draws:
+        drawn.append(step)
+        return original(self, step)
+
+    monkeypatch.setattr(SamplePlan, "draw", watch)
     first, second = Stopwatch(), Stopwatch()
     last = ModelCheckpoint(tmp_path, filename="last")
     with quiet():

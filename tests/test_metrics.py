@@ -91,8 +91,8 @@ def test_the_confusion_matrix_and_its_iou() -> None:
     np.testing.assert_allclose(values[:4], index(prediction, target)[:4], rtol=1e-6)
 
     other.update(prediction, target)
-    whole.merge_state(other)  # as from another device
-    np.testing.assert_array_equal(whole.compute(), 2 * expected)
+    other.merge_state(whole)  # as from another device
+    np.testing.assert_array_equal(other.compute(), 2 * expected)
 
 
 def test_the_threshold_undoes_a_shift() -> None:
