@@ -74,7 +74,8 @@ def _run(command: str, options: Namespace) -> int:
     if command in ("fit", "study"):
         if sys.stderr.isatty():
             print("lovasz-repro: loading PyTorch", file=sys.stderr)
-        from lovasz_repro.study import grid as study
+        with environment.importing():
+            from lovasz_repro.study import grid as study
 
         experiment = _experiment(options)
         if command == "study" and options.check:
@@ -115,7 +116,8 @@ def _run(command: str, options: Namespace) -> int:
 def _predict(options: Namespace) -> int:
     if options.batch < 1:
         raise UserError(f"--batch: {options.batch} is not positive")
-    from lovasz_repro.study.predict import predict
+    with environment.importing():
+        from lovasz_repro.study.predict import predict
 
     count = predict(
         options.cell, options.images, options.out, threshold=options.threshold,
@@ -139,18 +141,23 @@ def _bench(what: str, options: Namespace) -> None:
     if experiment.multiclass:
         raise UserError(f"task: bench {what} times binary cells")
     if what == "convergence":
-        from lovasz_repro.bench.convergence import bench_convergence
+        with environment.importing():
+            from lovasz_repro.bench.convergence import bench_convergence
 
         names = [experiment.known_category(name, "--names") for name in options.names]
         bench_convergence(experiment, names, options.fold, options.iterations, options.out)
         return
-    from lovasz_repro.bench.steps import bench_train
+    with environment.importing():
+        from lovasz_repro.bench.steps import bench_train
 
     category = experiment.known_category(options.category)
     loss = experiment.known_loss(options.loss)
     if experiment.runtime.devices > 1:
         raise UserError(f"runtime.devices: bench {what} times one device")
-    bench_train(experiment, category, loss, options.steps, options.rounds, options.out)
+    bench_train(
+        experiment, category, loss, options.steps, options.rounds, options.out,
+        options.trained, options.cell,
+    )  # fmt: skip
 
 
 def _data(what: str, options: Namespace) -> int:

@@ -142,6 +142,11 @@ def parser() -> ArgumentParser:
     steps.add_argument("--out", type=Path | None, default=None, help="CSV file")
     steps.add_argument("--category", type=str, default="cat", help="of the training timed")
     steps.add_argument("--loss", type=str, default="lovasz_hinge", help="of the same")
+    steps.add_argument(
+        "--trained", type=list[Literal["all", "top", "head"]], default=[],
+        help="values of network.train to time in turn, in place of the experiment's own",
+    )  # fmt: skip
+    steps.add_argument("--cell", action="store_true", help="time a whole cell of each, too, once")
     subjects.add_subcommand("train", steps, help=text)
     text = "cells of a linear head against the minimum of their objective, found by L-BFGS"
     minimum = _experiment(text, f"bench convergence --config FILE {ALL_KEYS}")

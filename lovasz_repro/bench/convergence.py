@@ -98,7 +98,7 @@ class Objective:
 
     def _losses(self, network: nn.Module) -> Iterator[Tensor]:
         for step in range(self.steps):
-            batch = self.data.prepare(self.data._training_step(step))
+            batch = self.data.prepare(self.data.steps[step])
             yield self.loss(network(batch.inputs)[:, 0], batch.target) / self.steps
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a training step costs beside the network's arithmetic.
+"""What a training step costs beside the network's arithmetic, and what a whole cell does.
 
 `bench_train` times three ways in turn in one run: (a) the bare step on one batch that stays where
 it is, (b) this project's pipeline under Lightning, (c) what one would write first: Lightning, a
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -19,22 +19,19 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision import tv_tensors
-from torchvision.transforms import InterpolationMode, v2
+from torch.utils.data import DataLoader
 
 from lovasz_repro.bench.losses import write_csv
+from lovasz_repro.bench.plain import Files, Plain
 from lovasz_repro.config import Experiment, Optim
 from lovasz_repro.data.binary import balanced_plan
 from lovasz_repro.data.datamodule import Batch, DataModule, Task
-from lovasz_repro.data.voc import VOID
 from lovasz_repro.models.deeplab import build
 from lovasz_repro.study.workspace import Workspace
-from lovasz_repro.training.loop import autocast, quiet, train
+from lovasz_repro.training.callbacks import Stopwatch
+from lovasz_repro.training.loop import autocast, deterministic, quiet, test, train
 from lovasz_repro.training.segmenter import BinarySegmenter
 
 console = Console(highlight=False)
@@ -42,58 +39,78 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Row:
-    """A way to train, or a part of a step of this project's pipeline.
+    """A way to train, a part of a step of this project's pipeline, or a part of a whole cell.
 
-    ratio: of a way, its images per second over the bare step's; of a part, its share of the step.
+    ratio: of a way, its images per second over the bare step's; of a part, its share of the whole.
     """
 
     experiment: str
-    kind: Literal["way", "part"]
+    kind: Literal["way", "part", "cell"]
     what: str
     milliseconds: float
     ratio: float
 
 
 def bench_train(
-    config: Experiment, category: str, loss: str, steps: int, rounds: int, out: Path | None
-) -> list[Row]:
+    config: Experiment, category: str, loss: str, steps: int, rounds: int, out: Path | None,
+    trained: Sequence[Trained] = (), cell: bool = False,
+) -> list[Row]:  # fmt: skip
     """Time the three ways on a category's training images of the first fold.
 
     Args:
         steps: timed steps of each round, after one that is not. With few of them the DataLoader
             would live on what it read before. rounds: medians are over these.
         out: CSV file for the rows.
+        trained: values of `network.train` to time in turn in place of the configuration's own;
+            each is an experiment of its own in the rows.
+        cell: whether a whole cell of each is timed, too, once.
     """
-    workspace = Workspace(config)
-    setup = _Setup(workspace, category, loss, steps + 1)
-    ways: dict[str, Callable[[], float]] = {
-        "bare step": setup.bare,
-        "this pipeline": setup.pipeline,
-        "Lightning, DataLoader, transforms": setup.plain,
-    }
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):  # the first is a warm-up
-        for name, way in ways.items():
-            seconds = way()
-            if number:
-                taken[name].append(seconds)
-    bare, ours = median(taken["bare step"]), median(taken["this pipeline"])
-    parts = setup.parts(bare)
-    parts["Lightning and logging"] = ours - sum(parts.values())
-    name = config.name
-    rows = [
-        Row(name, "way", way, 1000 * each, bare / each)
-        for way, each in ((way, median(values)) for way, values in taken.items())
+    setups = [
+        _Setup(Workspace(each), category, loss, steps + 1) for each in _experiments(config, trained)
     ]
-    rows += [Row(name, "part", part, 1000 * each, each / ours) for part, each in parts.items()]
-    _print_train(config.optim.batch_size, rows)
+    taken: list[dict[str, list[float]]] = [{} for _ in setups]
+    for number in range(rounds + 1):  # the first is a warm-up
+        for setup, times in zip(setups, taken, strict=True):
+            for name, way in setup.ways().items():
+                seconds = way()
+                if number:
+                    times.setdefault(name, []).append(seconds)
+    rows = []
+    for setup, times in zip(setups, taken, strict=True):
+        own = _rows(setup, {name: median(values) for name, values in times.items()}, cell)
+        _print_train(config.optim.batch_size, own)
+        rows += own
     if out:
         write_csv(rows, out)
     return rows
 
 
+Trained = Literal["all", "top", "head"]
+
+
+def _experiments(config: Experiment, trained: Sequence[Trained]) -> list[Experiment]:
+    return [
+        replace(config, name=f"{config.name}-{train}", network=replace(config.network, train=train))
+        for train in trained
+    ] or [config]
+
+
+def _rows(setup: _Setup, seconds: dict[str, float], cell: bool) -> list[Row]:
+    bare, ours = seconds["bare step"], seconds["this pipeline"]
+    parts = setup.parts(bare)
+    parts["Lightning and logging"] = ours - sum(parts.values())
+    name = setup.workspace.config.name
+    rows = [Row(name, "way", way, 1000 * each, bare / each) for way, each in seconds.items()]
+    rows += [Row(name, "part", part, 1000 * each, each / ours) for part, each in parts.items()]
+    if cell:
+        whole = setup.cell()
+        total = sum(whole.values())
+        rows += [Row(name, "cell", what, 1000 * s, s / total) for what, s in whole.items()]
+    return rows
+
+
 class _Setup:
-    """What the three ways share: one category's network, loss and draws."""
+    """What the ways share: one category's network, loss and draws."""
 
     def __init__(self, workspace: Workspace, category: str, loss: str, steps: int) -> None:
         config = workspace.config
@@ -110,85 +127,107 @@ class _Setup:
         self.index = workspace.index("train", workspace.folds[0])
         self.loss_name = loss
         self.task = Task(self.label, config.data.void_in_empty)
-        self.data = self.data_module()
+        # One image is validated: Lightning ends an epoch with it, after the last timed step.
+        self.data = self.data_module(self.index[:1], self.optim)
+        self.data.setup()
         self.batch = self.draw(0)
 
-    def data_module(self) -> DataModule:
+    def ways(self) -> dict[str, Callable[[], float]]:
+        """Each gives the seconds of a step."""
+        return {
+            "bare step": self.bare,
+            "this pipeline": self.pipeline,
+            "Lightning, DataLoader, transforms": self.plain,
+        }
+
+    def data_module(self, val_index: NDArray[np.int64], optim: Optim) -> DataModule:
         config = self.workspace.config
         plan = balanced_plan(
             self.index, self.workspace.present(self.category)[self.index],
             config.data.positive_fraction, seed=0, batch_size=self.optim.batch_size,
             scale=config.data.scale, flip=config.data.flip, what=self.category,
         )  # fmt: skip
-        # One image is validated: Lightning ends an epoch with it, after the last timed step.
-        return self.workspace.data_module(self.source, self.task, plan, self.index[:1], self.optim)
+        return self.workspace.data_module(self.source, self.task, plan, val_index, optim)
 
     def read(self, step: int) -> Any:
-        device = self.workspace.device
-        return self.data.transfer_batch_to_device(self.data._training_step(step), device, 0)
+        return self.data.transfer_batch_to_device(self.data.steps[step], self.workspace.device, 0)
 
     def draw(self, step: int) -> Batch:
         return self.data.prepare(self.read(step))
 
-    def module(self) -> BinarySegmenter:
+    def module(self, optim: Optim) -> BinarySegmenter:
         network = self.trained.binary(self.label, self.workspace.config.network.score)
         loss = self.workspace.config.loss(self.loss_name)
-        return BinarySegmenter(network, loss, self.optim, self.optim.lr, self.network.stride)
+        return BinarySegmenter(network, loss, optim, optim.lr, self.network.stride)
 
     def bare(self) -> float:
         """Seconds a step of the network, the loss and the optimiser alone."""
-        torch.use_deterministic_algorithms(True)  # as the pipeline
-        module = self.module().to(self.workspace.device).train()
+        module = self.module(self.optim).to(self.workspace.device).train()
         optimizer = module.configure_optimizers()["optimizer"]
         clock = _Clock(self.workspace.device)
-        for _ in range(self.steps):
-            with autocast(self.workspace.config.runtime, self.workspace.device):
-                value = module.loss(module(self.batch.inputs), self.batch.target)
-            optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            clock.tick()
-        return clock.seconds()
+        with deterministic():  # as the pipeline
+            for _ in range(self.steps):
+                with autocast(self.workspace.config.runtime, self.workspace.device):
+                    value = module.loss(module(self.batch.inputs), self.batch.target)
+                optimizer.zero_grad()
+                value.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                clock.tick()
+            return clock.seconds()
 
     def pipeline(self) -> float:
         clock = _Clock(self.workspace.device)
         train(
-            self.module(), self.data_module(), self.workspace.config.runtime,
+            self.module(self.optim), self.data, self.workspace.config.runtime,
             self.workspace.device, None, "pipeline", callbacks=[clock],
         )  # fmt: skip
         return clock.seconds()
+
+    def cell(self) -> dict[str, float]:
+        """Seconds of what a cell does, with the configuration's own schedule and val images."""
+        workspace, optim = self.workspace, self.workspace.config.optim
+        val = workspace.selection(self.category, workspace.index("val", workspace.folds[0]))
+        module, data = self.module(optim), self.data_module(val, optim)
+        trainer = train(module, data, workspace.config.runtime, workspace.device, None, "cell")
+        clock, started = Stopwatch.of(trainer), time.perf_counter()
+        test(trainer, module, data)
+        return {
+            f"training, {optim.steps} steps": clock.train_seconds,
+            f"validation, {len(module.curve)} times": clock.validate_seconds,
+            f"evaluation, {len(val)} images": time.perf_counter() - started,
+        }
 
     def plain(self) -> float:
         data = self.workspace.config.data
         voc, ids = self.workspace.voc, self.workspace.images.ids
         files = [(str(voc.image_path(ids[i])), str(voc.mask_path(ids[i]))) for i in self.index]
-        dataset = _Files(files, self.label, data.crop_size, data.scale, self.source)
+        dataset = Files(files, self.label, data.crop_size, data.scale, self.source)
         config = self.workspace.config.network
         network = self.network.binary(self.label, config.score)
         frozen, _ = network.split(config.train, config.split)
         if frozen is not None:
             frozen.requires_grad_(False)
-        module = _Plain(network, self.workspace.config.loss(self.loss_name), self.optim)
+        module = Plain(network, self.workspace.config.loss(self.loss_name), self.optim)
         on_gpu = self.workspace.device.type == "cuda"
         loader = DataLoader(
             dataset, self.optim.batch_size, shuffle=True, drop_last=True,
             num_workers=min(8, os.cpu_count() or 1), pin_memory=on_gpu,
         )  # fmt: skip
         clock = _Clock(self.workspace.device)
-        trainer = pl.Trainer(
-            accelerator="gpu" if on_gpu else "cpu", devices=1,
-            max_steps=self.steps, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, callbacks=[clock],
-            precision=self.workspace.config.runtime.precision, max_epochs=1000,
-            deterministic=False,
-        )  # fmt: skip
         with quiet():
+            trainer = pl.Trainer(
+                accelerator="gpu" if on_gpu else "cpu", devices=1,
+                max_steps=self.steps, logger=False, enable_checkpointing=False,
+                enable_progress_bar=False, enable_model_summary=False, callbacks=[clock],
+                precision=self.workspace.config.runtime.precision, max_epochs=1000,
+                deterministic=False,
+            )  # fmt: skip
             trainer.fit(module, loader)
         return clock.seconds()
 
     def parts(self, bare: float) -> dict[str, float]:
         """Seconds of a step's parts: the loss is a part of the bare step, the others add to it."""
-        module = self.module().to(self.workspace.device)
+        module = self.module(self.optim).to(self.workspace.device)
         with torch.no_grad():
             logits = module(self.batch.inputs)
 
@@ -240,64 +279,6 @@ class _Clock(pl.Callback):
             self.last = self._now()
 
 
-class _Files(Dataset[tuple[Tensor, Tensor]]):
-    """The usual data set: decodes an image and its mask, and transforms the pair by itself."""
-
-    def __init__(
-        self, files: list[tuple[str, str]], label: int, size: int, scale: tuple[float, float],
-        source: Any,
-    ) -> None:  # fmt: skip
-        self.files = files
-        self.label = label
-        self.stride = source.stride
-        self.transform = v2.Compose(
-            [
-                v2.ScaleJitter((size, size), scale, InterpolationMode.BILINEAR, antialias=True),
-                v2.RandomCrop(size, pad_if_needed=True, fill=_PADDING),
-                v2.RandomHorizontalFlip(),
-                v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
-                v2.Normalize(source.mean.tolist(), source.std.tolist()),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, mask = self.files[index]
-        labels: NDArray[np.uint8] = np.asarray(Image.open(mask))
-        target = np.where(labels == VOID, VOID, labels == self.label).astype("u1")
-        pair = (
-            tv_tensors.Image(v2.functional.pil_to_tensor(Image.open(image).convert("RGB"))),
-            tv_tensors.Mask(torch.from_numpy(target)),
-        )
-        picture, aim = self.transform(*pair)
-        return picture, aim[:: self.stride, :: self.stride]
-
-
-_PADDING = {tv_tensors.Image: 0, tv_tensors.Mask: VOID}
-
-
-class _Plain(pl.LightningModule):
-    """What one would write first."""
-
-    def __init__(self, network: torch.nn.Module, loss: Callable[..., Tensor], optim: Optim) -> None:
-        super().__init__()
-        self.network = network
-        self.loss = loss
-        self.optim = optim
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, target = batch
-        value = self.loss(self.network(images)[:, 0].float(), target)
-        self.log("loss", value)
-        return value
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        trained = [p for p in self.network.parameters() if p.requires_grad]
-        return torch.optim.SGD(trained, self.optim.lr, momentum=self.optim.momentum)
-
-
 def _print_train(batch_size: int, rows: list[Row]) -> None:
     table = Table(title=f"{rows[0].experiment}: training steps of {batch_size} images")
     table.add_column("a step of")
@@ -308,9 +289,7 @@ def _print_train(batch_size: int, rows: list[Row]) -> None:
             speed = f"{1000 * batch_size / row.milliseconds:.1f}"
             table.add_row(row.what, f"{row.milliseconds:.1f}", speed, f"{row.ratio:.2f}", "")
         else:
-            table.add_row(f"  {row.what}", f"{row.milliseconds:.1f}", "", "", f"{row.ratio:.1%}")
+            cell = "of a cell: " if row.kind == "cell" else ""
+            share = f"{row.ratio:.1%}"
+            table.add_row(f"  {cell}{row.what}", f"{row.milliseconds:.1f}", "", "", share)
     console.print(table)
-
-
-def _short(optim: Optim, steps: int) -> Optim:
-    return replace(optim, steps=steps, validate_every=steps)

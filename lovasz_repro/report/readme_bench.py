@@ -30,6 +30,9 @@ def training_table(table: pd.DataFrame) -> str:
     for name, parts in table[table["kind"] == "part"].groupby("experiment", sort=False):
         shares = listed([f"{row.what} {row.ratio:.1%}" for row in parts.itertuples()])
         lines.append(f"- A step of this pipeline, `{name}`: {shares}.")
+    for name, parts in table[table["kind"] == "cell"].groupby("experiment", sort=False):
+        seconds = listed([f"{p.what} {p.milliseconds / 1000:.1f} s" for p in parts.itertuples()])
+        lines.append(f"- A whole cell, `{name}`: {seconds}.")
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from lovasz_repro.models.deeplab import DeepLab, build, state_digest
 from lovasz_repro.study.devices import on_all
 from lovasz_repro.study.kept import stored_base
 from lovasz_repro.study.workspace import Workspace
+from lovasz_repro.training.callbacks import Stopwatch
 from lovasz_repro.training.logs import log_final
 from lovasz_repro.training.loop import test, train
 from lovasz_repro.training.segmenter import BaseSegmenter, NonFiniteError
@@ -82,11 +83,12 @@ def _make(workspace: Workspace, fold: int) -> None:
     torch.save(network.state_dict(), content)
     write_bytes(folder / "network.pt", content.getvalue())
     seconds = time.perf_counter() - started
+    watch = Stopwatch.of(trainer)
     write_json(
         folder / "cost.json",
         {
-            "train_seconds": module.train_seconds,
-            "validate_seconds": module.validate_seconds,
+            "train_seconds": watch.train_seconds,
+            "validate_seconds": watch.validate_seconds,
             "total_seconds": seconds,
         },
     )

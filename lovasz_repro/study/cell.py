@@ -21,15 +21,17 @@ from lovasz_repro import files, records
 from lovasz_repro.config import Optim
 from lovasz_repro.data.binary import balanced_plan
 from lovasz_repro.data.cache import ImageCache
-from lovasz_repro.data.datamodule import DataModule, Source, Task
+from lovasz_repro.data.datamodule import DataModule, Task
+from lovasz_repro.data.reading import Source
 from lovasz_repro.data.voc import VOID
 from lovasz_repro.losses import cross_entropy
 from lovasz_repro.records import UNTRAINED, Cell, Json
 from lovasz_repro.study.base import base_network
 from lovasz_repro.study.kept import FILE, drop_others, keep
 from lovasz_repro.study.workspace import Workspace
+from lovasz_repro.training.callbacks import Stopwatch, shown
 from lovasz_repro.training.logs import log_final
-from lovasz_repro.training.loop import autocast, shown, test, train, validate
+from lovasz_repro.training.loop import autocast, deterministic, test, train, validate
 from lovasz_repro.training.metrics import THRESHOLDS, threshold_of_best_image_iou
 from lovasz_repro.training.segmenter import BinarySegmenter, NonFiniteError
 
@@ -107,11 +109,12 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
     with files.atomic(folder / "predictions.npz") as temporary:
         masks = np.packbits(torch.stack(module.thumbnails).numpy(), axis=-1)
         np.savez_compressed(temporary, ids=images["id"].to_numpy(dtype=str), masks=masks)
+    watch = Stopwatch.of(trainer)
     cost = {
         "images": len(images),
-        "train_seconds": module.train_seconds,
-        "seconds_per_step": module.train_seconds / max(choice.steps, 1),
-        "validate_seconds": module.validate_seconds,
+        "train_seconds": watch.train_seconds,
+        "seconds_per_step": watch.train_seconds / max(choice.steps, 1),
+        "validate_seconds": watch.validate_seconds,
         "evaluate_seconds": evaluated - threshold_found,
         "total_seconds": time.perf_counter() - started,
     }
@@ -215,7 +218,8 @@ class Setting(Start):
         device = self.workspace.device
         module.to(device).eval()
         logits, targets = [], []
-        with torch.inference_mode(), autocast(self.workspace.config.runtime, device):
+        runtime = self.workspace.config.runtime
+        with torch.inference_mode(), autocast(runtime, device), deterministic():
             for raw in shown(data.images(index, native=False), f"{self.what}: threshold"):
                 batch = data.prepare(data.transfer_batch_to_device(raw, device, 0))
                 logits.append(module(batch.inputs)[:, 0])

@@ -19,7 +19,6 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lovasz_repro.config import Experiment
 from lovasz_repro.errors import UserError
@@ -78,7 +77,6 @@ def _take_part(
     """What the process of another device does."""
     os.environ |= {**place, "LOCAL_RANK": str(rank)}
     end_with_parent()
-    rank_zero_only.rank = rank  # type: ignore[attr-defined]
     try:
         function(workspace(config, rank), *arguments)
     finally:

@@ -15,7 +15,7 @@ from lovasz_repro.config import Data, Runtime
 from lovasz_repro.data.augment import crop
 from lovasz_repro.data.binary import SamplePlan
 from lovasz_repro.data.cache import OUTSIDE, computed
-from lovasz_repro.data.datamodule import Source
+from lovasz_repro.data.reading import Source
 from lovasz_repro.training.loop import autocast
 
 

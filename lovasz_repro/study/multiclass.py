@@ -24,6 +24,7 @@ from lovasz_repro.records.agreement import label_scores
 from lovasz_repro.schema import without_batch
 from lovasz_repro.study.cell import Choice, Start
 from lovasz_repro.study.workspace import Workspace
+from lovasz_repro.training.callbacks import Stopwatch
 from lovasz_repro.training.logs import log_final
 from lovasz_repro.training.loop import test, train, validate
 from lovasz_repro.training.segmenter import MultiSegmenter
@@ -79,11 +80,12 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
         loggers, {key: result[key] for key in keys},
         {f"final/{name}": result[name] for name in ("miou", "image_miou")}, choice.steps,
     )  # fmt: skip
+    watch = Stopwatch.of(trainer)
     cost = {
         "images": result["images"],
-        "train_seconds": module.train_seconds,
-        "seconds_per_step": module.train_seconds / max(choice.steps, 1),
-        "validate_seconds": module.validate_seconds,
+        "train_seconds": watch.train_seconds,
+        "seconds_per_step": watch.train_seconds / max(choice.steps, 1),
+        "validate_seconds": watch.validate_seconds,
         "evaluate_seconds": evaluated - trained,
         "total_seconds": time.perf_counter() - started,
     }

@@ -31,8 +31,8 @@ from lovasz_repro.data.voc import save_mask, voc_palette
 from lovasz_repro.errors import UserError
 from lovasz_repro.losses import cross_entropy
 from lovasz_repro.study.kept import Trained, load_cell
+from lovasz_repro.training.callbacks import progress
 from lovasz_repro.training.loop import predict as run
-from lovasz_repro.training.loop import progress
 from lovasz_repro.training.segmenter import BinarySegmenter
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
@@ -17,10 +18,12 @@ from lovasz_repro import files
 from lovasz_repro.config import Experiment, Optim
 from lovasz_repro.data.binary import SamplePlan, balanced_selection
 from lovasz_repro.data.cache import ImageCache
-from lovasz_repro.data.datamodule import DataModule, Source, Task
+from lovasz_repro.data.datamodule import DataModule, Task
 from lovasz_repro.data.folds import share_out
 from lovasz_repro.data.integrity import content_digest
+from lovasz_repro.data.reading import Source
 from lovasz_repro.data.voc import VOC
+from lovasz_repro.environment import keep_freed_memory
 from lovasz_repro.errors import UserError
 from lovasz_repro.models.deeplab import DeepLab, build, state_digest
 from lovasz_repro.records import Json
@@ -33,6 +36,9 @@ console = Console(stderr=True)
 class Workspace:
     """An experiment with its data and networks at hand. Everything is opened when first used.
 
+    Making one sets what holds for the whole process: threads, memory, subnormal numbers, and
+    Lightning's rank.
+
     Args:
         rank: which of `runtime.devices` this process has; only 0 writes records.
     """
@@ -43,6 +49,13 @@ class Workspace:
         self.folder = config.folder
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
+        # Gradients of confident pixels are below the smallest normal float32, with which a CPU
+        # multiplies several times slower. Torch's threads inherit it when they start.
+        torch.set_flush_denormal(True)
+        keep_freed_memory()
+        # Where SLURM started several processes, Lightning would take them for the ranks of one
+        # training, of which only the first logs.
+        rank_zero_only.rank = rank  # type: ignore[attr-defined]
         self._sources: dict[str, Source] = {}
         self.bases: dict[int, tuple[DeepLab, str]] = {}
         self._holdouts: dict[int, NDArray[np.int64]] = {}

@@ -4,120 +4,34 @@ from __future__ import annotations
 
 import io
 import logging
-import multiprocessing
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader
 
 from lovasz_repro import files
 from lovasz_repro.config import Runtime
 from lovasz_repro.data.datamodule import DataModule
+from lovasz_repro.training.callbacks import StepBar, Stopwatch
 from lovasz_repro.training.segmenter import Segmenter
-
-# Lightning reports devices, tips and seeds on every Trainer; a study makes hundreds.
-for _name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
-
-# Gradients of confident pixels are below the smallest normal float32, with which a CPU multiplies
-# several times slower. Here, because torch's threads inherit it when they start.
-torch.set_flush_denormal(True)
-
-# A process of ours is a world of its own, those of `devices.py` apart. Where SLURM started several,
-# Lightning would take them for the ranks of one training, of which only the first logs.
-rank_zero_only.rank = 0  # type: ignore[attr-defined]
-
-Item = TypeVar("Item", covariant=True)
-
-
-class Sized(Protocol[Item]):
-    """What can be walked through and has a length."""
-
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Item]: ...
-
 
 EXPECTED = (
     "Checkpoint directory .* exists and is not empty",  # it is the cell's folder, resumed or not
     "Found .* module.* in eval mode",  # the frozen BatchNorm
+    "The '.*_dataloader' does not have many workers",  # see `reading.loader`
     ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 with torch 2.15
 )
 """Warnings of Lightning that say nothing new here."""
-
-
-def progress() -> Progress:
-    """Bars on a terminal: what, how far, how long still; gone when they are done."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[state]}"), console=console, transient=True,
-        # The bars of several processes would write over each other.
-        disable=not console.is_terminal or multiprocessing.parent_process() is not None,
-    )  # fmt: skip
-
-
-def shown(items: Sized[Item], title: str) -> Iterator[Item]:
-    """The items, with a bar."""
-    with progress() as bar:
-        yield from bar.track(items, description=title, task_id=bar.add_task(title, state=""))
-
-
-class StepBar(pl.Callback):
-    """A bar over the steps of a training, with the loss and the last validation, and one over the
-    batches of a test."""
-
-    def __init__(self, title: str, steps: int, measure: str) -> None:
-        self.title = title
-        self.measure = measure
-        self.bar = progress()
-        self.task = self.bar.add_task(title, total=steps, state="")
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.bar.start()
-        self.bar.update(self.task, completed=trainer.global_step)
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.bar.remove_task(self.task)
-        total = sum(trainer.num_test_batches)
-        self.task = self.bar.add_task(f"{self.title}: scoring", total=total, state="")
-        self.bar.start()
-
-    def on_test_batch_end(self, *_: Any) -> None:
-        self.bar.advance(self.task)
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.bar.stop()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
-    ) -> None:
-        # The loss is read only as often as it is logged: reading it waits for the device.
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            assert isinstance(pl_module, Segmenter)
-            state = f"loss {float(outputs['loss']):.3f}"
-            if pl_module.curve:
-                state += f" · val {self.measure} {pl_module.curve[-1][self.measure]:.3f}"
-            self.bar.update(self.task, completed=trainer.global_step, state=state)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.bar.stop()
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        self.bar.stop()
 
 
 def train(
@@ -135,10 +49,10 @@ def train(
     Args:
         start: what the training starts from, such as the hash of its base network.
 
-    Returns: the trainer, for a test with the same settings.
+    Returns: the trainer, for a test with the same settings; its `Stopwatch` says how long it took.
     """
     steps, epoch = module.optim.steps, module.optim.validate_every
-    every: list[pl.Callback] = [StepBar(title, steps, measure), *callbacks]
+    every: list[pl.Callback] = [Stopwatch(), StepBar(title, steps, measure), *callbacks]
     if folder:
         every.append(
             ModelCheckpoint(
@@ -148,44 +62,40 @@ def train(
         )  # fmt: skip
     if loggers:
         every.append(LearningRateMonitor("step"))
-    trainer = pl.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=runtime.devices,
-        strategy=runtime.strategy,
-        precision=runtime.precision,
-        max_epochs=steps // epoch,
-        # An epoch's batches start where its steps start.
-        reload_dataloaders_every_n_epochs=1,
-        num_sanity_val_steps=0,
-        log_every_n_steps=min(10, epoch),
-        logger=list(loggers) or False,
-        callbacks=every,
-        enable_checkpointing=folder is not None,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        deterministic=True,
-        plugins=[LightningEnvironment(), WholeCheckpoints(start, steps)],
-    )
-    # Deterministic torch also fills every new tensor, lest one be read before it is written: up to
-    # a sixth of a step on a CPU.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if skip_training:
-        return trainer
-    resume = _resumable(folder / "resume.ckpt", module.lr, steps, start) if folder else None
-    with quiet():
+    with quiet(), deterministic():
+        trainer = pl.Trainer(
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=runtime.devices,
+            strategy=runtime.strategy,
+            precision=runtime.precision,
+            max_epochs=steps // epoch,
+            num_sanity_val_steps=0,
+            log_every_n_steps=min(10, epoch),
+            logger=list(loggers) or False,
+            callbacks=every,
+            enable_checkpointing=folder is not None,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            deterministic=True,
+            use_distributed_sampler=False,  # see `DataModule`
+            plugins=[LightningEnvironment(), WholeCheckpoints(start, steps)],
+        )
+        if skip_training:
+            return trainer
+        resume = _resumable(folder / "resume.ckpt", module.lr, steps, start) if folder else None
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return trainer
 
 
 def validate(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
     """One validation of the module as it is, on the trainer's device."""
-    with quiet():
+    with quiet(), deterministic():
         trainer.validate(module, datamodule=data, verbose=False)
 
 
 def test(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
     """The module's test, on the trainer's device."""
-    with quiet():
+    with quiet(), deterministic():
         trainer.test(module, datamodule=data, verbose=False)
 
 
@@ -193,13 +103,13 @@ def predict(
     module: Segmenter, loader: DataLoader[Any], runtime: Runtime, writer: pl.Callback
 ) -> None:
     """The module's prediction of every batch, handed to the writer."""
-    trainer = pl.Trainer(
-        accelerator="gpu" if runtime.device == "cuda" else "cpu",
-        devices=1, precision=runtime.precision, logger=False, callbacks=[writer],
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        plugins=[LightningEnvironment()],
-    )  # fmt: skip
     with quiet():
+        trainer = pl.Trainer(
+            accelerator="gpu" if runtime.device == "cuda" else "cpu",
+            devices=1, precision=runtime.precision, logger=False, callbacks=[writer],
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            plugins=[LightningEnvironment()],
+        )  # fmt: skip
         trainer.predict(module, loader, return_predictions=False)
 
 
@@ -211,14 +121,40 @@ def autocast(runtime: Runtime, device: torch.device) -> torch.autocast:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning without the warnings that say nothing new here, and with Ctrl-C as it was."""
+    """Lightning without the warnings that say nothing new here, without its report of devices and
+    tips, which a study would show hundreds of times, and with Ctrl-C as it was."""
+    reports = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in reports]
     with warnings.catch_warnings():
         for expected in EXPECTED:
             warnings.filterwarnings("ignore", expected)
+        for logger in reports:
+            logger.setLevel(logging.WARNING)
         try:
             yield
         except SystemExit as stop:  # what Lightning makes of it
             raise KeyboardInterrupt from stop
+        finally:
+            for logger, level in zip(reports, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Torch's deterministic algorithms for a while.
+
+    By itself torch would fill every new tensor with them, lest one be read before it is written: up
+    to a sixth of a step on a CPU.
+    """
+    filling: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), filling.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    filling.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        filling.fill_uninitialized_memory = before[1]
 
 
 def _resumable(path: Path, lr: float, steps: int, start: str) -> Path | None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,11 +27,13 @@ from lovasz_repro.losses import (
 from lovasz_repro.models.deeplab import VOC_LABELS, DeepLab, build, to_native
 from lovasz_repro.records import MEASURES, Json
 from lovasz_repro.training.metrics import (
+    ConfusionMatrix,
     ImageIoU,
     confusion,
     iou,
     iou_at_thresholds,
     label_confusion,
+    label_iou,
     oracle_iou,
 )
 
@@ -42,7 +43,10 @@ class NonFiniteError(RuntimeError):
 
 
 class Segmenter(pl.LightningModule):
-    """What all have in common: the optimiser, the training step and what it logs.
+    """What all have in common: the optimiser, the training step and what is logged.
+
+    Validation logs its measures as `val/<measure>`, for loggers and for callbacks such as
+    `ModelCheckpoint(monitor="val/image_iou", mode="max")`.
 
     Args:
         network: inputs -> logits (B, K, h, w) on the grid: a DeepLab, or only its head, whose
@@ -52,7 +56,6 @@ class Segmenter(pl.LightningModule):
 
     Attributes:
         curve: one row per validation.
-        train_seconds, validate_seconds: so far, those before a resume included.
     """
 
     def __init__(self, network: nn.Module, optim: Optim, lr: float, stride: int) -> None:
@@ -62,10 +65,8 @@ class Segmenter(pl.LightningModule):
         self.lr = lr
         self.stride = stride
         self.curve: list[dict[str, float]] = []
-        self.train_seconds = 0.0
-        self.validate_seconds = 0.0
-        self._started = self._trained = 0.0
-        self._loss_sum = torch.zeros(())
+        self._loss_sum = torch.zeros(())  # of the steps since the last validation
+        self._steps = 0
         self._train_loss = math.nan
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -110,36 +111,37 @@ class Segmenter(pl.LightningModule):
         }
 
     def on_train_epoch_start(self) -> None:
-        self._started = time.perf_counter()
         self._loss_sum = torch.zeros((), device=self.device)
+        self._steps = 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(self(batch.inputs), batch.target)
         self._loss_sum += loss.detach()
-        # Not told, Lightning would look for the size of the batch in every tensor of it.
-        self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=len(batch.target))
+        self._steps += 1
+        # Lightning writes no other step, and telling it of each costs a thirtieth of a short one.
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            # Not told, it would look for the size of the batch in every tensor of it.
+            self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=len(batch.target))
         return loss
 
     def on_validation_start(self) -> None:
-        self._trained = time.perf_counter()
-        if not self._started:  # not within training
+        if not (steps := self._steps):  # not within training
             return
-        # Validation is the end of a training epoch; reading the loss waits for the device, once.
-        steps = self.optim.validate_every
+        # Reading the loss waits for the device, once.
         mean = float(self.trainer.strategy.reduce(self._loss_sum, reduce_op="mean")) / steps
-        self._trained = time.perf_counter()
-        seconds = self._trained - self._started
-        self.train_seconds += seconds
+        self._loss_sum.zero_()
+        self._steps = 0
         if not math.isfinite(mean):
             raise NonFiniteError(
                 f"training loss {mean} between steps {self.global_step - steps} and "
                 f"{self.global_step}, learning rate {self.lr:g}"
             )
         self._train_loss = mean
-        self.log_now({"train/images_per_second": steps * self.optim.batch_size / seconds})
 
     def on_validation_epoch_end(self) -> None:
         values = self.validation_values()
+        if self.trainer.sanity_checking:  # a few batches before a training
+            return
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
             raise NonFiniteError(
@@ -147,23 +149,17 @@ class Segmenter(pl.LightningModule):
                 f"rate {self.lr:g}"
             )
         self.curve.append({"step": self.global_step, "train_loss": self._train_loss, **values})
-        self.validate_seconds += time.perf_counter() - self._trained
-        self.log_now({f"val/{name}": value for name, value in values.items()})
-
-    def log_now(self, values: dict[str, float]) -> None:
-        """To the loggers, at the current step."""
-        for logger in self.loggers:
-            logger.log_metrics(values, self.global_step)
+        logged = {f"val/{name}": value for name, value in values.items()}
+        # Without `step` Lightning would take the number of the last step, not of those done. The
+        # measures are of all devices.
+        logged["step"] = self.global_step
+        self.log_dict(logged, batch_size=1, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["curve"] = self.curve
-        checkpoint["train_seconds"] = self.train_seconds
-        checkpoint["validate_seconds"] = self.validate_seconds
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.curve = checkpoint["curve"]
-        self.train_seconds = checkpoint["train_seconds"]
-        self.validate_seconds = checkpoint["validate_seconds"]
 
 
 class BaseSegmenter(Segmenter):
@@ -171,53 +167,35 @@ class BaseSegmenter(Segmenter):
     pixels.
 
     Attributes:
-        matrix: (K, K) valid pixels by target and predicted label.
         label_iou: (K,) after a test, at the files' own sizes.
     """
-
-    matrix: Tensor
 
     def __init__(
         self, network: nn.Module, optim: Optim, stride: int, labels: int = VOC_LABELS
     ) -> None:
         super().__init__(network, optim, optim.lr, stride)
         self.labels = labels
-        self.register_buffer("matrix", torch.zeros(labels, labels, dtype=torch.int64), False)
+        self.confusion = ConfusionMatrix(labels)
         self.label_iou = torch.full((labels,), torch.nan)
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         return softmax_cross_entropy(logits, target)
 
-    def on_validation_epoch_start(self) -> None:
-        self.matrix.zero_()
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def _count(self, logits: Tensor, target: Tensor) -> None:
-        """Add the valid pixels of (B, K, ...) and (B, ...) by target and predicted label."""
-        valid = target != VOID
-        pairs = target[valid].long() * self.labels + logits.argmax(1)[valid]
-        # torchmetrics' confusion matrix is hundreds of times slower when torch is deterministic.
-        self.matrix += torch.bincount(pairs, minlength=self.labels**2).view_as(self.matrix)
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._count(self(batch.inputs), batch.target)
+        self.confusion.update(self(batch.inputs).argmax(1), batch.target)
 
     def validation_values(self) -> dict[str, float]:
-        return {"miou": float(self._label_iou().nanmean())}
+        values = label_iou(self.confusion.compute())
+        self.confusion.reset()
+        return {"miou": float(values.nanmean())}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._count(self.native(batch, self(batch.inputs)), batch.native)
+        logits = self.native(batch, self(batch.inputs))
+        self.confusion.update(logits.argmax(1), batch.native)
 
     def on_test_epoch_end(self) -> None:
-        self.label_iou = self._label_iou()
-
-    def _label_iou(self) -> Tensor:
-        """(K,) intersection over union by label, NaN where a label is neither there nor said."""
-        matrix = self.matrix.double()
-        hit = matrix.diagonal()
-        ratio: Tensor = hit / (matrix.sum(0) + matrix.sum(1) - hit)
-        return ratio
+        self.label_iou = label_iou(self.confusion.compute())
+        self.confusion.reset()
 
 
 class MultiSegmenter(BaseSegmenter):

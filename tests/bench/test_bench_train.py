@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lovasz_repro.__main__ import main
-from lovasz_repro.bench.steps import _Files
+from lovasz_repro.bench.plain import Files
 from lovasz_repro.data.voc import VOC
 from tests.helpers.studies import command
 
@@ -24,9 +24,17 @@ def test_three_ways_to_train(
 ) -> None:
     out = tmp_path / "train.csv"
     arguments = [*bench("train", shapes_root, tmp_path), "--steps", "2", "--rounds", "1"]
-    assert main([*arguments, "--out", str(out)]) == 0
+    assert main([*arguments, "--out", str(out), "--trained", "[all, head]", "--cell"]) == 0
     with out.open(newline="") as file:
-        rows = {row["what"]: row for row in csv.DictReader(file)}
+        table = list(csv.DictReader(file))
+    experiments = {row["experiment"] for row in table}
+    assert experiments == {"demo-all", "demo-head"}
+    for name in experiments:
+        adds_up({row["what"]: row for row in table if row["experiment"] == name})
+    assert "this pipeline" in capsys.readouterr().out
+
+
+def adds_up(rows: dict[str, dict[str, str]]) -> None:
     ways = ["bare step", "this pipeline", "Lightning, DataLoader, transforms"]
     assert [name for name, row in rows.items() if row["kind"] == "way"] == ways
     bare = float(rows["bare step"]["milliseconds"])
@@ -37,7 +45,11 @@ def test_three_ways_to_train(
     assert sum(float(row["ratio"]) for row in parts) == pytest.approx(1)
     ours = float(rows["this pipeline"]["milliseconds"])
     assert sum(float(row["milliseconds"]) for row in parts) == pytest.approx(ours)
-    assert "this pipeline" in capsys.readouterr().out
+    cell = {name: row for name, row in rows.items() if row["kind"] == "cell"}
+    assert [name.split(",")[0] for name in cell] == ["training", "validation", "evaluation"]
+    assert "training, 6 steps" in cell
+    assert "validation, 3 times" in cell
+    assert sum(float(row["ratio"]) for row in cell.values()) == pytest.approx(1)
 
 
 def test_the_plain_data_set_gives_the_same_kind_of_sample(shapes_root: Path) -> None:
@@ -48,7 +60,7 @@ def test_the_plain_data_set_gives_the_same_kind_of_sample(shapes_root: Path) -> 
     voc = VOC(shapes_root)
     name = next(n for n in voc.ids("fold0_train") if (voc.mask(n) == 3).any())
     files = [(str(voc.image_path(name)), str(voc.mask_path(name)))]
-    image, target = _Files(files, 3, 65, (0.5, 1.5), Source())[0]
+    image, target = Files(files, 3, 65, (0.5, 1.5), Source())[0]
     assert image.shape == (3, 65, 65)
     assert image.abs().max() <= 1
     assert target.shape == (5, 5)

@@ -10,7 +10,8 @@ import torch
 
 from lovasz_repro.config import Base, Data, Experiment, Network
 from lovasz_repro.data.binary import SamplePlan
-from lovasz_repro.data.datamodule import DataModule, Source, Task
+from lovasz_repro.data.datamodule import DataModule, Task
+from lovasz_repro.data.reading import Source
 from lovasz_repro.models.deeplab import build
 from lovasz_repro.study.workspace import Workspace
 
@@ -32,7 +33,9 @@ def source(shapes_root: Path) -> Source:
 def module(source: Source, test_batch: int = 1) -> DataModule:
     index = np.arange(len(source.cache.ids))
     plan = SamplePlan(0, 4, [(index, 1.0)], (0.5, 1.5), flip=True)
-    return DataModule(
+    result = DataModule(
         source, Task(BIRD, "background"), plan, index,
         epoch_steps=3, crop_size=65, eval_batch=4, test_batch=test_batch,
     )  # fmt: skip
+    result.setup()
+    return result

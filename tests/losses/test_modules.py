@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -34,6 +35,34 @@ def test_the_losses_bring_in_torch_and_numba_alone() -> None:
     foreign = ("pytorch_lightning", "matplotlib", "pandas", "torchvision", "torchmetrics", "rich")
     assert not set(foreign) & set(packages)
     assert all(name.startswith("lovasz_repro.losses") for name in ours)
+
+
+STATE = """
+import logging, os
+import pytorch_lightning, torch
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+def state():
+    return (
+        dict(os.environ), rank_zero_only.rank, torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory, torch.get_num_threads(),
+        float(torch.tensor(1e-40) * 1), torch.initial_seed(),
+        [logging.getLogger(name).level for name in ("pytorch_lightning", "lightning_fabric")],
+    )
+
+before = state()
+import lovasz_repro.__main__, lovasz_repro.bench.steps, lovasz_repro.study.grid
+assert state() == before, (before, state())
+"""
+
+
+def test_importing_the_package_changes_no_global_state() -> None:
+    slurm = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "study"}
+    environment = {**os.environ, **slurm}
+    done = subprocess.run(
+        [sys.executable, "-c", STATE], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 BINARY = [

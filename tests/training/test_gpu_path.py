@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lovasz_repro.config import Network, Optim
-from lovasz_repro.data.datamodule import DataModule, Source, Task
+from lovasz_repro.data.datamodule import DataModule, Task
+from lovasz_repro.data.reading import Source
 from lovasz_repro.losses import LOSSES, lovasz_hinge, lovasz_softmax
 from lovasz_repro.models.deeplab import build
 from lovasz_repro.training.segmenter import BaseSegmenter, BinarySegmenter, measures
@@ -105,7 +106,7 @@ def test_a_training_step(
             network.binary(BIRD, "channel"), loss, Optim(), 1e-3, network.stride
         )
     segmenter.to("meta")
-    batch = prepared(data, data._training_step(0))
+    batch = prepared(data, data.steps[0])
     logits = segmenter(batch.inputs)
     # Of two strides that do not fit only the shapes matter here.
     target = nn.functional.interpolate(batch.target[:, None].float(), logits.shape[-2:])[:, 0]

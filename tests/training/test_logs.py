@@ -77,6 +77,16 @@ def test_the_base_is_there_and_no_chart_of_the_epoch(run: Path) -> None:
         assert "epoch" not in events(path.parent).Tags()["scalars"]
 
 
+def test_validation_is_drawn_at_the_number_of_steps_done(run: Path) -> None:
+    found = events(run / "tensorboard/bird/hinge/fold0-seed0")
+    for tag in ("val/image_iou", "val/lovasz_hinge", "train/images_per_second"):
+        assert [point.step for point in found.Scalars(tag)] == [2, 4], tag
+    assert "step" not in found.Tags()["scalars"]
+    with (run / "cells/bird/hinge/fold0-seed0/curve.csv").open() as file:
+        curve = [float(row["image_iou"]) for row in csv.DictReader(file)]
+    assert [point.value for point in found.Scalars("val/image_iou")] == pytest.approx(curve)
+
+
 def test_the_csv_file_has_the_final_measures(run: Path) -> None:
     folder = "bird/hinge/fold0-seed0"
     with (run / "tensorboard" / folder / "metrics.csv").open() as file:

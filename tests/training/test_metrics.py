@@ -1,17 +1,21 @@
-"""image-IoU against scikit-learn, image by image."""
+"""image-IoU and the confusion matrix against scikit-learn and torchmetrics."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from sklearn.metrics import jaccard_score
+from sklearn.metrics import confusion_matrix, jaccard_score
+from torchmetrics.classification import MulticlassJaccardIndex
 
 from lovasz_repro.training.metrics import (
     THRESHOLDS,
+    ConfusionMatrix,
     ImageIoU,
     confusion,
     iou,
     iou_at_thresholds,
+    label_iou,
     oracle_iou,
     threshold_of_best_image_iou,
 )
@@ -64,6 +68,31 @@ def test_probabilities_are_refused() -> None:
 def test_shapes_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match="differ"):
         ImageIoU().update(torch.zeros(1, 4, dtype=torch.bool), torch.zeros(1, 5))
+
+
+def test_the_confusion_matrix_and_its_iou() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 4, (6, 5, 7), generator=generator)
+    prediction = torch.randint(0, 4, (6, 5, 7), generator=generator)
+    target[:, 0], target[1] = 255, 255
+    prediction[:, 2] = target[:, 2].clamp(max=3)
+    valid = target != 255
+    whole, other = ConfusionMatrix(5), ConfusionMatrix(5)  # no pixel of label 4
+    for start in (0, 4):
+        whole.update(prediction[start : start + 4], target[start : start + 4].byte())
+    expected = confusion_matrix(target[valid], prediction[valid], labels=range(5))
+    np.testing.assert_array_equal(whole.compute(), expected)
+
+    values = label_iou(whole.compute())
+    theirs = jaccard_score(target[valid], prediction[valid], labels=range(4), average=None)
+    np.testing.assert_allclose(values[:4], theirs, rtol=1e-12)
+    assert values[4].isnan()
+    index = MulticlassJaccardIndex(5, average=None, ignore_index=255)
+    np.testing.assert_allclose(values[:4], index(prediction, target)[:4], rtol=1e-6)
+
+    other.update(prediction, target)
+    other.merge_state(whole)  # as from another device
+    np.testing.assert_array_equal(other.compute(), 2 * expected)
 
 
 def test_the_threshold_undoes_a_shift() -> None:

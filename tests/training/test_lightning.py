@@ -1,0 +1,112 @@
+"""The modules in a Trainer of the user's own, with Lightning's usual callbacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from lovasz_repro.config import Network, Optim
+from lovasz_repro.data.binary import Draws, SamplePlan
+from lovasz_repro.data.datamodule import Task
+from lovasz_repro.data.reading import Source
+from lovasz_repro.losses import hinge
+from lovasz_repro.models.deeplab import build
+from lovasz_repro.training.callbacks import Stopwatch
+from lovasz_repro.training.loop import deterministic, quiet
+from lovasz_repro.training.segmenter import BaseSegmenter, BinarySegmenter, Segmenter
+from tests.helpers.batches import BIRD, module
+
+OPTIM = Optim(lr=0.01, steps=12, batch_size=4, validate_every=3)
+
+
+def segmenter(task: str, lr: float) -> Segmenter:
+    torch.manual_seed(0)
+    network = build(Network(kind="deeplab_v2", backbone="test_resnet", output_stride=16))
+    if task == "base":
+        return BaseSegmenter(network, Optim(lr, steps=12, batch_size=4, validate_every=3), 16)
+    return BinarySegmenter(network.binary(BIRD, "channel"), hinge, OPTIM, lr, 16)
+
+
+def trainer(folder: Path, epochs: int, *callbacks: pl.Callback, **rest: Any) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu", max_epochs=epochs, callbacks=list(callbacks), logger=False,
+        default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False,
+        log_every_n_steps=1, **rest,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("task", "measure"), [("cell", "image_iou"), ("base", "miou")])
+def test_callbacks_monitor_the_measure_of_validation(
+    source: Source,
+    tmp_path: Path,
+    task: str,
+    measure: str,
+) -> None:
+    data = module(source)
+    if task == "base":
+        data.task = Task(None, "void")
+    trained = segmenter(task, 0.01)
+    best = ModelCheckpoint(tmp_path, monitor=f"val/{measure}", mode="max", save_top_k=1)
+    with quiet():
+        trainer(tmp_path, 3, best).fit(trained, datamodule=data)
+    assert [row["step"] for row in trained.curve] == [3, 6, 9]  # not the sanity check's
+    values = [row[measure] for row in trained.curve]
+    assert best.best_model_score is not None
+    assert float(best.best_model_score) == pytest.approx(max(values), rel=1e-6)
+
+    arguments: dict[str, Any] = {"network": segmenter(task, 0.01).network, "optim": OPTIM}
+    if task == "cell":
+        arguments |= {"loss": "hinge", "lr": 0.01}
+    again = type(trained).load_from_checkpoint(best.best_model_path, stride=16, **arguments)
+    with quiet():
+        (logged,) = trainer(tmp_path, 1).validate(again, datamodule=data, verbose=False)
+    assert logged[f"val/{measure}"] == pytest.approx(max(values), rel=1e-6)
+
+    stop = EarlyStopping(f"val/{measure}", mode="max", patience=1)
+    with quiet():
+        stopped = trainer(tmp_path, 6, stop, enable_checkpointing=False)
+        stopped.fit(segmenter(task, 1e-12), datamodule=data)
+    assert stopped.current_epoch == 2  # nothing better after the first
+
+
+def test_every_epoch_has_steps_of_its_own(
+    source: Source,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also those of a resumed training, whose clock goes on."""
+    data = module(source)
+    assert isinstance(data.train_dataloader(), DataLoader)
+    drawn: list[int] = []
+    original = SamplePlan.draw
+
+    def watch(self: SamplePlan, step: int) -> Draws:
+        drawn.append(step)
+        return original(self, step)
+
+    monkeypatch.setattr(SamplePlan, "draw", watch)
+    first, second = Stopwatch(), Stopwatch()
+    last = ModelCheckpoint(tmp_path, filename="last")
+    with quiet():
+        trainer(tmp_path, 2, first, last).fit(segmenter("cell", 0.01), datamodule=data)
+        trainer(tmp_path, 3, second, ModelCheckpoint(tmp_path, filename="later")).fit(
+            segmenter("cell", 0.01), datamodule=data, ckpt_path=last.best_model_path
+        )
+    assert drawn == list(range(9))
+    assert second.train_seconds > first.train_seconds > 0
+    assert second.validate_seconds > first.validate_seconds > 0
+
+
+def test_deterministic_for_a_while() -> None:
+    filling: Any = torch.utils.deterministic
+    with deterministic():
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not filling.fill_uninitialized_memory
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert filling.fill_uninitialized_memory
