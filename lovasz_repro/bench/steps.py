@@ -188,7 +188,10 @@ class _Setup:
         workspace, optim = self.workspace, self.workspace.config.optim
         val = workspace.selection(self.category, workspace.index("val", workspace.folds[0]))
         module, data = self.module(optim), self.data_module(val, optim)
-        trainer = train(module, data, workspace.config.runtime, workspace.device, None, "cell")
+        trainer = train(
+            module, data, workspace.config.runtime, workspace.device, None, "cell",
+            measure="image_iou",
+        )  # fmt: skip
         clock, started = Stopwatch.of(trainer), time.perf_counter()
         test(trainer, module, data)
         return {
