@@ -28,7 +28,7 @@ from lovasz_repro.losses import (
     soft_jaccard,
 )
 from lovasz_repro.losses.extension import Method
-from lovasz_repro.losses.loops import _compiled
+from lovasz_repro.losses.compiled import compiled
 
 # Timing is no test; the examples are many small batches, each with several images.
 settings.register_profile("losses", max_examples=25, deadline=None)
@@ -424,7 +424,7 @@ def test_an_image_is_the_same_beside_others(method: Method) -> None:
 def test_loops_are_compiled_where_they_cannot_be_kept() -> None:
     names: dict[str, Callable[..., int]] = {}
     exec("def double(x):\n    return 2 * x", names)  # of no file: there is no folder beside it
-    assert _compiled(names["double"])(3) == 6
+    assert compiled(names["double"])(3) == 6
 
 
 @pytest.mark.parametrize("loss", BINARY)
