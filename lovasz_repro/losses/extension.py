@@ -10,6 +10,8 @@ The operations here run on a GPU and in compiled code; a CPU is faster with the 
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -53,6 +55,12 @@ def lovasz_extension(
     rows, foreground, valid = (x.transpose(1, 2).flatten(2).flatten(0, 1) for x in (scores, *masks))
     losses, _ = Operations.apply(rows, foreground, valid, count > 1, method)
     return losses.view(groups, count), foreground.amax(1).view(groups, count)
+
+
+def kept_signature(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """torch looks at a forward's signature at every call, for as long as 20 of its operations."""
+    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    return forward
 
 
 class Extension(torch.autograd.Function):
@@ -106,6 +114,7 @@ class Operations(Extension):
     """The loss of each row, ``(R, N)`` to ``(R, 1)``, and its gradient in the scores."""
 
     @staticmethod
+    @kept_signature
     def forward(
         scores: Tensor, foreground: Tensor, valid: Tensor, probability: bool, method: Method
     ) -> tuple[Tensor, Tensor]:
@@ -232,4 +241,3 @@ def bits_of(x: Tensor) -> Tensor:
 
 
 _GRADIENTS = {"sort": _gradient_by_sort, "bins": _gradient_by_bins}
-

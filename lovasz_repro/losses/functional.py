@@ -20,7 +20,6 @@ Notation: f a logit, s = +1 on foreground and -1 on background, margin s f, marg
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -29,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lovasz_repro.losses.extension import Method, lovasz_extension
-from lovasz_repro.losses.labels import binary_masks, equal, error_slope, on_cpu
+from lovasz_repro.losses.labels import binary_masks, equal, error_slope, is_wrapped, on_cpu
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Reduction = Literal["mean", "none"]
@@ -140,10 +139,8 @@ def lovasz_softmax(
 
 def _without_void(logits: Tensor, ignored: Tensor) -> Tensor:
     """Void is not read: a logit there that is not finite would make the gradient NaN."""
-    if on_cpu(ignored):
-        with contextlib.suppress(RuntimeError):  # no value is seen under `torch.func.vmap`
-            if not ignored.any():
-                return logits
+    if on_cpu(ignored) and not is_wrapped(ignored) and not ignored.any():
+        return logits
     return torch.where(ignored[:, None] == 1, 0, logits)
 
 

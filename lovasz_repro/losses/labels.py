@@ -15,14 +15,21 @@ def on_cpu(x: Tensor) -> bool:
 
 def binary_masks(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Foreground and valid pixels, in the shape of ``target``. Labels: 0, 1 or ``ignore_index``."""
-    if torch.compiler.is_compiling():
+    if not is_wrapped(target):
         return _binary_masks(target, ignore_index)
     masks: tuple[Tensor, Tensor] = _BinaryMasks.apply(target, ignore_index)
     return masks
 
 
+def is_wrapped(x: Tensor) -> bool:
+    """Whether a transform of `torch.func` may hide the values, as vmap does."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
 class _BinaryMasks(torch.autograd.Function):
-    """Under `torch.func.vmap` the labels are still read and checked, all at once."""
+    """Under `torch.func.vmap`: the labels are read and checked all at once."""
 
     @staticmethod
     def forward(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
@@ -77,6 +84,8 @@ def equal(target: Tensor, label: int) -> Tensor:
         held = torch.iinfo(target.dtype)
         if not held.min <= label <= held.max:
             return torch.zeros_like(target, dtype=torch.uint8)
+    if is_wrapped(target):
+        return (target == label).to(torch.uint8)
     return torch.eq(target, label, out=torch.empty_like(target, dtype=torch.uint8))
 
 

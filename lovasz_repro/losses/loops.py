@@ -24,6 +24,7 @@ from lovasz_repro.losses.extension import (
     Method,
     bin_of_bits,
     bits_of,
+    kept_signature,
 )
 from lovasz_repro.losses.labels import wrong_labels
 from lovasz_repro.losses.threads import share
@@ -42,6 +43,7 @@ class Loops(Extension):
     rows have foreground ``(G, C)``, from scores and labels as `lovasz_extension` describes them."""
 
     @staticmethod
+    @kept_signature
     def forward(
         scores: Tensor,
         labels: Tensor,
