@@ -4,16 +4,20 @@ Berman, Rannen Triki & Blaschko (CVPR 2018, arXiv 1705.08790). Tensors are ``(R,
 pixels, an image, a batch or a class of one each. The masks ``foreground`` and ``valid`` are 0 or 1
 in uint8; s = +1 on foreground and -1 on background.
 
-The operations here run on a GPU and in compiled code. A CPU is faster with the loops of
+The operations here run on a GPU and in compiled code; a CPU is faster with the loops of
 :mod:`lovasz_repro.losses.loops`.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from lovasz_repro.losses.labels import binary_masks, class_masks, error_slope, on_cpu
 
 Method = Literal["sort", "bins"]
 
@@ -25,53 +29,100 @@ BINS = OCTAVES << BINS_PER_OCTAVE_LOG2
 
 
 def lovasz_extension(
-    scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor, method: Method
-) -> Tensor:
-    """The Lovász extension of the Jaccard loss of each row, ``(R, ...)`` to ``(R,)``.
+    scores: Tensor, labels: Tensor, ignored: int, method: Method
+) -> tuple[Tensor, Tensor]:
+    """The Lovász extension of the Jaccard loss of each row, and which have foreground. (G, C) both.
 
-    At the errors ``max(0, 1 - s score)``, or ``|y - score|`` where the score is a probability.
+    ``scores`` is ``(G, M, C, N)``: G images or batches, of M images, of C classes. With C = 1 the
+    score is a logit, and the errors are ``max(0, 1 - s score)``; else it is the probability of a
+    class, and they are ``|y - score|``. ``labels`` is ``(G, M, N)``.
     """
     if method not in _GRADIENTS:
         raise ValueError(f"method must be one of {', '.join(_GRADIENTS)}, got {method!r}")
-    if scores[0].numel() >= 2**31:  # pixels are counted in int32
-        raise ValueError(f"{scores[0].numel()} pixels are too many for one image, batch or class")
-    losses: Tensor = _Extension.apply(scores, probability, foreground, valid, method)[0]
-    return losses
+    groups, images, count, pixels = scores.shape
+    if images * pixels >= 2**31:  # pixels are counted in int32
+        raise ValueError(f"{images * pixels} pixels are too many for one image, batch or class")
+    if on_cpu(scores):
+        # Not at the top: a GPU has no use for Numba, which takes a while to import.
+        from lovasz_repro.losses.loops import Loops
+
+        losses, _, present = Loops.apply(scores, labels, ignored, method)
+        return losses.view(groups, count), present
+    if count == 1:
+        masks = binary_masks(labels[:, :, None], ignored)
+    else:
+        masks = class_masks(labels, count, ignored)
+    rows, foreground, valid = (x.transpose(1, 2).flatten(2).flatten(0, 1) for x in (scores, *masks))
+    losses, _ = Operations.apply(rows, foreground, valid, count > 1, method)
+    return losses.view(groups, count), foreground.amax(1).view(groups, count)
 
 
-class _Extension(torch.autograd.Function):
-    """<weights, errors> of each row; while the order of the errors stays, so do the weights."""
+def kept_signature(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """torch looks at a forward's signature at every call, for as long as 20 of its operations."""
+    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    return forward
+
+
+class Extension(torch.autograd.Function):
+    """<weights, errors> of each row; while the order of the errors stays, so do the weights.
+
+    ``forward`` gives the losses, the gradient in the scores, which broadcasts with them, and what
+    else has no gradient.
+    """
 
     @staticmethod
-    def forward(
-        scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor, method: Method
-    ) -> tuple[Tensor, Tensor]:
-        if on_cpu(scores):
-            # Not at the top: a GPU has no use for Numba, which takes a while to import.
-            from lovasz_repro.losses.loops import extension
-
-            return extension(scores, probability, foreground, valid, method)
-        y = foreground.flatten(1)
-        errors = _errors(scores.flatten(1), probability, y, valid.flatten(1))
-        gradient = _GRADIENTS[method](errors, y)
-        # Not a dot product: autocast would take it in half precision.
-        losses = errors.mul_(gradient).abs_().sum(1)
-        return losses, gradient.view(scores.shape)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        losses, gradient = output
-        ctx.mark_non_differentiable(gradient)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        losses, gradient, *others = output
+        ctx.mark_non_differentiable(gradient, *others)
         ctx.set_materialize_grads(False)  # spares a tensor of zeros as the grad of ``gradient``
         ctx.save_for_backward(losses, gradient)
+        ctx.save_for_forward(losses, gradient)
+        ctx.counts = len(inputs), len(others)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        inputs, _others = ctx.counts
         if grad is None:
-            return (None,) * 5
+            return (None,) * inputs
         losses, gradient = ctx.saved_tensors
         grad = torch.where(losses.isnan(), losses, grad)  # NaN must not train on
-        return (grad[:, None] * gradient.flatten(1)).view_as(gradient), None, None, None, None
+        return (grad * gradient, *[None] * (inputs - 1))
+
+    @classmethod
+    def vmap(
+        cls, info: Any, in_dims: tuple[int | None, ...], *inputs: Any
+    ) -> tuple[tuple[Tensor, ...], int]:
+        """The mapped axis goes into the first one, that of rows."""
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
+        mapped = [
+            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            for x, dim in zip(tensors, in_dims, strict=False)
+        ]
+        outputs = cls.apply(*(x.flatten(0, 1) for x in mapped), *inputs[len(tensors) :])
+        return tuple(x.unflatten(0, mapped[0].shape[:2]) for x in outputs), 0
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        losses, gradient = ctx.saved_tensors
+        moved = None if tangent is None else (gradient * tangent).sum_to_size(losses.shape)
+        if moved is not None:
+            moved = torch.where(losses.isnan(), losses, moved)
+        return (moved, None, *[None] * ctx.counts[1])
+
+
+class Operations(Extension):
+    """The loss of each row, ``(R, N)`` to ``(R, 1)``, and its gradient in the scores."""
+
+    @staticmethod
+    @kept_signature
+    def forward(
+        scores: Tensor, foreground: Tensor, valid: Tensor, probability: bool, method: Method
+    ) -> tuple[Tensor, Tensor]:
+        errors = _errors(scores, probability, foreground, valid)
+        gradient = _GRADIENTS[method](errors, foreground)
+        # Not a dot product: autocast would take it in half precision.
+        losses = errors.mul_(gradient).abs_().sum(1, keepdim=True)
+        return losses, gradient
 
 
 def _errors(scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor) -> Tensor:
@@ -190,13 +241,3 @@ def bits_of(x: Tensor) -> Tensor:
 
 
 _GRADIENTS = {"sort": _gradient_by_sort, "bins": _gradient_by_bins}
-
-
-def error_slope(foreground: Tensor, valid: Tensor) -> Tensor:
-    """-s: how an error moves with its score. -1 on foreground, +1 on background, 0 on void."""
-    return torch.sub(valid.view(torch.int8), foreground.view(torch.int8), alpha=2)
-
-
-def on_cpu(x: Tensor) -> bool:
-    """Whether values may be read at no cost and loops be called: on a CPU, and not compiled."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -27,7 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lovasz_repro.losses.extension import Method, error_slope, lovasz_extension, on_cpu
+from lovasz_repro.losses.extension import Method, lovasz_extension
+from lovasz_repro.losses.labels import binary_masks, equal, error_slope, is_wrapped, on_cpu
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Reduction = Literal["mean", "none"]
@@ -68,7 +69,9 @@ def soft_jaccard(
     point: an empty union has loss 0.
     """
     margin, foreground, valid = _margin(logits, target, ignore_index)
-    margin, foreground, valid = _rows(per_image, reduction, margin, foreground, valid)
+    _check_reduction(per_image, reduction)
+    if not per_image:
+        margin, foreground, valid = (x.reshape(1, -1) for x in (margin, foreground, valid))
     # The probability of the wrong label is sigmoid(-s f). As a ratio of masses of it the loss does
     # not cancel where p is near y, and is 1 to the bit without foreground.
     wrong = torch.sigmoid(-margin)
@@ -96,9 +99,11 @@ def lovasz_hinge(
     ``_gradient_by_bins`` in :mod:`lovasz_repro.losses.extension`. A pixel with a margin of 1 or
     more has no gradient.
     """
-    logits, foreground, valid = _binary(logits, target, ignore_index)
-    logits, foreground, valid = _rows(per_image, reduction, logits, foreground, valid)
-    return _image_mean(lovasz_extension(logits, False, foreground, valid, method), reduction)
+    logits, target = _binary(logits, target, ignore_index)
+    _check_reduction(per_image, reduction)
+    images = logits[:, None, None] if per_image else logits[None, :, None]  # (G, M, 1, N)
+    losses, _ = lovasz_extension(images, target.view(images[:, :, 0].shape), ignore_index, method)
+    return _image_mean(losses.view(-1), reduction)
 
 
 def lovasz_softmax(
@@ -123,26 +128,20 @@ def lovasz_softmax(
     if logits.ndim < 2 or logits.shape[1] < 2:
         raise ValueError(f"logits must be (B, C, ...) with C >= 2, got {tuple(logits.shape)}")
     logits, target = _flat(logits, target, logits[:, 0].shape)
-    count = logits.shape[1]
-    labels = torch.arange(count, device=target.device)[:, None]
-    foreground = (target[:, None] == labels).to(torch.uint8)  # (B, C, N)
-    ignored = _equal(target, ignore_index)[:, None]  # (B, 1, N)
-    known = foreground.amax(1, keepdim=True)
-    _check_labels(target, known | ignored, f"0 ... {count - 1} or {ignore_index}")
-    foreground *= 1 - ignored
-    valid = (known * (1 - ignored)).expand_as(foreground)
-    present = foreground.amax(2)  # (B, C)
-    # Void is not read: a logit there that is not finite would make the gradient NaN.
-    scores = torch.where(ignored == 1, 0, logits).softmax(1)  # (B, C, N)
-    if per_image:
-        scores, foreground, valid = (t.flatten(0, 1) for t in (scores, foreground, valid))
-    else:
-        scores, foreground, valid = (t.transpose(0, 1) for t in (scores, foreground, valid))
-        present = present.amax(0, keepdim=True)
-    losses = lovasz_extension(scores, True, foreground, valid, method).view(-1, count)
+    logits = _without_void(logits, equal(target, ignore_index))
+    scores = logits.softmax(1)  # (B, C, N)
+    groups = (scores[:, None], target[:, None]) if per_image else (scores[None], target[None])
+    losses, present = lovasz_extension(*groups, ignore_index, method)  # (G, C)
     if classes == "all":
         return losses.mean()
     return ((losses * present).sum(1) / present.sum(1).clamp(min=1)).mean()
+
+
+def _without_void(logits: Tensor, ignored: Tensor) -> Tensor:
+    """Void is not read: a logit there that is not finite would make the gradient NaN."""
+    if on_cpu(ignored) and not is_wrapped(ignored) and not ignored.any():
+        return logits
+    return torch.where(ignored[:, None] == 1, 0, logits)
 
 
 def _flat(logits: Tensor, target: Tensor, expected: torch.Size) -> tuple[Tensor, Tensor]:
@@ -165,66 +164,24 @@ def _flat(logits: Tensor, target: Tensor, expected: torch.Size) -> tuple[Tensor,
     return logits.flatten(pixel_axis).to(dtype), target.flatten(1).contiguous()
 
 
-def _binary(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, and the masks of foreground and valid pixels. ``(B, N)`` each.
-
-    A mask is 0 or 1 in uint8: on a CPU its arithmetic is vectorised, that of bool is not.
-    """
+def _binary(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Logits and labels, ``(B, N)`` each."""
     if ignore_index in (0, 1):
         raise ValueError(f"ignore_index must not be a label, got {ignore_index}")
-    logits, target = _flat(logits, target, logits.shape)
-    target = _bytes(target, ignore_index)
-    foreground = _equal(target, 1)
-    valid = foreground | _equal(target, 0)
-    if not on_cpu(valid) or valid.amin() == 0:
-        _check_labels(target, valid | _equal(target, ignore_index), f"0, 1 or {ignore_index}")
-    return logits, foreground, valid
-
-
-def _bytes(target: Tensor, ignore_index: int) -> Tensor:
-    """The labels as they are, or in uint8: on a CPU bytes compare several times faster."""
-    if target.dtype == torch.bool:
-        return target.view(torch.uint8)
-    wide = target.dtype in (torch.int64, torch.int32, torch.int16)
-    if not wide or not on_cpu(target) or not 0 <= ignore_index <= 255:
-        return target
-    lowest, highest = target.aminmax()
-    return target.to(torch.uint8) if lowest >= 0 and highest <= 255 else target
-
-
-def _equal(target: Tensor, label: int) -> Tensor:
-    """1 where the target is the label. A label that its type cannot hold is nowhere: torch would
-    wrap it around to another."""
-    if not target.is_floating_point() and target.dtype != torch.bool:
-        held = torch.iinfo(target.dtype)
-        if not held.min <= label <= held.max:
-            return torch.zeros_like(target, dtype=torch.uint8)
-    return torch.eq(target, label, out=torch.empty_like(target, dtype=torch.uint8))
-
-
-def _check_labels(target: Tensor, known: Tensor, allowed: str) -> None:
-    if on_cpu(target):
-        if known.amin() == 0:
-            raise ValueError(f"labels must be {allowed}, got {set(target.flatten().tolist())}")
-    else:
-        # Not amin: compiled for a CPU by torch 2.15, that of uint8 fails on labels that are right.
-        torch._assert_async((known == 1).all(), f"labels must be {allowed}")
+    return _flat(logits, target, logits.shape)
 
 
 def _margin(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
     """The margin s f, 0 on void, and the masks of foreground and valid pixels. ``(B, N)`` each."""
-    logits, foreground, valid = _binary(logits, target, ignore_index)
+    logits, target = _binary(logits, target, ignore_index)
+    foreground, valid = binary_masks(target, ignore_index)
     margin = -error_slope(foreground, valid) * logits
     return torch.where(valid == 1, margin, 0), foreground, valid
 
 
-def _rows(per_image: bool, reduction: Reduction, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """``(B, N)`` as it is, or the batch as one row ``(1, B * N)``."""
-    if per_image:
-        return tensors
-    if reduction == "none":
+def _check_reduction(per_image: bool, reduction: Reduction) -> None:
+    if reduction == "none" and not per_image:
         raise ValueError("reduction='none' is one value an image: it needs per_image=True")
-    return tuple(t.reshape(1, -1) for t in tensors)
 
 
 def _pixel_mean(values: Tensor, valid: Tensor, reduction: Reduction) -> Tensor:

@@ -1,193 +1,313 @@
 """The Lovász extension of the Jaccard loss on a CPU, as loops that Numba compiles.
 
 They compute what :mod:`lovasz_repro.losses.extension` does with torch's operations, in a few
-passes over one row at a time, whose pixels are spread over M images of N: ``(R, M, N)``. Arrays of
-one axis are contiguous. A pixel is active if its error is not 0. Loops are compiled when they are
-first called, for a second in all, and kept for later processes.
+passes over one row at a time. Scores and gradient are contiguous arrays ``(G, M, C, N)`` of G * C
+rows, whose pixels are spread over M images of N; the labels ``(G, M, N)``, of any real dtype, are
+those of all C rows of a group. Loops are compiled when they are first called, in about a second
+each, and kept for later processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lovasz_repro.losses.extension import BIN_OFFSET_LOG2, BINS, Method, bin_of_bits, bits_of
+from lovasz_repro.losses.compiled import compiled
+from lovasz_repro.losses.extension import (
+    BIN_OFFSET_LOG2,
+    BINS,
+    Extension,
+    Method,
+    bin_of_bits,
+    bits_of,
+    kept_signature,
+)
+from lovasz_repro.losses.labels import wrong_labels
+from lovasz_repro.losses.threads import share
 
 Array = NDArray[Any]
 
 # A digit of the radix sort: its counters fit a first-level cache.
 DIGIT_BITS = 11
 DIGITS = 1 << DIGIT_BITS
+# Pixels that are treated in turn while they are in a first-level cache.
+BLOCK = 1024
 
 
-def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-    def compiled(cache: bool) -> Callable[..., Any]:
-        # "reassoc" lets a sum be taken in several parts at once.
-        fast: Callable[..., Any] = numba.njit(loop, cache=cache, nogil=True, fastmath={"reassoc"})
-        return fast
+class Loops(Extension):
+    """The loss of each row ``(G, 1, C, 1)``, its gradient in the scores ``(G, M, C, N)``, and which
+    rows have foreground ``(G, C)``, from scores and labels as `lovasz_extension` describes them."""
 
-    try:
-        return compiled(cache=True)
-    except RuntimeError:  # there is no folder to keep it in
-        return compiled(cache=False)
+    @staticmethod
+    @kept_signature
+    def forward(
+        scores: Tensor,
+        labels: Tensor,
+        ignored: int,
+        method: Method,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        scores = scores.detach().contiguous()
+        groups, images, count, pixels = scores.shape
+        probability = count > 1
+        highest = max(count - 1, 1)
+        y, void, wrong = _array(labels), ignored, False
+        if probability:  # every row reads all labels: let them be short
+            y, wrong = _codes(y, highest, ignored)
+            void = highest + 1
+        gradient = torch.empty_like(scores)
+        losses, present = scores.new_empty(groups, count), scores.new_empty(groups, count)
+        f, out, results = scores.numpy(), gradient.numpy(), (losses.numpy(), present.numpy())
+        unknown = [wrong]
 
+        def work(first: int, last: int) -> None:
+            unknown.append(_errors(f, y, void, probability, first, last, out))
+            _GRADIENTS[method](gradient, first, last, *results)
 
-def extension(
-    scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor, method: Method
-) -> tuple[Tensor, Tensor]:
-    """The loss of each row, ``(R, [M,] N)`` to ``(R,)``, and its gradient in the scores."""
-    rows, pixels = scores.shape[0], scores.shape[-1]
-    f, y, v = (
-        (x if x.stride(-1) == 1 else x.contiguous()).detach().view(rows, -1, pixels).numpy()
-        for x in (scores, foreground, valid)
-    )
-    gradient = torch.empty_like(scores, memory_format=torch.contiguous_format)
-    errors = gradient.new_empty(f.shape[1:])
-    losses = gradient.new_empty(rows)
-    for row, out in enumerate(gradient.view(rows, -1, pixels)):
-        for image, e in enumerate(errors.numpy()):
-            _errors(f[row, image], y[row, image], v[row, image], probability, e)
-        _GRADIENTS[method](errors, y[row], out)
-        losses[row] = _weighted_sum(errors.numpy().reshape(-1), out.numpy().reshape(-1))
-    return losses, gradient
-
-
-# Below, ``errors`` and ``gradient`` are (M, N), one row. Memory is torch's, whose profiler then
-# knows of it.
-
-
-def _gradient_by_sort(errors: Tensor, foreground: Array, gradient: Tensor) -> None:
-    bits = bits_of(errors)
-    keys = bits.new_empty(2, bits.numel()).numpy()
-    order = torch.empty(keys.shape, dtype=torch.int32).numpy()
-    active = 0
-    for image, b in enumerate(bits.numpy()):
-        active = _active(b, foreground[image], image * b.size, active, keys[0], order[0])
-    last = _sort(keys, order, active)
-    positives = np.count_nonzero(foreground)
-    _steps(keys[last], order[last], active, positives, gradient.view(-1).numpy())
+        if not wrong:
+            share(work, groups * count, images * pixels)
+        if any(unknown):
+            names = f"0 ... {highest}" if probability else "0, 1"
+            raise wrong_labels(labels, f"{names} or {ignored}")
+        return losses[:, None, :, None], gradient, present
 
 
-def _gradient_by_bins(errors: Tensor, foreground: Array, gradient: Tensor) -> None:
-    torch.add(errors, 2.0**BIN_OFFSET_LOG2, out=gradient)
-    bins = bits_of(gradient).numpy()  # in the memory that then takes the gradient
-    counts = np.zeros((2, BINS), np.int32)
-    for b, y in zip(bins, foreground, strict=True):
-        _count(b, y, *bin_of_bits(errors.dtype), counts.reshape(-1))
-    weights = gradient.new_empty(2, BINS).numpy()
-    _weights(counts, weights)
-    _look_up(bins.reshape(-1), weights.reshape(-1), gradient.view(-1).numpy())
+def _array(labels: Tensor) -> Array:
+    """Labels as a contiguous array, in a type that NumPy has."""
+    if labels.dtype == torch.bool:
+        labels = labels.view(torch.uint8)
+    elif labels.is_floating_point() and labels.dtype != torch.float64:
+        labels = labels.float()
+    return labels.contiguous().numpy()
+
+
+# Below, rows first ... last - 1 are treated, by their numbers g * C + c. The gradient starts as
+# the errors, those of foreground with a minus sign, and is made into itself.
+
+
+def _gradient_by_sort(
+    gradient: Tensor, first: int, last: int, losses: Array, present: Array
+) -> None:
+    _, images, _, pixels = gradient.shape
+    # Memory is torch's, whose profiler then knows of it.
+    packed = torch.empty(2, images * pixels, dtype=torch.int64)
+    steps = packed[1].view(gradient.dtype)[: images * pixels]
+    unsigned = np.uint64 if gradient.dtype == torch.float64 else np.uint32
+    _sort_rows(
+        gradient.numpy(), bits_of(gradient).numpy().view(unsigned), packed.numpy().view(np.uint64),
+        steps.numpy(), first, last, losses, present,
+    )  # fmt: skip
+
+
+def _gradient_by_bins(
+    gradient: Tensor, first: int, last: int, losses: Array, present: Array
+) -> None:
+    _, images, _, pixels = gradient.shape
+    places = torch.empty(images, pixels, dtype=torch.int16).numpy()
+    moved = gradient.new_empty(BLOCK)
+    _bin_rows(
+        gradient.numpy(), places, moved.numpy(), bits_of(moved).numpy(), *bin_of_bits(moved.dtype),
+        first, last, losses, present,
+    )  # fmt: skip
 
 
 _GRADIENTS = {"sort": _gradient_by_sort, "bins": _gradient_by_bins}
 
 
-@_compiled
-def _errors(scores: Array, foreground: Array, valid: Array, probability: bool, out: Array) -> None:
-    """``max(0, 1 - s score)`` or ``|y - score|``, finite, and 0 on void."""
+def _codes(labels: Array, highest: int, ignored: int) -> tuple[Array, bool]:
+    """Labels in a short type, ``highest + 1`` for void; and whether any is neither."""
+    codes = np.empty(labels.shape, np.uint8 if highest < 255 else np.int32)
+    flat, out, unknown = labels.reshape(-1), codes.reshape(-1), []
+
+    def work(first: int, last: int) -> None:
+        unknown.append(_encode(flat[first:last], highest, ignored, out[first:last]))
+
+    share(work, len(flat), 1)
+    return codes, any(unknown)
+
+
+@compiled
+def _encode(labels: Array, highest: int, ignored: int, codes: Array) -> bool:
+    unknown = 0
+    for i in range(len(labels)):
+        y = labels[i]
+        is_void, is_label = y == ignored, y >= 0 and y <= highest
+        code = np.int64(y) if is_label else 0
+        unknown |= not (is_void or (is_label and code == y))
+        codes[i] = highest + 1 if is_void else code
+    return unknown != 0
+
+
+@compiled
+def _errors(
+    scores: Array, labels: Array, void: int, probability: bool, first: int, last: int, out: Array
+) -> bool:  # fmt: skip
+    """``max(0, 1 - s score)`` or ``|y - score|``, finite, and 0 on void; with a minus sign on
+    foreground, 0 too. Whether a label is none of two."""
+    _, images, count, pixels = scores.shape
     zero, one = scores.dtype.type(0), scores.dtype.type(1)
     largest = np.finfo(scores.dtype).max
     right = zero if probability else one  # on background
-    for i in range(len(scores)):
-        error = one - scores[i] if foreground[i] else right + scores[i]
-        # Comparisons that leave NaN as it is.
-        error = zero if error < zero or not valid[i] else error
-        out[i] = largest if error > largest else error
+    unknown = 0
+    for row in range(first, last):
+        group, channel = row // count, row % count
+        label = channel if probability else 1
+        for image in range(images):
+            f, y = scores[group, image, channel], labels[group, image]
+            e = out[group, image, channel]
+            for i in range(pixels):
+                is_foreground, is_void = y[i] == label, y[i] == void
+                error = one - f[i] if is_foreground else right + f[i]
+                # Comparisons that leave NaN as it is.
+                error = zero if error < zero or is_void else error
+                error = largest if error > largest else error
+                e[i] = -error if is_foreground else error
+                unknown |= not (is_foreground or is_void or y[i] == 0)
+    return unknown != 0 and not probability
 
 
-@_compiled
-def _active(
-    bits: Array, foreground: Array, start: int, active: int, keys: Array, order: Array
-) -> int:
-    """Appends keys that sort as the errors > 0, and their pixels' numbers. How many there are then.
+@compiled
+def _sort_rows(
+    gradient: Array, bits: Array, packed: Array, steps: Array, first: int, last: int,
+    losses: Array, present: Array,
+) -> None:  # fmt: skip
+    """What each pixel adds to the Jaccard loss, times -s, as ``_jaccard_steps`` has it.
 
-    The bits of a floating-point number >= 0 sort as it does, and NaN last. The label is in the
-    bit that the sign leaves free.
+    By a radix sort of the pixels with an error, in decreasing order. The bits of a floating-point
+    number >= 0 sort as it does, and NaN last. The label follows as the lowest bit, and of equal
+    keys the first pixel comes first. An item of ``packed``, ``(2, M * N)``, holds 32 bits of the
+    key, then the label, then the pixel's number. Of float64 the upper half is sorted after the
+    lower. ``steps``, ``(M * N,)``, is in the memory of ``packed[1]``.
     """
-    for i in range(len(bits)):
-        keys[active] = (bits[i] << 1) | foreground[i]
-        order[active] = start + i
-        active += bits[i] != 0
-    return active
+    _, images, count, pixels = gradient.shape
+    words = gradient.itemsize // 4
+    one, sign = np.uint64(1), np.uint64(8 * gradient.itemsize - 1)
+    half, label_at, pixel_mask = np.uint64(32), np.uint64(31), np.uint64(0x7FFFFFFF)
+    digit, low, middle = np.uint64(DIGITS - 1), np.uint64(32), np.uint64(32 + DIGIT_BITS)
+    high = np.uint64(32 + 2 * DIGIT_BITS)  # the upper digit has what bits are left
+    items, others = packed[0], packed[1]
+    starts = np.empty((3, DIGITS), np.int32)
+    taken = np.empty(DIGITS, np.int32)
+    for row in range(first, last):
+        group, channel = row // count, row % count
+        active = total = 0
+        for image in range(images):
+            b = bits[group, image, channel]
+            for i in range(pixels):
+                number = np.uint64(b[i])
+                label = number >> sign
+                key = (number << one) | label
+                pixel = np.uint64(image * pixels + i)
+                items[active] = (key << half) | (label << label_at) | pixel
+                total += np.int64(label)
+                active += number != label << sign
+        for word in range(words):
+            if word > 0:
+                for i in range(active):
+                    rest = others[i] & ((one << half) - one)
+                    pixel = np.int64(rest & pixel_mask)
+                    b = bits[group, pixel // pixels, channel]
+                    items[i] = ((np.uint64(b[pixel % pixels]) >> label_at) << half) | rest
+            starts[:] = 0
+            taken[:] = 0
+            for i in range(active):
+                item = items[i]
+                starts[0, (item >> low) & digit] += 1
+                starts[1, (item >> middle) & digit] += 1
+                starts[2, item >> high] += 1
+                taken[item >> high] += np.int64((item >> label_at) & one)
+            ends = active, active, active
+            for d in range(DIGITS):
+                ends = ends[0] - starts[0, d], ends[1] - starts[1, d], ends[2] - starts[2, d]
+                starts[0, d], starts[1, d], starts[2, d] = ends
+            _scatter(items, others, active, low, starts[0])
+            _scatter(others, items, active, middle, starts[1])
+            if word < words - 1:
+                _scatter(items, others, active, high, starts[2])
+        before = 0  # foreground pixels before those of a digit
+        for d in range(DIGITS - 1, -1, -1):
+            before, taken[d] = before + taken[d], before
+        # The last pass need not store the order: it tells how many pixels and how many of them
+        # foreground come before each.
+        steps[:] = 0
+        for i in range(active):
+            item = items[i]
+            place, positives = starts[2, item >> high], np.int64(taken[item >> high])
+            label = np.int64((item >> label_at) & one)
+            starts[2, item >> high] += 1
+            taken[item >> high] += label
+            intersection, union = total - positives, total + place - positives
+            gain = intersection / union / (union + 1) if union else 1.0
+            steps[item & pixel_mask] = -1.0 / union if label else gain
+        loss = 0.0
+        for image in range(images):
+            x, step = gradient[group, image, channel], steps[image * pixels : (image + 1) * pixels]
+            for i in range(pixels):
+                loss += abs(x[i]) * abs(step[i])
+                x[i] = step[i]
+        losses[group, channel], present[group, channel] = loss, total > 0
 
 
-@_compiled
-def _sort(keys: Array, order: Array, active: int) -> int:
-    """Radix sort of the first ``active`` columns by decreasing key. Which row of two it is in."""
-    counts = np.empty(DIGITS, np.int64)
-    now = 0
-    for shift in range(0, 8 * keys.itemsize, DIGIT_BITS):
+@compiled
+def _scatter(items: Array, out: Array, count: int, shift: int, starts: Array) -> None:
+    """A pass of the radix sort: items to where those of their digit start."""
+    for i in range(count):
+        digit = (items[i] >> shift) & np.uint64(DIGITS - 1)
+        out[starts[digit]] = items[i]
+        starts[digit] += 1
+
+
+@compiled
+def _bin_rows(
+    gradient: Array, places: Array, moved: Array, moved_bits: Array, shift: int, first_bin: int,
+    first: int, last: int, losses: Array, present: Array,
+) -> None:  # fmt: skip
+    """-s times the weight of each pixel's label and bin, as ``_signed_weights`` has it.
+
+    ``places``, ``(M, N)``, are those in a table of the bins of each label, background first.
+    """
+    _, images, count, pixels = gradient.shape
+    offset = gradient.dtype.type(2.0**BIN_OFFSET_LOG2)
+    # Two tables of counts: where pixels share a bin, one waits for its last count to be stored.
+    counts = np.empty((2, 2 * BINS), np.int32)
+    weights = np.empty(2 * BINS, gradient.dtype)
+    for row in range(first, last):
+        group, channel = row // count, row % count
         counts[:] = 0
-        for i in range(active):
-            counts[(keys[now, i] >> shift) & (DIGITS - 1)] += 1
-        start = active
-        for digit in range(DIGITS):
-            start -= counts[digit]
-            counts[digit] = start
-        for i in range(active):
-            digit = (keys[now, i] >> shift) & (DIGITS - 1)
-            place = counts[digit]
-            counts[digit] += 1
-            keys[1 - now, place] = keys[now, i]
-            order[1 - now, place] = order[now, i]
-        now = 1 - now
-    return now
-
-
-@_compiled
-def _steps(keys: Array, order: Array, active: int, total: int, gradient: Array) -> None:
-    """What each pixel adds to the Jaccard loss, times -s, as ``_jaccard_steps`` has it."""
-    one = gradient.dtype.type(1)
-    gradient[:] = 0
-    intersection = union = total
-    for i in range(active):
-        if keys[i] & 1:
-            gradient[order[i]] = -one / union
-            intersection -= 1
-        else:
-            gradient[order[i]] = one * intersection / union / (union + 1) if union else one
-            union += 1
-
-
-@_compiled
-def _count(bins: Array, foreground: Array, shift: int, first: int, counts: Array) -> None:
-    """Turns bits into places in a table ``(2, K)`` of each label's bins, and counts them there."""
-    for i in range(len(bins)):  # alone, this loop is vectorised
-        place = min(max((bins[i] >> shift) - first, 0), BINS - 1)
-        bins[i] = place + BINS * foreground[i]
-    for i in range(len(bins)):
-        counts[bins[i]] += 1
-
-
-@_compiled
-def _weights(counts: Array, weights: Array) -> None:
-    """-s times the weight of a pixel of each label and bin, as ``_signed_weights`` has it."""
-    intersection = union = counts[1].sum()
-    for place in range(BINS - 1, 0, -1):
-        background, foreground = counts[0, place], counts[1, place]
-        after, left = union + background, intersection - foreground
-        both = 2.0 * union * after
-        weights[0, place] = (intersection + left) / both if union else 1 / max(after, 1)
-        weights[1, place] = -(union + after) / both if union else 0
-        intersection, union = left, after
-    weights[:, 0] = 0
-
-
-@_compiled
-def _look_up(bins: Array, weights: Array, gradient: Array) -> None:
-    for i in range(len(bins)):
-        gradient[i] = weights[bins[i]]
-
-
-@_compiled
-def _weighted_sum(errors: Array, gradient: Array) -> float:
-    total = 0.0
-    for i in range(len(errors)):
-        total += errors[i] * abs(gradient[i])
-    return total
+        highest = 0
+        for image in range(images):
+            for start in range(0, pixels, BLOCK):
+                size = min(BLOCK, pixels - start)
+                x = gradient[group, image, channel, start : start + size]
+                p = places[image, start : start + size]
+                for i in range(size):
+                    moved[i] = abs(x[i]) + offset
+                for i in range(size):
+                    place = min(max((moved_bits[i] >> shift) - first_bin, 0), BINS - 1)
+                    highest = max(highest, place)
+                    p[i] = place + BINS * np.signbit(x[i])
+                for i in range(size):
+                    counts[i & 1, p[i]] += 1
+        intersection = union = counts[:, BINS:].sum()
+        present[group, channel] = union > 0
+        for place in range(highest, 0, -1):
+            background = counts[0, place] + counts[1, place]
+            foreground = counts[0, place + BINS] + counts[1, place + BINS]
+            if background or foreground:
+                after, left = union + background, intersection - foreground
+                both = 2.0 * union * after
+                weights[place] = (intersection + left) / both if union else 1 / max(after, 1)
+                weights[place + BINS] = -(union + after) / both if union else 0
+                intersection, union = left, after
+        weights[0] = weights[BINS] = 0
+        loss = 0.0
+        for image in range(images):
+            x, p = gradient[group, image, channel], places[image]
+            for i in range(pixels):
+                weight = weights[p[i]]
+                loss += abs(x[i]) * abs(weight)
+                x[i] = weight
+        losses[group, channel] = loss

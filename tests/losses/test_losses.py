@@ -27,8 +27,8 @@ from lovasz_repro.losses import (
     make_loss,
     soft_jaccard,
 )
+from lovasz_repro.losses.compiled import compiled
 from lovasz_repro.losses.extension import Method
-from lovasz_repro.losses.loops import _compiled
 
 # Timing is no test; the examples are many small batches, each with several images.
 settings.register_profile("losses", max_examples=25, deadline=None)
@@ -424,7 +424,7 @@ def test_an_image_is_the_same_beside_others(method: Method) -> None:
 def test_loops_are_compiled_where_they_cannot_be_kept() -> None:
     names: dict[str, Callable[..., int]] = {}
     exec("def double(x):\n    return 2 * x", names)  # of no file: there is no folder beside it
-    assert _compiled(names["double"])(3) == 6
+    assert compiled(names["double"])(3) == 6
 
 
 @pytest.mark.parametrize("loss", BINARY)
@@ -596,3 +596,142 @@ def test_a_void_label_that_the_type_cannot_hold_is_nowhere(ignore_index: int) ->
         lovasz_softmax(logits, small, ignore_index=ignore_index)
     with pytest.raises(ValueError, match="labels must be"):  # −1 is not 255
         lovasz_softmax(logits, target.to(torch.int8).index_fill(1, torch.tensor([0]), -1))
+
+
+jit_is_deprecated = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+"""torch uses it itself, in forward mode."""
+
+
+@pytest.mark.parametrize("loss", BINARY)
+def test_vmap_is_a_loop(loss: Loss) -> None:
+    logits, target = random_batch(3, 2, 4, 5)
+    expected = torch.stack([loss(f, y) for f, y in zip(logits, target, strict=True)])
+    slopes = torch.stack([gradient(loss, f, y) for f, y in zip(logits, target, strict=True)])
+    torch.testing.assert_close(torch.func.vmap(loss)(logits, target), expected)
+    torch.testing.assert_close(
+        torch.func.vmap(loss, (1, 1))(logits.movedim(0, 1), target.movedim(0, 1)), expected
+    )
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(logits, target), slopes)
+    same = torch.stack([loss(f, target[0]) for f in logits])
+    torch.testing.assert_close(torch.func.vmap(loss, (0, None))(logits, target[0]), same)
+    twice = torch.func.vmap(torch.func.vmap(loss))(logits[None], target[None])
+    torch.testing.assert_close(twice, expected[None])
+    target[1, 0, 0, 0] = 7
+    with pytest.raises(ValueError, match=r"0, 1 or 255, got .*7"):
+        torch.func.vmap(loss)(logits, target)
+
+
+@pytest.mark.parametrize("per_image", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+def test_vmap_of_softmax_is_a_loop(method: Method, per_image: bool, path: str) -> None:
+    if path == "operations":
+        pytest.skip("not on a GPU")
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 2, 4, 9, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, 4, (3, 2, 9), generator=generator)
+    target[:, :, 0] = 255
+    loss = partial(lovasz_softmax, method=method, per_image=per_image)
+    expected = torch.stack([loss(f, y) for f, y in zip(logits, target, strict=True)])
+    torch.testing.assert_close(torch.func.vmap(loss)(logits, target), expected)
+
+
+@jit_is_deprecated
+@pytest.mark.parametrize("loss", BINARY)
+def test_forward_mode_is_the_slope_along_a_tangent(loss: Loss) -> None:
+    logits, target = random_batch(3, 17)
+    tangent = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).double()
+    value, moved = torch.func.jvp(lambda f: loss(f, target), (logits,), (tangent,))
+    torch.testing.assert_close(value, loss(logits, target))
+    torch.testing.assert_close(moved, (gradient(loss, logits, target) * tangent).sum())
+    step = 1e-7
+    ends = [loss(logits + sign * step * tangent, target) for sign in (1, -1)]
+    torch.testing.assert_close(moved, (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-7)
+    by_double_backward = torch.autograd.functional.jvp(lambda f: loss(f, target), logits, tangent)[
+        1
+    ]
+    torch.testing.assert_close(moved, by_double_backward)
+    assert torch.autograd.gradcheck(
+        loss, (logits.requires_grad_(), target), check_forward_ad=True, check_batched_grad=False
+    )
+
+
+@jit_is_deprecated
+@pytest.mark.parametrize("method", METHODS)
+def test_forward_mode_of_softmax(method: Method) -> None:
+    logits = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    target = torch.tensor([[0, 1, 2, 255, 3, 3, 1, 0, 0], [2, 2, 255, 255, 0, 1, 0, 2, 2]])
+    loss = partial(lovasz_softmax, target=target, method=method)
+    assert torch.autograd.gradcheck(loss, logits.requires_grad_(), check_forward_ad=True)
+    torch.testing.assert_close(torch.func.jacfwd(loss)(logits), gradient_of(loss, logits))
+
+
+def gradient_of(loss: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    return gradient(lambda f, _: loss(f), logits, logits)
+
+
+@jit_is_deprecated
+def test_forward_mode_of_nan_is_nan() -> None:
+    logits, target = random_batch(2, 5, void=0)
+    logits[0, 0] = torch.nan
+    loss = partial(lovasz_hinge, reduction="none")
+    _, moved = torch.func.jvp(lambda f: loss(f, target), (logits,), (torch.ones_like(logits),))
+    assert moved[0].isnan()
+    assert moved[1].isfinite()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int64, torch.float32])
+@pytest.mark.parametrize("loss", BINARY)
+def test_a_void_label_that_binary_labels_cannot_hold_is_nowhere(
+    loss: Loss, dtype: torch.dtype
+) -> None:
+    logits, target = random_batch(2, 30, void=0)
+    labels = target.to(dtype)
+    for ignored in (256, 257, -256, -255, 300):
+        assert torch.equal(loss(logits, labels, ignore_index=ignored), loss(logits, target))  # type: ignore[call-arg]
+    there, other = (255, -1) if dtype == torch.uint8 else (-1, 255)
+    labels[0, 0] = there
+    with pytest.raises(ValueError, match="labels must be"):
+        loss(logits, labels, ignore_index=other)  # type: ignore[call-arg]
+    with_void = target.index_put((torch.tensor(0), torch.tensor(0)), torch.tensor(255).byte())
+    expected = loss(logits, with_void)
+    assert torch.equal(loss(logits, labels, ignore_index=there), expected)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_labels_of_softmax_are_whole_and_of_any_dtype(method: Method) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 300, 8, generator=generator)
+    target = torch.randint(0, 300, (2, 8), generator=generator)
+    expected = lovasz_softmax(logits, target, ignore_index=-1, method=method)
+    for dtype in (torch.int16, torch.int32, torch.float32, torch.float64):
+        labels = target.to(dtype)
+        assert lovasz_softmax(logits, labels, ignore_index=-1, method=method) == expected
+    for wrong in (0.5, math.nan, math.inf, -2.0):
+        labels = target.float()
+        labels[0, 0] = wrong
+        with pytest.raises(ValueError, match="labels must be"):
+            lovasz_softmax(logits, labels, ignore_index=-1, method=method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_any_number_of_threads_gives_the_same_bits(method: Method, path: str) -> None:
+    if path == "operations":
+        pytest.skip("they are torch's")
+    logits, target = random_batch(5, 300, 301, dtype=torch.float32)
+    scores = torch.rand(1, 2, 6, 22650, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 6, (1, 2, 22650), generator=torch.Generator().manual_seed(1))
+
+    def results() -> list[Tensor]:
+        slope = gradient(lambda f, y: lovasz_hinge(f, y, method=method), logits, target)
+        losses, _ = extension.lovasz_extension(scores, labels, 255, method)
+        return [lovasz_hinge(logits, target, reduction="none", method=method), slope, losses]
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = results()
+        for threads in (2, 3):
+            torch.set_num_threads(threads)
+            assert all(map(torch.equal, results(), alone))
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,107 @@
+"""Labels as masks, checked. A mask is 0 or 1 in uint8: on a CPU its arithmetic is vectorised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Whether values may be read at no cost and loops be called: on a CPU, and not compiled."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def binary_masks(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Foreground and valid pixels, in the shape of ``target``. Labels: 0, 1 or ``ignore_index``."""
+    if not is_wrapped(target):
+        return _binary_masks(target, ignore_index)
+    masks: tuple[Tensor, Tensor] = _BinaryMasks.apply(target, ignore_index)
+    return masks
+
+
+def is_wrapped(x: Tensor) -> bool:
+    """Whether a transform of `torch.func` may hide the values, as vmap does."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+class _BinaryMasks(torch.autograd.Function):
+    """Under `torch.func.vmap`: the labels are read and checked all at once."""
+
+    @staticmethod
+    def forward(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+        return _binary_masks(target, ignore_index)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(*output)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int, None], target: Tensor, ignore_index: int
+    ) -> tuple[tuple[Tensor, Tensor], int]:
+        return _BinaryMasks.apply(target, ignore_index), in_dims[0]
+
+
+def _binary_masks(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    target = _bytes(target, ignore_index)
+    foreground = equal(target, 1)
+    valid = foreground | equal(target, 0)
+    if not on_cpu(valid) or valid.amin() == 0:
+        _check(target, valid | equal(target, ignore_index), f"0, 1 or {ignore_index}")
+    return foreground, valid
+
+
+def class_masks(target: Tensor, count: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """``(G, M, N)`` to each class's pixels ``(G, M, C, N)``, and the valid ones of that shape."""
+    labels = torch.arange(count, device=target.device)[:, None]
+    foreground = (target[:, :, None] == labels).to(torch.uint8)
+    ignored = equal(target, ignore_index)[:, :, None]
+    known = foreground.amax(2, keepdim=True)
+    _check(target, known | ignored, f"0 ... {count - 1} or {ignore_index}")
+    foreground *= 1 - ignored
+    return foreground, (known * (1 - ignored)).expand_as(foreground)
+
+
+def _bytes(target: Tensor, ignore_index: int) -> Tensor:
+    """The labels as they are, or in uint8: on a CPU bytes compare several times faster."""
+    if target.dtype == torch.bool:
+        return target.view(torch.uint8)
+    wide = target.dtype in (torch.int64, torch.int32, torch.int16)
+    if not wide or not on_cpu(target) or not 0 <= ignore_index <= 255:
+        return target
+    lowest, highest = target.aminmax()
+    return target.to(torch.uint8) if lowest >= 0 and highest <= 255 else target
+
+
+def equal(target: Tensor, label: int) -> Tensor:
+    """1 where the target is the label. A label that its type cannot hold is nowhere: torch would
+    wrap it around to another."""
+    if not target.is_floating_point() and target.dtype != torch.bool:
+        held = torch.iinfo(target.dtype)
+        if not held.min <= label <= held.max:
+            return torch.zeros_like(target, dtype=torch.uint8)
+    if is_wrapped(target):
+        return (target == label).to(torch.uint8)
+    return torch.eq(target, label, out=torch.empty_like(target, dtype=torch.uint8))
+
+
+def _check(target: Tensor, known: Tensor, allowed: str) -> None:
+    if on_cpu(target):
+        if known.amin() == 0:
+            raise wrong_labels(target, allowed)
+    else:
+        # Not amin: compiled for a CPU by torch 2.15, that of uint8 fails on labels that are right.
+        torch._assert_async((known == 1).all(), f"labels must be {allowed}")
+
+
+def wrong_labels(target: Tensor, allowed: str) -> ValueError:
+    return ValueError(f"labels must be {allowed}, got {set(target.flatten().tolist())}")
+
+
+def error_slope(foreground: Tensor, valid: Tensor) -> Tensor:
+    """-s: how an error moves with its score. -1 on foreground, +1 on background, 0 on void."""
+    return torch.sub(valid.view(torch.int8), foreground.view(torch.int8), alpha=2)

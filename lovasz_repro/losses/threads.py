@@ -1,0 +1,76 @@
+"""Independent rows shared out over as many threads as torch uses.
+
+The threads are Python's own, asleep between calls: OpenMP's would spin beside torch's. What they
+run gives the GIL away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+# Fewer elements are sooner done than a thread is woken.
+ELEMENTS_PER_THREAD = 1 << 16
+# What one thread treats at once, so that a small row is not one call: as many elements as fit a
+# second-level cache.
+ELEMENTS_PER_CALL = 1 << 16
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget() -> None:
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)  # a forked process has none of the threads
+
+
+def share(work: Callable[[int, int], None], rows: int, elements: int) -> None:
+    """Calls ``work(first, last)`` for rows first ... last - 1, of so many elements each.
+
+    Every row is treated once, in any order; where the rows are few or short, by this thread alone.
+    """
+    threads = min(torch.get_num_threads(), rows, rows * elements // ELEMENTS_PER_THREAD)
+    step = max(1, ELEMENTS_PER_CALL // elements)
+    starts = itertools.count(0, step)  # whose next() no two threads share
+
+    def take() -> None:
+        while (first := next(starts)) < rows:
+            work(first, min(first + step, rows))
+
+    helpers = _start(take, threads - 1) if threads > 1 else []
+    try:
+        take()
+    finally:
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
+
+
+def _start(take: Callable[[], None], helpers: int) -> list[Future[Any]]:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(os.cpu_count(), "lovasz")
+    # torch.set_flush_denormal holds for the thread that calls it, so a helper is told.
+    flush = _TINY * 1.0 == 0
+    submitted: list[Future[Any]] = []
+
+    def help_out() -> None:
+        torch.set_flush_denormal(flush)
+        take()
+
+    # Where the interpreter is ending, or the system has no more threads, the caller is alone.
+    with contextlib.suppress(RuntimeError):
+        submitted += [_pool.submit(help_out) for _ in range(helpers)]
+    return submitted
+
+
+_TINY = 5e-324  # the smallest number there is, 0 where such are flushed
