@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lovasz_repro.config import Cells, Experiment, Optim, Tuning
 from lovasz_repro.files import write_json
 from lovasz_repro.records import CURVE_COLUMNS, MEASURES, UNTRAINED, Cell, Grid, Json, write_cell
+from lovasz_repro.study.identity import _settings
 
 CATEGORIES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -31,6 +33,7 @@ EFFECT = {
     UNTRAINED: -0.04,
 }
 HASH = "5ca1ab1e"
+RATES = (0.001, 0.003, 0.01, 0.03)
 
 Floats = NDArray[np.float64]
 
@@ -200,12 +203,21 @@ def write_one(runs: Path, cell: Cell, count: int, effect: float, digest: str, lr
 def study(grid: Grid, experiment: str, generated: bool, count: int) -> Json:
     """The content of study.json."""
     lists = {f"fold{k}_{part}": count for k in grid.folds for part in ("train", "val")}
+    config = Experiment(
+        experiment,
+        optim=Optim(steps=300),
+        tuning=Tuning(list(RATES), categories=list(grid.categories), seeds=[0, 1]),
+        cells=Cells(
+            list(grid.categories), [loss for loss in grid.losses if loss != UNTRAINED],
+            list(grid.folds), list(grid.seeds),
+        ),
+    )  # fmt: skip
     return {
         "experiment": experiment,
         "generated": generated,
         "hash": HASH,
         "grid": {name: list(value) for name, value in vars(grid).items()},
-        "config": {"train": {"steps": 300, "batch": 10}, "optimiser": {"momentum": 0.9}},
+        "config": _settings(config),
         "data": {"lists": {k: {"images": n, "sha256": "cd" * 32} for k, n in lists.items()}},
     }
 
@@ -223,12 +235,12 @@ def tuned(loss: str, fold: int, categories: Sequence[str]) -> Json:
     draw = generator("tuning", loss, fold)
     trials: list[Json] = [
         {"lr": lr, "steps": 300, "category": name, "seed": i % 2, "image_iou": draw.uniform(0.4, 1)}
-        for lr in (0.001, 0.003, 0.01, 0.03)
+        for lr in RATES
         for i, name in enumerate(categories)
     ]
     means = pd.DataFrame(trials).groupby("lr")["image_iou"].mean()
     choice = {"lr": float(means.idxmax()), "steps": 300, "image_iou": float(means.max())}
-    return {**choice, "at_edge": choice["lr"] in (0.001, 0.03), "trials": trials}
+    return {**choice, "at_edge": choice["lr"] in (RATES[0], RATES[-1]), "trials": trials}
 
 
 def cost(*key: object) -> Json:
