@@ -150,8 +150,8 @@ class Segmenter(pl.LightningModule):
             )
         self.curve.append({"step": self.global_step, "train_loss": self._train_loss, **values})
         logged = {f"val/{name}": value for name, value in values.items()}
-        # Without `step` Lightning would take the number of the last step, not of those done. The
-        # measures are of all devices.
+        # Without `step` Lightning would take the number of the last step, not of those done. Every
+        # device validates all images, so their mean changes nothing; Lightning asks for it.
         logged["step"] = self.global_step
         self.log_dict(logged, batch_size=1, sync_dist=True)
 
