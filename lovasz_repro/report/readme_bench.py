@@ -6,6 +6,7 @@ import pandas as pd
 
 from lovasz_repro.report.document import listed
 
+NOT_MEASURED = "Not measured."
 BENCH_CASES = ("8x321x321, hard", "8x321x321, easy", "2x512x1024, 19 classes, hard")
 
 
@@ -30,6 +31,17 @@ def training_table(table: pd.DataFrame) -> str:
     for name, parts in table[table["kind"] == "part"].groupby("experiment", sort=False):
         shares = listed([f"{row.what} {row.ratio:.1%}" for row in parts.itertuples()])
         lines.append(f"- A step of this pipeline, `{name}`: {shares}.")
+    return "\n".join(lines)
+
+
+def gpu_table(table: pd.DataFrame) -> str:
+    """The losses and training steps on one GPU. table: what `bench gpu` wrote, checks as text."""
+    lines = [f"{table['device'][0]}:", ""]
+    lines.append(_row(["case", "what", "ms", "× first", "MB", "check"]))
+    lines.append(_row([":--", ":--", "--:", "--:", "--:", ":--"]))
+    for row in table.fillna({"check": ""}).itertuples():
+        figures = [f"{row.milliseconds:.2f}", f"{row.ratio:.2f}", f"{row.megabytes:.0f}"]
+        lines.append(_row([row.case, row.name, *figures, row.check]))
     return "\n".join(lines)
 
 
