@@ -18,7 +18,7 @@ from lovasz_repro.options import OptionError, explained, parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 1 for what the user can mend, 128 + n where signal n
+    """Run a command; returns the exit status: 1 for what the user can fix, 128 + n where signal n
     stopped it."""
     environment.prepare()
     with _terminable() as received:
@@ -136,6 +136,11 @@ def _bench(what: str, options: Namespace) -> None:
         from lovasz_repro.bench.losses import bench_loss
 
         bench_loss(options.device, options.rounds, options.out)
+        return
+    if what == "gpu":
+        from lovasz_repro.bench.gpu import bench_gpu
+
+        bench_gpu(options.device, options.rounds, options.out)
         return
     experiment = _experiment(options)
     if experiment.multiclass:

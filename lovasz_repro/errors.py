@@ -1,4 +1,4 @@
-"""What a user can mend: one exception of ours, and the system's errors about a disk."""
+"""Errors that a user can fix: our exception, and the system's errors about a disk."""
 
 import errno
 from collections.abc import Iterable

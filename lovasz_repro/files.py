@@ -1,6 +1,6 @@
 """Files written so that nothing is half there, and JSON that knows when it was changed.
 
-Every file is written beside its place and renamed: a reader sees the old bytes or the new ones.
+Every file is written under a temporary name and renamed: a reader sees the old bytes or the new.
 """
 
 from __future__ import annotations

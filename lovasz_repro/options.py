@@ -1,4 +1,4 @@
-"""The options of the command line, from typed signatures, and what is said of wrong ones."""
+"""The options of the command line, from typed signatures, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -135,6 +135,17 @@ def parser() -> ArgumentParser:
     loss.add_argument("--rounds", type=int, default=7, help="the median of so many")
     loss.add_argument("--out", type=Path | None, default=None, help="CSV file")
     subjects.add_subcommand("loss", loss, help=text)
+    text = "losses and training steps on a GPU, on generated data, in 5 minutes"
+    gpu = Parser(description=text)
+    gpu.add_argument(
+        "--device", type=str, default="cuda", choices=["cpu", "cuda"], help="cpu: a tiny version"
+    )
+    gpu.add_argument("--rounds", type=int, default=7, help="the median of so many")
+    gpu.add_argument(
+        "--out", type=Path, default=Path("reports/bench"),
+        help="gets gpu-NAME.csv; its README.md gets the table",
+    )  # fmt: skip
+    subjects.add_subcommand("gpu", gpu, help=text)
     text = "a training step against the bare network and a plain loop"
     steps = _experiment(text, f"bench train --config FILE {ALL_KEYS}")
     steps.add_argument("--steps", type=int, default=20, help="timed steps a round")
@@ -230,7 +241,7 @@ _EXPECTED = re.compile(
 
 
 def _shown(path: str) -> str:
-    """The path from here, where it lies below."""
+    """The path, relative to the current folder where it is inside it."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 

@@ -52,7 +52,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    # ResNet-101 writes gigabytes of checkpoints.
+    [pytest.param(p, marks=pytest.mark.slow) if p.stem == "paper" else p for p in EXPERIMENTS],
+    ids=lambda path: path.stem,
+)
 def test_every_experiment_runs_a_shortened_cell(
     path: Path, shapes_root: Path, tmp_path: Path, weights: Callable[[str], Path],
     capsys: pytest.CaptureFixture[str],

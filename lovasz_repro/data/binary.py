@@ -55,7 +55,7 @@ class Draws:
     """What one training step sees, B images.
 
     index: (B,) int64 into the cache. scale: (B,) float64 of the image. flip: (B,) bool.
-    offset: (B, 2) float64 in [0, 1), where the crop lies in the room that there is.
+    offset: (B, 2) float64 in [0, 1), place of the crop within the free room.
     """
 
     index: NDArray[np.int64]

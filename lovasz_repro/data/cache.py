@@ -1,8 +1,8 @@
 """Images, masks and frozen features as memory-mapped arrays: each is decoded or computed once.
 
 An image lies at the top left of a square canvas, shrunk when it is larger, never enlarged; the
-rest of the canvas is void. A cache's folder is named by a hash of what went in, built under another
-name by one process while others wait, and renamed when complete: what is there is whole.
+rest of the canvas is void. A cache's folder is named by a hash of its inputs. One process builds it
+under another name while others wait, and renames it when it is complete.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Download:
 
     @property
     def whole(self) -> bool:
-        """Whether the file that lies at `path` has the digest."""
+        """Whether the file at `path` has the digest."""
         return self._matches(self.path)
 
     def _matches(self, path: Path) -> bool:
@@ -100,7 +100,7 @@ def _receive(url: str, part: Path, console: Console) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if have and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing is lacking
+            return  # nothing is missing
         raise
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with response, Progress(*columns, console=console) as progress, about(part):

@@ -95,7 +95,7 @@ def _state(path: Path) -> list[int]:
 
 
 def write_sums(folder: Path) -> None:
-    """Leave in a folder the sums of all its files."""
+    """Write the sums of all files of a folder into it."""
     files = {
         path.name: {"bytes": path.stat().st_size, "crc32": [zlib.crc32(b) for b in _blocks(path)]}
         for path in sorted(folder.iterdir())
@@ -146,7 +146,7 @@ def check_cache(cache: Path) -> list[str]:
 
 
 def _chosen(entry: Json, sample: int | None) -> list[int]:
-    """The first block, which says how the rest is to be read, and others."""
+    """The first block, which holds the header, and others."""
     count = len(entry["crc32"])
     if sample is None or count <= sample:
         return list(range(count))

@@ -1,4 +1,4 @@
-"""Whether records agree with each other: a number that was edited has another beside it.
+"""Whether records agree with each other: an edited number contradicts another.
 
 Every function returns what does not agree, beginning with the key or column; None where all does.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Sequence
+
 from lovasz_repro.report.document import (
     Block,
     Document,
@@ -31,10 +33,14 @@ def render(document: Document) -> str:
 
 def table(block: Table) -> str:
     """A pipe table; intervals stay behind their value."""
-    rule = ["--:" if place in block.numeric else ":--" for place in range(len(block.columns))]
-    rows = [[escaped(name) for name in block.columns], rule]
-    rows += [[_field(field) for field in row] for row in block.rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows = [[_field(field) for field in row] for row in block.rows]
+    return pipes([escaped(name) for name in block.columns], rows, block.numeric)
+
+
+def pipes(columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Container[int]) -> str:
+    """A pipe table of Markdown texts. numeric: right-aligned columns."""
+    rule = ["--:" if place in numeric else ":--" for place in range(len(columns))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [columns, rule, *rows])
 
 
 def _block(block: Block) -> str:

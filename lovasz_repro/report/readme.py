@@ -15,7 +15,7 @@ from lovasz_repro.records import Records, load
 from lovasz_repro.report import multiclass, prose, quoted, tables
 from lovasz_repro.report.document import Table, count, listed
 from lovasz_repro.report.markdown import escaped, table
-from lovasz_repro.report.readme_bench import loss_table, training_table
+from lovasz_repro.report.readme_bench import NOT_MEASURED, gpu_table, loss_table, training_table
 from lovasz_repro.report.sections import Study
 
 NOTHING = "No results on Pascal VOC have been committed yet."
@@ -30,8 +30,8 @@ def update_readme(readme: Path, reports: Path) -> None:
         readme: the file, with the markers `results`: filled from the most complete report.
         reports: folder of reports; those on generated shapes are not results and are left out. Its
             README.md, where it has one, holds the markers `reports`; its bench/README.md, where
-            there are benchmarks, `bench` for bench/loss.csv and `train` for bench/train-*.csv
-            (`lovasz-repro bench loss` and `bench train` write them).
+            that folder is there, `bench` for bench/loss.csv, `train` for bench/train-*.csv and
+            `gpu` for bench/gpu-*.csv (`lovasz-repro bench` writes them).
 
     Raises: UserError where a file or its markers are not there, in order; then nothing is written.
     """
@@ -40,15 +40,28 @@ def update_readme(readme: Path, reports: Path) -> None:
     blocks: dict[Path, dict[str, str]] = {readme: {"results": _result(results, readme.parent)}}
     if (reports / "README.md").is_file():
         blocks[reports / "README.md"] = {"reports": _list_of(results)}
-    if bench := _bench_blocks(reports / "bench"):
-        blocks[reports / "bench/README.md"] = bench
+    if (reports / "bench").is_dir():
+        blocks[reports / "bench/README.md"] = _bench_blocks(reports / "bench")
+    _renew(blocks)
+
+
+def update_benchmarks(folder: Path) -> None:
+    """Renew the tables of a folder's README.md from the CSV files beside it.
+
+    Raises: UserError where a marker is missing.
+    """
+    _renew({folder / "README.md": _bench_blocks(folder)})
+
+
+def _renew(blocks: dict[Path, dict[str, str]]) -> None:
     written = {path: _renewed(path, parts) for path, parts in blocks.items()}
     for path, text in written.items():
         write_bytes(path, text.encode())
 
 
 def _bench_blocks(folder: Path) -> dict[str, str]:
-    blocks = {}
+    measured = [pd.read_csv(path) for path in sorted(folder.glob("gpu-*.csv"))]
+    blocks = {"gpu": "\n\n".join(map(gpu_table, measured)) or NOT_MEASURED}
     if (folder / "loss.csv").is_file():
         blocks["bench"] = loss_table(pd.read_csv(folder / "loss.csv"))
     if trained := sorted(folder.glob("train-*.csv")):

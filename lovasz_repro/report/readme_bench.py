@@ -5,28 +5,35 @@ from __future__ import annotations
 import pandas as pd
 
 from lovasz_repro.report.document import listed
+from lovasz_repro.report.markdown import pipes
 
+NOT_MEASURED = "Not measured."
 BENCH_CASES = ("8x321x321, hard", "8x321x321, easy", "2x512x1024, 19 classes, hard")
+
+# By the column of a CSV file: its title, and the format of its numbers, empty for texts.
+LOSS_COLUMNS = {
+    "case": ("images × height × width, margins", ""), "loss": ("loss", ""),
+    "milliseconds": ("ms", ".1f"), "times_floor": ("× cross-entropy", ".1f"),
+    "megabytes": ("MB", ".0f"), "gradient_error": ("gradient error", ".0e"),
+}  # fmt: skip
+TRAINING_COLUMNS = {
+    "experiment": ("experiment", ""), "what": ("way", ""),
+    "milliseconds": ("ms a step", ".1f"), "ratio": ("speed, bare step = 1", ".2f"),
+}  # fmt: skip
+GPU_COLUMNS = {
+    "case": ("case", ""), "name": ("what", ""), "milliseconds": ("ms", ".2f"),
+    "ratio": ("× first", ".2f"), "megabytes": ("MB", ".0f"), "check": ("check", ""),
+}  # fmt: skip
 
 
 def loss_table(table: pd.DataFrame) -> str:
     """Forward and backward of the losses on some of the benchmark's cases."""
-    names = ["images × height × width, margins", "loss", "ms", "× cross-entropy", "MB"]
-    lines = [_row([*names, "gradient error"]), _row([":--", ":--", *["--:"] * 4])]
-    for row in table[table["case"].isin(BENCH_CASES)].itertuples():
-        figures = [f"{row.milliseconds:.1f}", f"{row.times_floor:.1f}", f"{row.megabytes:.0f}"]
-        lines.append(_row([row.case, row.loss, *figures, f"{row.gradient_error:.0e}"]))
-    return "\n".join(lines)
+    return _table(table[table["case"].isin(BENCH_CASES)], LOSS_COLUMNS)
 
 
 def training_table(table: pd.DataFrame) -> str:
     """Ways to train, a row each, and what a step of this project's pipeline consists of."""
-    lines = [_row(["experiment", "way", "ms a step", "speed, bare step = 1"])]
-    lines.append(_row([":--", ":--", "--:", "--:"]))
-    for row in table[table["kind"] == "way"].itertuples():
-        figures = [f"{row.milliseconds:.1f}", f"{row.ratio:.2f}"]
-        lines.append(_row([row.experiment, row.what, *figures]))
-    lines.append("")
+    lines = [_table(table[table["kind"] == "way"], TRAINING_COLUMNS), ""]
     for name, parts in table[table["kind"] == "part"].groupby("experiment", sort=False):
         shares = listed([f"{row.what} {row.ratio:.1%}" for row in parts.itertuples()])
         lines.append(f"- A step of this pipeline, `{name}`: {shares}.")
@@ -36,5 +43,16 @@ def training_table(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _row(fields: list[str]) -> str:
-    return f"| {' | '.join(fields)} |"
+def gpu_table(table: pd.DataFrame) -> str:
+    """The losses and training steps on one GPU."""
+    text = _table(table.fillna({"check": ""}), GPU_COLUMNS)
+    return f"{table['device'][0]}:\n\n{text}"
+
+
+def _table(table: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> str:
+    rows = [
+        [format(row[name], form) for name, (_, form) in columns.items()]
+        for row in table.to_dict("records")
+    ]
+    numeric = [place for place, (_, form) in enumerate(columns.values()) if form]
+    return pipes([title for title, _ in columns.values()], rows, numeric)

@@ -101,7 +101,7 @@ def _leave() -> None:
 
 
 def _watch(others: Sequence[BaseProcess], finished: threading.Event) -> None:
-    """End this process where it would wait for one that is no more."""
+    """End this process where it would wait for one that has ended."""
     while not finished.wait(0.2):
         if _died(others):
             if not finished.wait(PATIENCE):

@@ -34,7 +34,7 @@ def with_features(
     def forward(images: Tensor) -> NDArray[np.float16]:
         with autocast(runtime, device):
             maps: Tensor = frozen(images.contiguous(memory_format=torch.channels_last))
-        # Contiguous, lest the rows of the array be strided and read one number at a time.
+        # Contiguous: strided rows would be read one number at a time.
         array: NDArray[np.float16] = maps.to("cpu", torch.float16).contiguous().numpy()
         return array
 

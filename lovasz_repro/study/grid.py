@@ -146,7 +146,7 @@ def _prepare_top(workspace: Workspace, folds: Sequence[int]) -> None:
 def _make_base(workspace: Workspace, fold: int) -> None:
     with held(workspace.base_folder(fold), wait=True):
         base_network(workspace, fold)
-        # A kill may have left it behind what it led to.
+        # A kill may have left it after its result was written.
         (workspace.base_folder(fold) / "resume.ckpt").unlink(missing_ok=True)
 
 
@@ -164,7 +164,7 @@ def _attempt(
     """Run a cell that is not done. Whatever goes wrong in it is recorded: the others can go on.
 
     Args:
-        wait: for another process that runs it, lest that one be lost.
+        wait: for another process that runs it, which may die.
         again: even where it is done.
     """
     started = time.perf_counter()
@@ -180,7 +180,7 @@ def _attempt(
                 run = multiclass.run_cell if workspace.config.multiclass else run_cell
                 result = on_all(workspace, run, cell, choice)
             except (OSError, torch.AcceleratorError):
-                raise  # a full disk, a lost GPU: not the cell's fault, and the next would meet it
+                raise  # a full disk, a lost GPU: the next cell would fail, too
             except Exception as error:
                 said = f"{type(error).__name__}: {error}"
                 files.write_json(folder / "failed.json", {"error": said})
@@ -221,7 +221,7 @@ def _run_cells(workspace: Workspace, workers: Workers, grid: Grid) -> dict[Cell,
 
 
 def _forget_checkpoints(workspace: Workspace, done: Iterable[Cell]) -> None:
-    """Remove the checkpoints that a kill left beside the results that they led to."""
+    """Remove the checkpoints that a kill left next to finished results."""
     for cell in done:
         folder = workspace.folder / cell.path
         if (folder / "resume.ckpt").exists():

@@ -70,7 +70,7 @@ def close_run(workspace: Workspace) -> None:
 
 
 def _grid(cells: Sequence[Cell], earlier: Json | None = None) -> Json:
-    """The smallest grid with all these cells, and an earlier grid's behind them."""
+    """The smallest grid with all these cells, followed by an earlier grid's."""
     return {
         plural: list(
             dict.fromkeys([*(vars(cell)[one] for cell in cells), *(earlier or {}).get(plural, [])])

@@ -65,7 +65,7 @@ class Workers:
         self._pool.shutdown(cancel_futures=True)
 
     def alone(self, function: Callable[[Workspace, Job], Result], job: Job) -> Result:
-        """One job, beside which no other runs."""
+        """One job; no other runs at the same time."""
         return function(self.workspace, job)
 
     def run(
@@ -130,7 +130,7 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder. The lock is the system's: it ends with its process, however that ends.
 
     Args:
-        wait: for its owner, who is named, to be done with it.
+        wait: until its owner, who is named, releases it.
 
     Raises: InUseError naming the owner where another process holds it.
     """
@@ -150,7 +150,7 @@ def _locked(folder: Path, wait: bool) -> Iterator[None]:
     except Timeout as error:
         try:
             there = files.read_json(owner)
-        except UserError:  # taken, or given back, in this very moment
+        except UserError:  # taken or released just now
             there = {}
         held_by = f"process {there.get('pid', '?')} on {there.get('host', '?')}"
         if not wait:

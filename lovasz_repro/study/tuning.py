@@ -152,7 +152,7 @@ def _best(
 
 
 def _choice(workspace: Workspace, fold: int, loss: str, trials: list[Json]) -> Json:
-    """What tuning.json says beside the trials.
+    """The choice, as tuning.json holds it next to the trials.
 
     Raises: UserError where every rate diverged.
     """

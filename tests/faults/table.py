@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+from lovasz_repro.report.markdown import pipes
 from tests.faults.harness import FAULTS, Fault
 
 README = Path(__file__).with_name("README.md")
@@ -21,10 +22,9 @@ def table() -> str:
     for module in MODULES:
         importlib.import_module(f"tests.faults.{module}")
         faults += FAULTS[f"tests.faults.{module}"]
-    rows = [("what happens", "what you see", "what is lost", "how to go on")]
-    rows += [(":--",) * 4]
-    rows += [(fault.name, fault.seen, fault.lost, fault.resume) for fault in faults]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    columns = ["what happens", "what you see", "what is lost", "how to go on"]
+    rows = [(fault.name, fault.seen, fault.lost, fault.resume) for fault in faults]
+    return pipes(columns, rows, ()) + "\n"
 
 
 def parts(readme: str) -> tuple[str, str, str]:

@@ -7,6 +7,7 @@ import io
 import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -71,6 +72,15 @@ class Server:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        thread = threading.Thread(target=self.http.serve_forever)
+        thread.start()
+        yield
+        self.http.shutdown()
+        self.http.server_close()
+        thread.join()
+
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         name, range_asked = handler.path[1:], handler.headers["Range"]
         self.requests.append((name, range_asked))
@@ -114,12 +124,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         add(tar, "benchmark_RELEASE/dataset/train.txt", b"")
     publish(server, monkeypatch, VOC_TAR, voc_file.getvalue())
     publish(server, monkeypatch, SBD_TAR, sbd_file.getvalue())
-    thread = threading.Thread(target=server.http.serve_forever)
-    thread.start()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-    thread.join()
+    with server.running():
+        yield server
 
 
 def publish(server: Server, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes) -> None:

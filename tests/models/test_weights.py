@@ -4,7 +4,6 @@ import hashlib
 import io
 import shutil
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,12 +46,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.files[name] = content
     config = SimpleNamespace(url=f"{server.url}/{name}")
     monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name: config)
-    thread = threading.Thread(target=server.http.serve_forever)
-    thread.start()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-    thread.join()
+    with server.running():
+        yield server
 
 
 def saved(state: dict[str, Tensor]) -> bytes:

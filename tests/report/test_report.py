@@ -39,6 +39,7 @@ from tests.helpers.places import ROOT
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 LIST = "<!-- reports:begin --><!-- reports:end -->"
 BENCH = "<!-- bench:begin --><!-- bench:end --><!-- train:begin --><!-- train:end -->"
+BENCH += "<!-- gpu:begin --><!-- gpu:end -->"
 CATEGORIES = synthetic.CATEGORIES[:3]
 CELL = Cell("bicycle", "hinge", 1, 0)
 LINKS = ("../../experiments/head.yaml", "../README.md")
