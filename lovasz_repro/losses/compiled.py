@@ -25,10 +25,11 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     fast: Any = numba.njit(loop, nogil=True, fastmath={"reassoc"})
     with contextlib.suppress(RuntimeError):  # there is no folder to keep it in
         fast._cache = _Cache(loop)
-    return fast  # type: ignore[no-any-return]
+    done: Callable[..., Any] = fast
+    return done
 
 
-class _Files(IndexDataCacheFile):  # type: ignore[misc]
+class _Files(IndexDataCacheFile):
     """Numba's files of one loop, each with a SHA-256 at its end: Numba would run damaged code."""
 
     @contextlib.contextmanager
@@ -54,7 +55,7 @@ def _check(path: Path) -> None:
             raise ValueError(f"{path} is damaged")
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+class _Cache(FunctionCache):
     """Numba's cache of one loop; what goes wrong with its files only costs compiling again."""
 
     def __init__(self, loop: Callable[..., Any]) -> None:

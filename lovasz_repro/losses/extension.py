@@ -86,7 +86,8 @@ class Extension(torch.autograd.Function):
             return (None,) * inputs
         losses, gradient = ctx.saved_tensors
         grad = torch.where(losses.isnan(), losses, grad)  # NaN must not train on
-        return (grad * gradient, *[None] * (inputs - 1))
+        rest: list[Tensor | None] = [None] * (inputs - 1)
+        return (grad * gradient, *rest)
 
     @classmethod
     def vmap(

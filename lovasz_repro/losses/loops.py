@@ -198,12 +198,11 @@ def _sort_rows(
             b = bits[group, image, channel]
             for i in range(pixels):
                 number = np.uint64(b[i])
-                label = number >> sign
-                key = (number << one) | label
-                pixel = np.uint64(image * pixels + i)
-                items[active] = (key << half) | (label << label_at) | pixel
-                total += np.int64(label)
-                active += number != label << sign
+                bit = number >> sign
+                key = (number << one) | bit
+                items[active] = (key << half) | (bit << label_at) | np.uint64(image * pixels + i)
+                total += int(bit)
+                active += int(number != bit << sign)
         for word in range(words):
             if word > 0:
                 for i in range(active):
@@ -236,7 +235,7 @@ def _sort_rows(
         for i in range(active):
             item = items[i]
             place, positives = starts[2, item >> high], np.int64(taken[item >> high])
-            label = np.int64((item >> label_at) & one)
+            label = int((item >> label_at) & one)
             starts[2, item >> high] += 1
             taken[item >> high] += label
             intersection, union = total - positives, total + place - positives

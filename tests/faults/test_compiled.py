@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from faults.harness import Fault, fill, shows
+from tests.faults.harness import Fault, fill, shows
 
 LOOP = """
 from lovasz_repro.losses.compiled import compiled
