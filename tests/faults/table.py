@@ -12,7 +12,9 @@ from faults.harness import FAULTS, Fault
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- faults:begin -->\n", "<!-- faults:end -->\n"
-MODULES = ("test_stopped", "test_damaged", "test_state", "test_strangers", "test_fuzz", "test_compiled")
+MODULES = (
+    "test_stopped", "test_damaged", "test_state", "test_strangers", "test_fuzz", "test_compiled",
+)  # fmt: skip
 
 
 def table() -> str:
