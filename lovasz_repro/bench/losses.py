@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from lovasz_repro.errors import UserError
-from lovasz_repro.losses import Loss, cross_entropy, lovasz_hinge, lovasz_softmax
+from lovasz_repro.losses import Loss, Method, cross_entropy, lovasz_hinge, lovasz_softmax
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,33 @@ class Case:
 class Contender:
     """A loss to be timed, and the loss whose float64 gradient is the right one for it.
 
-    ``labels`` is the dtype that it takes its target in, converted outside the timing.
+    ``labels`` is the dtype that it takes its target in, converted outside the timing; ``void``
+    makes every 20th pixel void; ``alone`` lets torch use one thread for it.
     """
 
     name: str
     loss: Loss
     reference: Loss
     labels: torch.dtype
+    void: bool = False
+    alone: bool = False
+
+    def call(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The gradient."""
+        threads = torch.get_num_threads()
+        if self.alone:
+            torch.set_num_threads(1)
+        try:
+            return _gradient(self.loss, logits, target)
+        finally:
+            if self.alone:
+                torch.set_num_threads(threads)
+
+    def target(self, target: Tensor) -> Tensor:
+        target = target.to(self.labels)
+        if self.void:
+            target.view(-1)[::20] = 255
+        return target
 
 
 @dataclass(frozen=True)
@@ -63,11 +83,14 @@ class Row:
 
     case: str
     loss: str
+    labels: str
     milliseconds: float
     times_floor: float
     megabytes: float
     gradient_error: float
 
+
+METHODS: tuple[Method, ...] = ("sort", "bins")
 
 CASES = [
     *(Case(n, s, s, gain) for n, s in [(10, 41), (8, 321), (4, 513)] for gain in (0.0, 4.0)),
@@ -81,8 +104,7 @@ def bench_loss(device: str = "cpu", rounds: int = 7, out: Path | None = None) ->
     Within a case the losses are timed in turn, ``rounds`` times; a figure is the median of its
     rounds. Megabytes are the peak above what was held before the call. The gradient error is the
     L1 distance to the exact loss's gradient in float64, relative to the L1 norm of that. The
-    labels have no void, which kornia does not know. Binary labels are bytes, as the training passes
-    them, and floats for torch's cross-entropy; labels of many classes are int64. A library that is
+    labels have no void, which kornia does not know, but where the name says so. A library that is
     not installed is said and left out.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -101,7 +123,7 @@ def bench_loss(device: str = "cpu", rounds: int = 7, out: Path | None = None) ->
 def _bench_case(case: Case, device: torch.device, rounds: int) -> Iterator[Row]:
     logits, target = _inputs(case, device)
     contenders = list(_multiclass() if case.classes > 1 else _binary())
-    calls = [partial(_gradient, c.loss, logits, target.to(c.labels)) for c in contenders]
+    calls = [partial(c.call, logits, c.target(target.clone())) for c in contenders]
     repeats = min(20, 1 + 2_000_000 // logits.numel())  # a small case is over too soon to time once
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
@@ -109,10 +131,11 @@ def _bench_case(case: Case, device: torch.device, rounds: int) -> Iterator[Row]:
             call()  # warm, after another loss had the caches
             times.append(_seconds(call, repeats, device))
     for contender, call, times in zip(contenders, calls, seconds, strict=True):
-        exact = _gradient(contender.reference, logits.double(), target)
+        exact = _gradient(contender.reference, logits.double(), contender.target(target.clone()))
         yield Row(
             case=str(case),
             loss=contender.name,
+            labels=str(contender.labels).removeprefix("torch."),
             milliseconds=median(times) * 1e3,
             times_floor=median(times) / median(seconds[0]),
             megabytes=_peak_bytes(call, device) / 1e6,
@@ -121,29 +144,33 @@ def _bench_case(case: Case, device: torch.device, rounds: int) -> Iterator[Row]:
 
 
 def _binary() -> Iterator[Contender]:
-    floor, bins, labels = _torch_cross_entropy, partial(lovasz_hinge, method="bins"), torch.uint8
+    floor, byte = _torch_cross_entropy, torch.uint8
     yield Contender("binary cross-entropy (torch)", floor, floor, torch.float32)
-    yield Contender("cross_entropy", cross_entropy, floor, labels)
-    yield Contender("lovasz_hinge sort", lovasz_hinge, lovasz_hinge, labels)
-    yield Contender("lovasz_hinge bins", bins, lovasz_hinge, labels)
+    yield Contender("cross_entropy", cross_entropy, floor, byte)
+    yield Contender("cross_entropy, void", cross_entropy, cross_entropy, byte, void=True)
+    for method in METHODS:
+        name, loss = f"lovasz_hinge {method}", partial(lovasz_hinge, method=method)
+        for labels in (byte, torch.int64, torch.float32):
+            yield Contender(name, loss, lovasz_hinge, labels)
+        yield Contender(f"{name}, one thread", loss, lovasz_hinge, byte, alone=True)
     if find_spec("segmentation_models_pytorch"):
         from segmentation_models_pytorch.losses import LovaszLoss
 
-        yield Contender("smp", LovaszLoss("binary", True, ignore_index=255), lovasz_hinge, labels)
+        yield Contender("smp", LovaszLoss("binary", True, ignore_index=255), lovasz_hinge, byte)
     if find_spec("kornia"):
         from kornia.losses import lovasz_hinge_loss
 
-        yield Contender(
-            "kornia", lambda f, y: lovasz_hinge_loss(f[:, None], y), lovasz_hinge, labels
-        )
+        yield Contender("kornia", lambda f, y: lovasz_hinge_loss(f[:, None], y), lovasz_hinge, byte)
 
 
 def _multiclass() -> Iterator[Contender]:
     per_image = partial(lovasz_softmax, classes="all", per_image=True)
-    bins, labels = partial(lovasz_softmax, method="bins"), torch.int64
+    labels = torch.int64
     yield Contender("cross-entropy (torch)", F.cross_entropy, F.cross_entropy, labels)
-    yield Contender("lovasz_softmax sort", lovasz_softmax, lovasz_softmax, labels)
-    yield Contender("lovasz_softmax bins", bins, lovasz_softmax, labels)
+    for method in METHODS:
+        name, loss = f"lovasz_softmax {method}", partial(lovasz_softmax, method=method)
+        yield Contender(name, loss, lovasz_softmax, labels)
+        yield Contender(f"{name}, one thread", loss, lovasz_softmax, labels, alone=True)
     if find_spec("segmentation_models_pytorch"):
         from segmentation_models_pytorch.losses import LovaszLoss
 
@@ -220,13 +247,14 @@ def _hardware(device: torch.device) -> str:
 
 
 def _table(rows: list[Row], title: str) -> Table:
-    table = Table("case", "loss", title=title)
+    table = Table("case", "loss", "labels", title=title)
     for column in ("ms", "x floor", "MB", "gradient error"):
         table.add_column(column, justify="right")
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         table.add_row(
             row.case,
             row.loss,
+            row.labels,
             f"{row.milliseconds:.2f}",
             f"{row.times_floor:.2f}",
             f"{row.megabytes:.1f}",

@@ -83,7 +83,8 @@ class Extension(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         inputs, _others = ctx.counts
         if grad is None:
-            return (None,) * inputs
+            nothing: list[Tensor | None] = [None] * inputs
+            return tuple(nothing)
         losses, gradient = ctx.saved_tensors
         grad = torch.where(losses.isnan(), losses, grad)  # NaN must not train on
         rest: list[Tensor | None] = [None] * (inputs - 1)

@@ -14,6 +14,8 @@ value an image. What all of them keep to:
 - Logits that are not floating point raise TypeError; shapes, devices or labels that do not fit
   raise ValueError. The labels are checked at every call: at once on a CPU, on a GPU and in
   compiled code by an assertion on the device, which costs no synchronisation.
+- `torch.func.vmap` takes the binary losses, on a CPU `lovasz_softmax`, too; forward-mode
+  derivatives (`torch.func.jvp`) are those of the backward pass along the tangent.
 
 Notation: f a logit, s = +1 on foreground and -1 on background, margin s f, margin error 1 - s f.
 """

@@ -8,13 +8,16 @@ from lovasz_repro.report.document import listed
 from lovasz_repro.report.markdown import pipes
 
 NOT_MEASURED = "Not measured."
-BENCH_CASES = ("8x321x321, hard", "8x321x321, easy", "2x512x1024, 19 classes, hard")
+BENCH_CASES = (
+    "10x41x41, hard", "8x321x321, hard", "8x321x321, easy", "2x512x1024, 19 classes, hard",
+)  # fmt: skip
 
 # By the column of a CSV file: its title, and the format of its numbers, empty for texts.
 LOSS_COLUMNS = {
     "case": ("images × height × width, margins", ""), "loss": ("loss", ""),
-    "milliseconds": ("ms", ".1f"), "times_floor": ("× cross-entropy", ".1f"),
-    "megabytes": ("MB", ".0f"), "gradient_error": ("gradient error", ".0e"),
+    "labels": ("labels", ""), "milliseconds": ("ms", ".2f"),
+    "times_floor": ("× cross-entropy", ".1f"), "megabytes": ("MB", ".0f"),
+    "gradient_error": ("gradient error", ".0e"),
 }  # fmt: skip
 TRAINING_COLUMNS = {
     "experiment": ("experiment", ""), "what": ("way", ""),

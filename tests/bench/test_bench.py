@@ -24,7 +24,7 @@ def test_table_and_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     pytest.importorskip("kornia")
     rows = bench.bench_loss(rounds=1, out=tmp_path / "loss.csv")
     printed = capsys.readouterr().out
-    assert len(rows) == 6 + 5
+    assert len(rows) == 13 + 7
     with (tmp_path / "loss.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert [row["loss"] for row in written] == [row.loss for row in rows]
