@@ -53,7 +53,8 @@ def lovasz_extension(
     else:
         masks = class_masks(labels, count, ignored)
     rows, foreground, valid = (x.transpose(1, 2).flatten(2).flatten(0, 1) for x in (scores, *masks))
-    losses, _ = Operations.apply(rows, foreground, valid, count > 1, method)
+    operations = Operations if torch.compiler.is_compiling() else EagerOperations
+    losses, _ = operations.apply(rows, foreground, valid, count > 1, method)
     return losses.view(groups, count), foreground.amax(1).view(groups, count)
 
 
@@ -103,6 +104,10 @@ class Extension(torch.autograd.Function):
         outputs = cls.apply(*(x.flatten(0, 1) for x in mapped), *inputs[len(tensors) :])
         return tuple(x.unflatten(0, mapped[0].shape[:2]) for x in outputs), 0
 
+
+class ForwardMode(Extension):
+    """With a derivative along a tangent; torch.compile takes no function that has one."""
+
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         losses, gradient = ctx.saved_tensors
@@ -125,6 +130,10 @@ class Operations(Extension):
         # Not a dot product: autocast would take it in half precision.
         losses = errors.mul_(gradient).abs_().sum(1, keepdim=True)
         return losses, gradient
+
+
+class EagerOperations(Operations, ForwardMode):
+    """The same outside of compiled code."""
 
 
 def _errors(scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor) -> Tensor:

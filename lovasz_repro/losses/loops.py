@@ -20,7 +20,7 @@ from lovasz_repro.losses.compiled import compiled
 from lovasz_repro.losses.extension import (
     BIN_OFFSET_LOG2,
     BINS,
-    Extension,
+    ForwardMode,
     Method,
     bin_of_bits,
     bits_of,
@@ -38,7 +38,7 @@ DIGITS = 1 << DIGIT_BITS
 BLOCK = 1024
 
 
-class Loops(Extension):
+class Loops(ForwardMode):
     """The loss of each row ``(G, 1, C, 1)``, its gradient in the scores ``(G, M, C, N)``, and which
     rows have foreground ``(G, C)``, from scores and labels as `lovasz_extension` describes them."""
 

@@ -198,8 +198,11 @@ def task_of(study: Json) -> str:
     return str(study.get("config", {}).get("task", "binary"))
 
 
-def load(runs: Path) -> Records:
+def load(runs: Path, gallery: bool = True) -> Records:
     """Read a run's folder, or the `records.zip` that a report keeps of one.
+
+    Args:
+        gallery: False leaves it out, unread: it may be of an earlier state of the records.
 
     Raises: UserError naming the file, and the key, for whatever is missing, malformed, or does not
         agree with another record.
@@ -239,15 +242,17 @@ def load(runs: Path) -> Records:
         _check_images(stored, results, images, ends["images.csv"])
     else:
         _check_classes(stored, results, classes, ends["classes.csv"])
-    gallery = _optional(stored, "gallery/gallery.json", schema.Gallery).get("images", [])
-    if wrong := agreement.gallery_problem(gallery, images):
+    entries: list[Json] = []
+    if gallery:
+        entries = _optional(stored, "gallery/gallery.json", schema.Gallery).get("images", [])
+    if wrong := agreement.gallery_problem(entries, images):
         raise UserError(f"{stored.path('gallery/gallery.json')}: {wrong}; run the study again")
     return Records(
         study=study,
         machine=_optional(stored, "machine.json", schema.Machine),
         tuning=tuning,
         bases=bases,
-        gallery=gallery,
+        gallery=entries,
         images=images,
         curves=tables["curve.csv"],
         thresholds=tables["thresholds.csv"],

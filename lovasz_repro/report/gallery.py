@@ -47,7 +47,7 @@ def write_gallery(runs: Path, voc: VOC) -> None:
 
     Raises: UserError naming the file where a cell's predictions are missing or lack an image.
     """
-    records = load(runs)
+    records = load(runs, gallery=False)
     entries: list[Json] = []
     pictures: dict[str, bytes] = {}
     for category in records.grid.categories:

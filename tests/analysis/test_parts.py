@@ -17,6 +17,7 @@ from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.analysis.thresholds import chosen_thresholds, threshold_curves
 from lovasz_repro.records import UNTRAINED, Cell, Records, load
+from tests.helpers import synthetic
 from tests.helpers.synthetic import write_study
 
 CATEGORIES = ("bird", "boat", "bus")
@@ -101,11 +102,11 @@ class TestHeadline:
     def test_categories_that_differ_widen_one_interval_only(self, tmp_path: Path) -> None:
         """A gain that is large in some categories and small in others is uncertain for categories
         like these; for these categories it is not."""
-        names = tuple(f"c{n}" for n in range(10))
+        names = synthetic.CATEGORIES[:10]
         write_study(tmp_path, categories=names, losses=LOSSES[:3], seeds=(0,), images_per_cell=40)
         records = load(tmp_path)
         images = records.images.copy()
-        step = images["category"].str[1:].astype(int) / 20
+        step = images["category"].map(names.index) / 20
         images["iou"] += np.where(images["loss"] == "lovasz_hinge", step, 0)
         table = headline(Scores(Records(**{**vars(records), "images": images}))).set_index("row")
         row = table.loc["lovasz_hinge"]

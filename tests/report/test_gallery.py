@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
-from lovasz_repro.files import read_json
+from lovasz_repro.files import read_json, write_json
 from lovasz_repro.records import load
 from lovasz_repro.report.gallery import choose, scaled, write_gallery
 from tests.helpers import photographs, synthetic
@@ -66,6 +67,21 @@ def test_ties_go_by_id_and_no_image_is_shown_twice() -> None:
 
 def test_images_without_the_category_are_not_chosen() -> None:
     assert choose(rows({"a": (0.1, 0.1)}, present=0), "cat") == []
+
+
+def test_a_gallery_of_an_earlier_state_is_made_again(study: tuple[Path, VOC]) -> None:
+    """Cells that ran again, at another rate, have other scores than the gallery names."""
+    runs, voc = study
+    path = runs / "gallery" / "gallery.json"
+    whole = read_json(path)
+    changed = copy.deepcopy(whole)
+    changed["images"][0]["iou"]["hinge"] /= 2
+    write_json(path, changed)
+    with pytest.raises(UserError, match=r"gallery\.json"):
+        load(runs)
+    write_gallery(runs, voc)
+    assert read_json(path) == whole
+    load(runs)
 
 
 def test_entries_name_their_pictures_and_scores(study: tuple[Path, VOC]) -> None:
