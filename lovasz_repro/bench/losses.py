@@ -83,7 +83,6 @@ class Row:
 
     case: str
     loss: str
-    labels: str
     milliseconds: float
     times_floor: float
     megabytes: float
@@ -104,8 +103,9 @@ def bench_loss(device: str = "cpu", rounds: int = 7, out: Path | None = None) ->
     Within a case the losses are timed in turn, ``rounds`` times; a figure is the median of its
     rounds. Megabytes are the peak above what was held before the call. The gradient error is the
     L1 distance to the exact loss's gradient in float64, relative to the L1 norm of that. The
-    labels have no void, which kornia does not know, but where the name says so. A library that is
-    not installed is said and left out.
+    labels have no void, which kornia does not know, but where the name says so. They are bytes, or
+    what the name says, and floats for torch's binary cross-entropy; labels of many classes are
+    int64. A library that is not installed is said and left out.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device}: no CUDA GPU was found, use --device cpu")
@@ -135,7 +135,6 @@ def _bench_case(case: Case, device: torch.device, rounds: int) -> Iterator[Row]:
         yield Row(
             case=str(case),
             loss=contender.name,
-            labels=str(contender.labels).removeprefix("torch."),
             milliseconds=median(times) * 1e3,
             times_floor=median(times) / median(seconds[0]),
             megabytes=_peak_bytes(call, device) / 1e6,
@@ -151,7 +150,8 @@ def _binary() -> Iterator[Contender]:
     for method in METHODS:
         name, loss = f"lovasz_hinge {method}", partial(lovasz_hinge, method=method)
         for labels in (byte, torch.int64, torch.float32):
-            yield Contender(name, loss, lovasz_hinge, labels)
+            typed = f"{name}, {str(labels).removeprefix('torch.')}"
+            yield Contender(typed, loss, lovasz_hinge, labels)
         yield Contender(f"{name}, one thread", loss, lovasz_hinge, byte, alone=True)
     if find_spec("segmentation_models_pytorch"):
         from segmentation_models_pytorch.losses import LovaszLoss
@@ -247,14 +247,13 @@ def _hardware(device: torch.device) -> str:
 
 
 def _table(rows: list[Row], title: str) -> Table:
-    table = Table("case", "loss", "labels", title=title)
+    table = Table("case", "loss", title=title)
     for column in ("ms", "x floor", "MB", "gradient error"):
         table.add_column(column, justify="right")
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         table.add_row(
             row.case,
             row.loss,
-            row.labels,
             f"{row.milliseconds:.2f}",
             f"{row.times_floor:.2f}",
             f"{row.megabytes:.1f}",

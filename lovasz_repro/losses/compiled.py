@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core import caching
 
+# They have no types.
+FunctionCache: Any = caching.FunctionCache
+IndexDataCacheFile: Any = caching.IndexDataCacheFile
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -22,11 +25,10 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     process compiles its own.
     """
     # "reassoc" lets a sum be taken in several parts at once.
-    fast: Any = numba.njit(loop, nogil=True, fastmath={"reassoc"})
+    fast: Callable[..., Any] = numba.njit(loop, nogil=True, fastmath={"reassoc"})
     with contextlib.suppress(RuntimeError):  # there is no folder to keep it in
-        fast._cache = _Cache(loop)
-    done: Callable[..., Any] = fast
-    return done
+        fast._cache = _Cache(loop)  # type: ignore[attr-defined]
+    return fast
 
 
 class _Files(IndexDataCacheFile):
@@ -60,9 +62,9 @@ class _Cache(FunctionCache):
 
     def __init__(self, loop: Callable[..., Any]) -> None:
         super().__init__(loop)
-        files = self._cache_file
-        base = files._index_name.removesuffix(".nbi")
-        self._cache_file = _Files(self._cache_path, base, files._source_stamp)
+        there = self._impl
+        stamp = there.locator.get_source_stamp()
+        self._cache_file: _Files = _Files(self._cache_path, there.filename_base, stamp)
 
     def load_overload(self, *arguments: Any) -> Any:
         try:

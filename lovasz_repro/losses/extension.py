@@ -82,7 +82,7 @@ class Extension(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        inputs, _others = ctx.counts
+        inputs: int = ctx.counts[0]
         if grad is None:
             nothing: list[Tensor | None] = [None] * inputs
             return tuple(nothing)
@@ -111,8 +111,9 @@ class ForwardMode(Extension):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         losses, gradient = ctx.saved_tensors
-        moved = None if tangent is None else (gradient * tangent).sum_to_size(losses.shape)
-        if moved is not None:
+        moved = None
+        if tangent is not None:
+            moved = (gradient * tangent).sum_to_size(losses.shape)
             moved = torch.where(losses.isnan(), losses, moved)
         return (moved, None, *[None] * ctx.counts[1])
 

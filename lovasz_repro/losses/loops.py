@@ -193,7 +193,7 @@ def _sort_rows(
     taken = np.empty(DIGITS, np.int32)
     for row in range(first, last):
         group, channel = row // count, row % count
-        active = total = 0
+        active, total = 0, np.int64(0)
         for image in range(images):
             b = bits[group, image, channel]
             for i in range(pixels):
@@ -207,9 +207,9 @@ def _sort_rows(
             if word > 0:
                 for i in range(active):
                     rest = others[i] & ((one << half) - one)
-                    pixel = np.int64(rest & pixel_mask)
-                    b = bits[group, pixel // pixels, channel]
-                    items[i] = ((np.uint64(b[pixel % pixels]) >> label_at) << half) | rest
+                    image, there = divmod(np.int64(rest & pixel_mask), pixels)
+                    b = bits[group, image, channel]
+                    items[i] = ((np.uint64(b[there]) >> label_at) << half) | rest
             starts[:] = 0
             taken[:] = 0
             for i in range(active):
@@ -235,12 +235,12 @@ def _sort_rows(
         for i in range(active):
             item = items[i]
             place, positives = starts[2, item >> high], np.int64(taken[item >> high])
-            label = int((item >> label_at) & one)
+            foreground = np.int64((item >> label_at) & one)
             starts[2, item >> high] += 1
-            taken[item >> high] += label
+            taken[item >> high] += foreground
             intersection, union = total - positives, total + place - positives
             gain = intersection / union / (union + 1) if union else 1.0
-            steps[item & pixel_mask] = -1.0 / union if label else gain
+            steps[item & pixel_mask] = -1.0 / union if foreground else gain
         loss = 0.0
         for image in range(images):
             x, step = gradient[group, image, channel], steps[image * pixels : (image + 1) * pixels]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -60,7 +61,7 @@ def _start(take: Callable[[], None], helpers: int) -> list[Future[Any]]:
     if _pool is None:
         _pool = ThreadPoolExecutor(os.cpu_count(), "lovasz")
     # torch.set_flush_denormal holds for the thread that calls it, so a helper is told.
-    flush = _TINY * 1.0 == 0
+    flush = sys.float_info.min / 2 == 0
     submitted: list[Future[Any]] = []
 
     def help_out() -> None:
@@ -71,6 +72,3 @@ def _start(take: Callable[[], None], helpers: int) -> list[Future[Any]]:
     with contextlib.suppress(RuntimeError):
         submitted += [_pool.submit(help_out) for _ in range(helpers)]
     return submitted
-
-
-_TINY = 5e-324  # the smallest number there is, 0 where such are flushed

@@ -15,7 +15,7 @@ BENCH_CASES = (
 # By the column of a CSV file: its title, and the format of its numbers, empty for texts.
 LOSS_COLUMNS = {
     "case": ("images × height × width, margins", ""), "loss": ("loss", ""),
-    "labels": ("labels", ""), "milliseconds": ("ms", ".2f"),
+    "milliseconds": ("ms", ".2f"),
     "times_floor": ("× cross-entropy", ".1f"), "megabytes": ("MB", ".0f"),
     "gradient_error": ("gradient error", ".0e"),
 }  # fmt: skip

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise, permutations, product
-from typing import Literal
+from typing import Any, Literal
 
 import hypothesis.extra.numpy as arrays
 import pytest
@@ -635,21 +635,27 @@ def test_vmap_of_softmax_is_a_loop(method: Method, per_image: bool, path: str) -
     torch.testing.assert_close(torch.func.vmap(loss)(logits, target), expected)
 
 
+def jvp(loss: Callable[[Tensor], Tensor], logits: Tensor, tangent: Tensor) -> tuple[Any, Any]:
+    """The value, and its derivative along the tangent."""
+    value, moved, *_ = torch.func.jvp(loss, (logits,), (tangent,))
+    return value, moved
+
+
 @jit_is_deprecated
 @pytest.mark.parametrize("loss", BINARY)
 def test_forward_mode_is_the_slope_along_a_tangent(loss: Loss) -> None:
     logits, target = random_batch(3, 17)
     tangent = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).double()
-    value, moved = torch.func.jvp(lambda f: loss(f, target), (logits,), (tangent,))[:2]
+    value, moved = jvp(lambda f: loss(f, target), logits, tangent)
     torch.testing.assert_close(value, loss(logits, target))
     torch.testing.assert_close(moved, (gradient(loss, logits, target) * tangent).sum())
     step = 1e-7
     ends = [loss(logits + sign * step * tangent, target) for sign in (1, -1)]
     torch.testing.assert_close(moved, (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-7)
-    by_double_backward = torch.autograd.functional.jvp(lambda f: loss(f, target), logits, tangent)[
-        1
-    ]
-    torch.testing.assert_close(moved, by_double_backward)
+    twice = torch.autograd.functional.jvp(  # type: ignore[no-untyped-call]
+        lambda f: loss(f, target), logits, tangent
+    )  # by the double backward
+    torch.testing.assert_close(moved, twice[1])
     assert torch.autograd.gradcheck(
         loss, (logits.requires_grad_(), target), check_forward_ad=True, check_batched_grad=False
     )
@@ -674,8 +680,7 @@ def test_forward_mode_of_nan_is_nan() -> None:
     logits, target = random_batch(2, 5, void=0)
     logits[0, 0] = torch.nan
     loss = partial(lovasz_hinge, reduction="none")
-    ones = torch.ones_like(logits)
-    _, moved = torch.func.jvp(lambda f: loss(f, target), (logits,), (ones,))[:2]
+    _, moved = jvp(lambda f: loss(f, target), logits, torch.ones_like(logits))
     assert moved[0].isnan()
     assert moved[1].isfinite()
 

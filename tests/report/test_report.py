@@ -590,7 +590,7 @@ class TestReadme:
                 for row in csv.DictReader(file)
                 if row["loss"] == "smp" and row["case"] == "8x321x321, hard"
             )
-        assert f"| 8x321x321, hard | smp | uint8 | {float(smp['milliseconds']):.2f} |" in text
+        assert f"| 8x321x321, hard | smp | {float(smp['milliseconds']):.2f} |" in text
         assert "| finetune-top | bare step |" in text
         before = readme.read_bytes()
         (bench / "README.md").unlink()
