@@ -147,8 +147,11 @@ class Start:
         self.source: Source = workspace.source(base, frozen)
         self.stride = base.stride
 
-    def optim(self, steps: int) -> Optim:
-        return replace(self.workspace.config.optim, steps=steps)
+    def optim(self, steps: int, validate_every: int | None = None) -> Optim:
+        """The configuration's schedule with so many steps, and validations so far apart."""
+        optim = self.workspace.config.optim
+        every = optim.validate_every if validate_every is None else validate_every
+        return replace(optim, steps=steps, validate_every=every)
 
 
 class Setting(Start):

@@ -49,7 +49,7 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
     optim = None
     if cell.loss != UNTRAINED:
         every = config.steps(cell.loss, config.optim.validate_every)
-        optim = replace(setting.optim(choice.steps), validate_every=every)
+        optim = setting.optim(choice.steps, every)
     module, trainer, data = setting.train(
         cell.loss, choice.lr, cell.seed, train_index, val_index[::CURVE_EVERY], optim, folder,
         str(cell), loggers,

@@ -9,7 +9,6 @@ at that rate. Every loss gets the same trials. See `config.Tuning`.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import NamedTuple
 
 from rich.console import Console
@@ -181,7 +180,7 @@ def run_trial(workspace: Workspace, trial: Trial) -> float | None:
     kind = MultiSetting if workspace.config.multiclass else Setting
     setting = kind(workspace, trial.category, trial.fold)
     train_index, _, held_out = setting.indices()
-    optim = replace(setting.optim(trial.steps), validate_every=trial.steps)
+    optim = setting.optim(trial.steps, trial.steps)
     title = f"{trial.loss} at {trial.lr:g}: {trial.category}"
     try:
         module, _, _ = setting.train(
