@@ -24,7 +24,7 @@ from torch import Tensor
 from lovasz_repro.__main__ import main
 from lovasz_repro.analysis.multiclass import LabelScores, claim, label_table, scores_table
 from lovasz_repro.analysis.resample import IMAGE_REPLICATES, resamples
-from lovasz_repro.config import Cells, Experiment, Runtime
+from lovasz_repro.config import Cells, Experiment, Optim, Runtime
 from lovasz_repro.data.voc import VOC, VOID
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json, write_json
@@ -134,6 +134,16 @@ def run(config: Experiment, cell: Cell = CELL) -> Path:
         steps = 0 if cell.loss == UNTRAINED else config.steps(cell.loss, config.optim.steps)
         run_cell(workspace, cell, Choice(config.optim.lr, steps))
     return workspace.folder / cell.path
+
+
+def test_a_larger_batch_takes_fewer_steps(shapes_root: Path, tmp_path: Path) -> None:
+    """Their number need not be a multiple of the configuration's distance of validations."""
+    config = replace(
+        small(shapes_root, tmp_path), optim=Optim(0.02, steps=6, batch_size=4, validate_every=2)
+    )
+    folder = run(config, Cell("all", "cross_entropy.batch8", 0, 0))
+    assert read_json(folder / "result.json")["steps"] == 3
+    assert pd.read_csv(folder / "curve.csv")["step"].tolist() == [1, 2, 3]
 
 
 @pytest.fixture(scope="module")
