@@ -53,7 +53,8 @@ def lovasz_extension(
     else:
         masks = class_masks(labels, count, ignored)
     rows, foreground, valid = (x.transpose(1, 2).flatten(2).flatten(0, 1) for x in (scores, *masks))
-    losses, _ = Operations.apply(rows, foreground, valid, count > 1, method)
+    operations = CompiledOperations if torch.compiler.is_compiling() else Operations
+    losses, _ = operations.apply(rows, foreground, valid, count > 1, method)
     return losses.view(groups, count), foreground.amax(1).view(groups, count)
 
 
@@ -88,6 +89,10 @@ class Extension(torch.autograd.Function):
         grad = torch.where(losses.isnan(), losses, grad)  # NaN must not train on
         return (grad * gradient, *[None] * (inputs - 1))
 
+
+class Transformed(Extension):
+    """Under `torch.func.vmap` and in forward mode, too: `torch.compile` takes no such class."""
+
     @classmethod
     def vmap(
         cls, info: Any, in_dims: tuple[int | None, ...], *inputs: Any
@@ -111,7 +116,7 @@ class Extension(torch.autograd.Function):
         return (moved, None, *[None] * ctx.counts[1])
 
 
-class Operations(Extension):
+class CompiledOperations(Extension):
     """The loss of each row, ``(R, N)`` to ``(R, 1)``, and its gradient in the scores."""
 
     @staticmethod
@@ -124,6 +129,10 @@ class Operations(Extension):
         # Not a dot product: autocast would take it in half precision.
         losses = errors.mul_(gradient).abs_().sum(1, keepdim=True)
         return losses, gradient
+
+
+class Operations(CompiledOperations, Transformed):
+    """The same where nothing is compiled."""
 
 
 def _errors(scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from lovasz_repro.losses.compiled import compiled
 from lovasz_repro.losses.extension import (
     BIN_OFFSET_LOG2,
     BINS,
-    Extension,
     Method,
+    Transformed,
     bin_of_bits,
     bits_of,
     kept_signature,
@@ -38,7 +38,7 @@ DIGITS = 1 << DIGIT_BITS
 BLOCK = 1024
 
 
-class Loops(Extension):
+class Loops(Transformed):
     """The loss of each row ``(G, 1, C, 1)``, its gradient in the scores ``(G, M, C, N)``, and which
     rows have foreground ``(G, C)``, from scores and labels as `lovasz_extension` describes them."""
 
