@@ -127,8 +127,9 @@ def _losses(
         ours = MULTICLASS if case.classes > 1 else TRAINED
         for row in bench._bench_case(case, device, rounds):
             check = ""
-            if row.loss in ours:
-                same = same_bits(ours[row.loss], case, device)
+            name = row.loss.split(",")[0]  # without the type of its labels
+            if name in ours:
+                same = same_bits(ours[name], case, device)
                 check = "same bits twice" if same else "other bits"
             yield Row(
                 hardware, row.case, row.loss, row.milliseconds, row.times_floor, row.megabytes,
