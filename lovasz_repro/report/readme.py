@@ -27,7 +27,7 @@ def update_readme(readme: Path, reports: Path) -> None:
     """Replace what stands between the markers of README, and of the files in the reports' folder.
 
     Args:
-        readme: the file, with the markers `results`: filled from the most complete report.
+        readme: the file, with the markers `results`: filled from the main report; see `_weight`.
         reports: folder of reports; those on generated shapes are not results and are left out. Its
             README.md, where it has one, holds the markers `reports`; its bench/README.md, where
             that folder is there, `bench` for bench/loss.csv, `train` for bench/train-*.csv and
@@ -96,8 +96,9 @@ def _list_of(results: dict[Path, Records]) -> str:
 
 
 def _result(every: dict[Path, Records], root: Path) -> str:
-    """Verdict, decisions, Table 1 and the gains of the binary report with the most categories, then
-    cells; before its tables the answer of each multi-class report.
+    """Verdict, decisions, Table 1 and the gains of the binary report with the most categories, of
+    these of one that trains more than a head, then with the most cells; before its tables the
+    answer of each multi-class report.
 
     root: the folder that links start from.
     """
@@ -110,8 +111,7 @@ def _result(every: dict[Path, Records], root: Path) -> str:
     ]
     if not results:
         return "\n".join(answers) or NOTHING
-    size = {path: (len(r.grid.categories), len(r.results)) for path, r in results.items()}
-    first = max(results, key=lambda path: size[path])
+    first = max(results, key=lambda path: _weight(results[path]))
     study = Study(results[first], {})
     lines = [f"- {escaped(text)}" for text in study.verdict]
     parts = ["\n".join([*lines, *answers]), *_decisions(study), *_table_1(study)]
@@ -122,6 +122,13 @@ def _result(every: dict[Path, Records], root: Path) -> str:
     if others := [f"[{p.name}]({links[p]}/report.md)" for p in results if p != first]:
         source += f" Other reports: {listed(others)}."
     return "\n\n".join([*parts, f"{source} {prose.FOOTNOTE}"])
+
+
+def _weight(records: Records) -> tuple[int, bool, int]:
+    """The paper fine-tunes networks: a study of heads is the main result only for want of one."""
+    network = records.study.get("config", {}).get("network", {})
+    tuned = network.get("train") != "head"
+    return len(records.grid.categories), tuned, len(records.results)
 
 
 def _decisions(study: Study) -> list[str]:

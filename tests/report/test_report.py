@@ -31,6 +31,7 @@ from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.document import percent, points, signed
 from lovasz_repro.report.examples import COLORS, difference
 from lovasz_repro.report.gallery import _tint, write_gallery
+from lovasz_repro.report.readme import _weight
 from lovasz_repro.report.sections import Study, curve_table
 from lovasz_repro.report.style import style
 from tests.helpers import photographs, recount, synthetic
@@ -535,6 +536,12 @@ class TestReadme:
             archive = tmp_path / "reports" / name / "records.zip"
             write_bytes(archive, pack(read_files(runs, load(runs))))
         return tmp_path / "reports"
+
+    def test_a_study_of_heads_is_the_result_only_for_want_of_another(self) -> None:
+        archives = {name: ROOT / f"reports/{name}/records.zip" for name in ("head", "finetune")}
+        weights = {name: _weight(load(path)) for name, path in archives.items()}
+        assert weights["head"][2] > weights["finetune"][2]  # cells
+        assert weights["finetune"] > weights["head"]
 
     def test_the_result_stands_between_the_markers(self, tmp_path: Path, reports: Path) -> None:
         readme = tmp_path / "README.md"
