@@ -15,7 +15,13 @@ from lovasz_repro.records import Records, load
 from lovasz_repro.report import multiclass, prose, quoted, tables
 from lovasz_repro.report.document import Table, count, listed
 from lovasz_repro.report.markdown import escaped, table
-from lovasz_repro.report.readme_bench import NOT_MEASURED, gpu_table, loss_table, training_table
+from lovasz_repro.report.readme_bench import (
+    NOT_MEASURED,
+    convergence_table,
+    gpu_table,
+    loss_table,
+    training_table,
+)
 from lovasz_repro.report.sections import Study
 
 NOTHING = "No results on Pascal VOC have been committed yet."
@@ -30,7 +36,8 @@ def update_readme(readme: Path, reports: Path) -> None:
         readme: the file, with the markers `results`: filled from the main report; see `_weight`.
         reports: folder of reports; those on generated shapes are not results and are left out. Its
             README.md, where it has one, holds the markers `reports`; its bench/README.md, where
-            that folder is there, `bench` for bench/loss.csv, `train` for bench/train-*.csv and
+            that folder is there, `bench` for bench/loss.csv,
+            `convergence` for bench/convergence.csv, `train` for bench/train-*.csv and
             `gpu` for bench/gpu-*.csv (`lovasz-repro bench` writes them).
 
     Raises: UserError where a file or its markers are not there, in order; then nothing is written.
@@ -64,6 +71,8 @@ def _bench_blocks(folder: Path) -> dict[str, str]:
     blocks = {"gpu": "\n\n".join(map(gpu_table, measured)) or NOT_MEASURED}
     if (folder / "loss.csv").is_file():
         blocks["bench"] = loss_table(pd.read_csv(folder / "loss.csv"))
+    if (folder / "convergence.csv").is_file():
+        blocks["convergence"] = convergence_table(pd.read_csv(folder / "convergence.csv"))
     if trained := sorted(folder.glob("train-*.csv")):
         blocks["train"] = training_table(pd.concat(map(pd.read_csv, trained)))
     return blocks

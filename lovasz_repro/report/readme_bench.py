@@ -23,6 +23,13 @@ TRAINING_COLUMNS = {
     "experiment": ("experiment", ""), "what": ("way", ""),
     "milliseconds": ("ms a step", ".1f"), "ratio": ("speed, bare step = 1", ".2f"),
 }  # fmt: skip
+CONVERGENCE_COLUMNS = {
+    "category": ("category", ""), "loss": ("loss", ""),
+    "objective_start": ("objective before", ".3f"), "objective_sgd": ("after SGD", ".3f"),
+    "objective_minimum": ("after L-BFGS", ".3f"), "gradient": ("gradient left", ".3f"),
+    "image_iou_start": ("held-out image-IoU before", ".3f"),
+    "image_iou_sgd": ("after SGD", ".3f"), "image_iou_minimum": ("after L-BFGS", ".3f"),
+}  # fmt: skip
 GPU_COLUMNS = {
     "case": ("case", ""), "name": ("what", ""), "milliseconds": ("ms", ".2f"),
     "ratio": ("× first", ".2f"), "megabytes": ("MB", ".0f"), "check": ("check", ""),
@@ -32,6 +39,11 @@ GPU_COLUMNS = {
 def loss_table(table: pd.DataFrame) -> str:
     """Forward and backward of the losses on some of the benchmark's cases."""
     return _table(table[table["case"].isin(BENCH_CASES)], LOSS_COLUMNS)
+
+
+def convergence_table(table: pd.DataFrame) -> str:
+    """Cells of a linear head: SGD beside the minimum of its objective."""
+    return _table(table, CONVERGENCE_COLUMNS)
 
 
 def training_table(table: pd.DataFrame) -> str:
