@@ -39,8 +39,9 @@ from tests.helpers.places import ROOT
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 LIST = "<!-- reports:begin --><!-- reports:end -->"
-BENCH = "<!-- bench:begin --><!-- bench:end --><!-- train:begin --><!-- train:end -->"
-BENCH += "<!-- gpu:begin --><!-- gpu:end -->"
+BENCH = "".join(
+    f"<!-- {name}:begin --><!-- {name}:end -->" for name in ("bench", "train", "convergence", "gpu")
+)
 CATEGORIES = synthetic.CATEGORIES[:3]
 CELL = Cell("bicycle", "hinge", 1, 0)
 LINKS = ("../../experiments/head.yaml", "../README.md")
