@@ -219,10 +219,12 @@ class Tuning:
 
     All are chosen on held-out images: images of the fold's own training list that neither its base
     network, nor a trial, nor a cell trains on. What is chosen for a fold serves that fold alone.
-    Every loss gets the same trials.
+    Every loss gets the same trials, by the same rule.
 
     Args:
         lrs: the rates tried; empty: `optim.lr` for every loss.
+        extend: how often one more rate is tried beyond the lowest or the highest where that is the
+            best so far, as far from it as its neighbour is on the other side (as a ratio).
         steps: training steps of a trial. The rate is chosen at the first of them; the others are
             tried at that rate. Empty: `optim.steps`.
         categories: which categories a (rate, steps) pair is scored on; its score is their mean.
@@ -236,6 +238,7 @@ class Tuning:
     """
 
     lrs: list[float] = field(default_factory=list)
+    extend: int = 0
     steps: list[int] = field(default_factory=list)
     categories: list[str] = field(
         default_factory=lambda: ["aeroplane", "bottle", "cat", "chair", "person", "train"]
@@ -248,6 +251,10 @@ class Tuning:
         for lr in self.lrs:
             if not (math.isfinite(lr) and lr > 0):
                 raise UserError(f"tuning.lrs: {lr} is not a positive number")
+        if self.extend < 0:
+            raise UserError(f"tuning.extend: {self.extend} is negative")
+        if self.extend and len(set(self.lrs)) < 2:
+            raise UserError("tuning.extend: needs two rates in tuning.lrs to go on from")
         if self.holdout < 2:
             raise UserError(f"tuning.holdout: {self.holdout} parts leave nothing to train on")
         for key in ("categories", "seeds"):

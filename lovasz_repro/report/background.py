@@ -156,6 +156,10 @@ def rates(records: Records) -> list[Block]:
         f"{style(x).label} (fold {listed([str(n) for n in folds])})" for x, folds in edge.items()
     ]
     note = f" At the edge of what was tried lies the rate of {listed(names)}." if names else ""
+    if tried.groupby(["fold", "loss"])["lr"].nunique().nunique() > 1:
+        note = (
+            " Where the best rate was the lowest or the highest, further ones were tried beyond it."
+        ) + note
     return [
         Paragraph(
             "Every loss got the same trials, on images of each fold’s own training list; taken was "

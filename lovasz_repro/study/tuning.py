@@ -2,19 +2,21 @@
 
 A trial is one training: fold, loss, rate, steps, category. It trains on the fold's training images
 without the held-out ones and is scored by image-IoU on those. The rate is the one with the highest
-mean over the categories at the first of `tuning.steps`; then the other numbers of steps are tried
-at that rate. Every loss gets the same trials. See `config.Tuning`.
+mean over the categories at the first of `tuning.steps`; where it is the lowest or the highest of
+the rates, further ones are tried beyond it. Then the other numbers of steps are tried at that rate.
+Every loss gets the same trials, by the same rule. See `config.Tuning`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rich.console import Console
 
 from lovasz_repro import files, schema
-from lovasz_repro.config import Experiment
+from lovasz_repro.config import Experiment, Tuning
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Json
 from lovasz_repro.records.agreement import trial_means
@@ -108,15 +110,37 @@ def missing_trials(workspace: Workspace) -> list[Trial]:
         for loss in config.cells.losses:
             first, *others = _steps(config, loss)
             there = tried.get(f"fold{fold}", {}).get(loss, {}).get("trials", [])
-            pairs = [(lr, first) for lr in tuning.lrs]
+            means = _means(config, there)
+            rates = rates_tried(tuning, means, first)
+            pairs = [(lr, first) for lr in rates]
             wanted = _trials(workspace, fold, loss, pairs, there)
             if not wanted and others:
-                best = _best(_means(config, there), tuning.lrs, [first])
+                best = _best(means, rates, [first])
                 if best is not None:
                     pairs = [(best[0], steps) for steps in others]
                     wanted = _trials(workspace, fold, loss, pairs, there)
             missing += wanted
     return missing
+
+
+def rates_tried(
+    tuning: Tuning, means: Mapping[tuple[float, int], float], steps: int
+) -> list[float]:
+    """`tuning.lrs`, and what `tuning.extend` adds to them by what has been seen so far.
+
+    Args:
+        means: the scores so far by (rate, steps). steps: those at which the rate is chosen.
+
+    Returns: in ascending order; the last that was added may still be without a score.
+    """
+    rates = sorted(set(tuning.lrs))
+    for _ in range(tuning.extend):
+        best = _best(means, rates, [steps])
+        if best is None or best[0] not in (rates[0], rates[-1]):
+            break
+        edge, neighbour = rates[:2] if best[0] == rates[0] else rates[:-3:-1]
+        rates = sorted([*rates, float(f"{edge * edge / neighbour:.2g}")])
+    return rates
 
 
 def _steps(config: Experiment, loss: str) -> list[int]:
@@ -143,7 +167,7 @@ def _trials(
 
 
 def _best(
-    scores: dict[tuple[float, int], float], lrs: list[float], steps: list[int]
+    scores: Mapping[tuple[float, int], float], lrs: Sequence[float], steps: Sequence[int]
 ) -> tuple[float, int] | None:
     """The pair with the highest mean, of equals the lowest rate, then the fewest steps."""
     tried = [pair for pair in scores if pair[0] in lrs and pair[1] in steps]
@@ -156,17 +180,17 @@ def _choice(workspace: Workspace, fold: int, loss: str, trials: list[Json]) -> J
     Raises: UserError where every rate diverged.
     """
     config = workspace.config
-    tuning = config.tuning
     scores = _means(config, trials)
-    best = _best(scores, tuning.lrs, _steps(config, loss))
+    steps = _steps(config, loss)
+    rates = rates_tried(config.tuning, scores, steps[0])
+    best = _best(scores, rates, steps)
     if best is None:
-        raise UserError(f"tuning.lrs: {loss} diverged at every rate of {tuning.lrs}, fold {fold}")
-    edges = (min(tuning.lrs), max(tuning.lrs))
+        raise UserError(f"tuning.lrs: {loss} diverged at every rate of {rates}, fold {fold}")
     return {
         "lr": best[0],
         "steps": best[1],
         config.measure: scores[best],
-        "at_edge": best[0] in edges,
+        "at_edge": best[0] in (rates[0], rates[-1]),
     }
 
 

@@ -10,17 +10,21 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lovasz_repro.__main__ import main
+from lovasz_repro.config import Tuning
 from lovasz_repro.data.voc import VOC, save_mask
+from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json, write_json
 from lovasz_repro.records import UNTRAINED, load
 from lovasz_repro.report import gallery
 from lovasz_repro.study import grid as module
+from lovasz_repro.study.tuning import rates_tried
 from lovasz_repro.training.segmenter import BinarySegmenter
 from tests.helpers.studies import command, contents
 
@@ -68,6 +72,62 @@ def test_other_steps_are_tried_at_the_rate_of_the_first(
     first = {t["lr"]: t["image_iou"] for t in entry["trials"] if t["steps"] == 6}
     others = [t["lr"] for t in entry["trials"] if t["steps"] == 4]
     assert others == [max(first, key=lambda lr: (first[lr], -lr))]
+
+
+@pytest.mark.parametrize(
+    ("scores", "rates"),
+    [
+        ({}, [1e-3, 1e-2]),
+        ({1e-3: 0.5, 1e-2: 0.4}, [1e-4, 1e-3, 1e-2]),
+        ({1e-3: 0.4, 1e-2: 0.5}, [1e-3, 1e-2, 1e-1]),
+        # The last is without a score: not tried yet, or diverged.
+        ({1e-3: 0.4, 1e-2: 0.5, 1e-1: 0.3}, [1e-3, 1e-2, 1e-1]),
+        ({1e-3: 0.4, 1e-2: 0.5, 1e-1: 0.6}, [1e-3, 1e-2, 1e-1, 1.0]),
+        ({1e-3: 0.4, 1e-2: 0.5, 1e-1: 0.6, 1.0: 0.7}, [1e-3, 1e-2, 1e-1, 1.0]),
+        ({1e-3: 0.6, 1e-2: 0.5, 1e-4: 0.7, 1e-5: 0.1}, [1e-5, 1e-4, 1e-3, 1e-2]),
+    ],
+)
+def test_rates_go_on_beyond_an_edge_that_is_best(
+    scores: dict[float, float], rates: list[float]
+) -> None:
+    tuning = Tuning(lrs=[1e-2, 1e-3], extend=2)
+    means = {(lr, 6): score for lr, score in scores.items()} | {(1e-9, 6): 1.0, (1e-2, 12): 1.0}
+    assert rates_tried(tuning, means, 6) == rates
+    assert rates_tried(replace(tuning, extend=0), means, 6) == [1e-3, 1e-2]
+
+
+def test_a_step_between_rates_is_kept_beyond_the_edge() -> None:
+    tuning = Tuning(lrs=[1e-3, 3e-3], extend=1)
+    assert rates_tried(tuning, {(1e-3, 6): 0.2, (3e-3, 6): 0.1}, 6) == [3.3e-4, 1e-3, 3e-3]
+    assert rates_tried(tuning, {(1e-3, 6): 0.1, (3e-3, 6): 0.2}, 6) == [1e-3, 3e-3, 9e-3]
+
+
+@pytest.mark.parametrize(
+    ("lrs", "extend", "message"),
+    [([1e-3], 1, "needs two rates"), ([1e-3, 1e-3], 1, "two rates"), ([1e-3], -1, "-1 is neg")],
+)
+def test_an_extension_that_cannot_be_is_refused(
+    lrs: list[float], extend: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=rf"tuning\.extend: .*{message}"):
+        Tuning(lrs=lrs, extend=extend)
+
+
+def test_a_study_tries_the_rates_beyond_the_edge(
+    finished: Path, shapes_root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "demo")
+    assert main([*command(shapes_root, tmp_path), "--tuning.extend", "2"]) == 0
+    before = read_json(finished / "tuning.json")["fold0"]
+    for loss, entry in read_json(tmp_path / "demo/tuning.json")["fold0"].items():
+        means = {(t["lr"], t["steps"]): t["image_iou"] for t in entry["trials"]}
+        tried = sorted(lr for lr, _ in means)
+        assert tried == rates_tried(Tuning(lrs=[1e-3, 1e-2], extend=2), means, 6)
+        assert len(tried) > len(before[loss]["trials"])
+        assert means[entry["lr"], 6] == max(means.values()) == entry["image_iou"]
+        assert entry["at_edge"] == (entry["lr"] in (tried[0], tried[-1]))
+    records = load(tmp_path / "demo")
+    assert records.missing == records.stale == []
 
 
 def test_rates_are_chosen_without_val_images(
