@@ -199,7 +199,7 @@ class Optim:
 
 @dataclass(frozen=True)
 class Base:
-    """How the 21-way network that every cell of a fold starts from is made.
+    """How each fold's 21-way base network is made; every cell of the fold starts from it.
 
     Args:
         train: "all" or "head" trains it here with cross-entropy on all 21 labels; "none" takes the
@@ -264,8 +264,8 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Cells:
-    """The grid: every category × loss × fold × seed is one cell. The untrained network is scored
-    beside the losses.
+    """The grid: every category × loss × fold × seed is one cell. The network before fine-tuning is
+    scored beside the losses.
 
     Args:
         categories: the categories trained and scored; empty: all of data.classes. Where
@@ -313,7 +313,7 @@ class Runtime:
             files), wandb (to be installed apart). Empty: nowhere; the records are kept anyway.
         overlays: how many fixed val images TensorBoard shows; 0: none.
         devices: how many one training shares; each takes its part of every batch. The loss is the
-            mean of the parts' losses, so it is another one where a loss is not a mean over images.
+            mean of the devices' losses. It differs for losses over the whole batch.
         strategy: Lightning's, for several devices: one of its ddp family.
         workers: processes that run a study's cells side by side.
         threads: CPU threads of each; None: torch's choice, or all cores shared out. The last
@@ -453,7 +453,7 @@ class Experiment:
 
     @property
     def measure(self) -> str:
-        """What a learning rate is chosen by, and a training watched by: a key of the records."""
+        """The key of the measure that validation shows and that chooses a learning rate."""
         return "miou" if self.multiclass else "image_iou"
 
     def batch_size(self, loss: str) -> int:

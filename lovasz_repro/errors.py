@@ -17,7 +17,7 @@ DISK = {
 
 
 def choices(name: str, there: Iterable[str]) -> str:
-    """What there is in place of a name that is not there, the likeliest first."""
+    """The valid names as the end of a message, those nearest to a wrong one first."""
     names = list(there)
     by_case = {n.casefold(): n for n in reversed(names)}
     near = [by_case[n] for n in get_close_matches(name.casefold(), list(by_case), 2)]

@@ -149,7 +149,7 @@ def parser() -> ArgumentParser:
     text = "a training step against the bare network and a plain loop"
     steps = _experiment(text, f"bench train --config FILE {ALL_KEYS}")
     steps.add_argument("--steps", type=int, default=20, help="timed steps a round")
-    steps.add_argument("--rounds", type=int, default=3, help="the median of so many")
+    steps.add_argument("--rounds", type=int, default=7, help="the median of so many")
     steps.add_argument("--out", type=Path | None, default=None, help="CSV file")
     steps.add_argument("--category", type=str, default="cat", help="of the training timed")
     steps.add_argument("--loss", type=str, default="lovasz_hinge", help="of the same")

@@ -156,7 +156,6 @@ class Cost(TypedDict):
     evaluate_seconds: NotRequired[Amount]
     total_seconds: Amount
     seconds_per_step: NotRequired[Amount]
-    peak_memory_mib: NotRequired[Amount]
 
 
 FilesOf = TypedDict(

@@ -6,9 +6,10 @@ held-out images (then it is, for every loss). The rule is one for all situations
 before any result:
 
 * use the training loss with the highest mean over categories;
-* as good are the losses whose paired difference to it has a 95 % interval, over categories, that
-  includes zero; so is not training at all, where the base network's own score is among them;
-* better is not training at all where that interval lies above zero.
+* not told apart from it are the losses whose paired difference to it has a 95 % interval, over
+  categories, that includes zero, which does not say that they are as good; the base network's own
+  score may be among them;
+* better is not fine-tuning at all where that interval lies above zero.
 
 The interval of the effect is that of one loss and not corrected for having picked the best of
 several: it promises a little too much.
@@ -30,7 +31,7 @@ COLUMNS = (
     *("metric", "empty_images", "tunable"),  # per_image or data_set; booleans
     *("loss", "value"),  # the one to use, and the metric under it
     *("difference", "low", "high"),  # to cross-entropy; NaN where that is the one to use
-    "as_good",  # losses, with `UNTRAINED` among them, separated by spaces
+    "not_told_apart",  # losses, `UNTRAINED` may be among them, separated by spaces
     "untrained_better",
     "categories",
 )
@@ -98,7 +99,7 @@ def _effect(scores: Scores, case: Situation, best: str) -> dict[str, float]:
 
 
 def _rivals(scores: Scores, case: Situation, best: str, losses: list[str]) -> dict[str, object]:
-    as_good, better = [], False
+    alike, better = [], False
     others = [UNTRAINED] if UNTRAINED in scores.present else []
     for loss in [*losses, *others]:
         if loss == best:
@@ -106,6 +107,6 @@ def _rivals(scores: Scores, case: Situation, best: str, losses: list[str]) -> di
         arms = (Arm(loss, case.measure), Arm(best, case.measure))
         row = compare(scores, *arms, case.subset)
         if row["low"] <= 0 <= row["high"]:
-            as_good.append(loss)
+            alike.append(loss)
         better |= loss == UNTRAINED and row["low"] > 0
-    return {"as_good": " ".join(as_good), "untrained_better": better}
+    return {"not_told_apart": " ".join(alike), "untrained_better": better}

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lovasz_repro.analysis.resample import fixed_mean_interval, mean_interval
+from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import Arm, Scores
-from lovasz_repro.analysis.stats import REFERENCE, compare, gains, partition_means, replicates
+from lovasz_repro.analysis.stats import REFERENCE, compare, partition_means, these_interval
 from lovasz_repro.records import UNTRAINED
 
 BACKGROUND = "all_background"
@@ -81,9 +81,7 @@ def _line(scores: Scores, row: Row, common: list[str]) -> dict[str, object]:
     change = compare(scores, arm, against)
     line |= {"difference": change["difference"]}
     line |= {"difference_low": change["low"], "difference_high": change["high"]}
-    shared = list(gains(scores, arm, against).index)
-    parts = partition_means(scores, arm, against)
-    ends = fixed_mean_interval(replicates(scores, shared, [arm, against]), list(map(float, parts)))
+    ends = these_interval(scores, arm, against)
     line |= dict(zip(("these_low", "these_high"), ends, strict=True))
     if row.tuned:
         tuned = compare(scores, Arm(row.loss, row.tuned), Arm(REFERENCE, "tuned_iou"))

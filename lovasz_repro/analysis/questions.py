@@ -1,4 +1,4 @@
-"""Questions of ours, beside the paper's claims: what beats the Lovász hinge, or no training?
+"""Questions of ours, beside the paper's claims: what beats the Lovász hinge, or no fine-tuning?
 
 Each is whether some difference is greater than zero. The answer is
 
@@ -53,20 +53,32 @@ def questions(scores: Scores) -> list[Question]:
     """All four, always, in the report's order."""
     trained = [loss for loss in scores.trained if loss in scores.present]
     others = [loss for loss in trained if loss != LOVASZ]
-    at_zero = "untrained", "Does any loss beat not training at all?"
+    at_zero = "untrained", "Does any loss beat not fine-tuning at all?"
     chosen = "untrained_tuned", "Does it still, both at a threshold chosen on held-out images?"
+    no_training = (
+        _open(*at_zero, "image-IoU", "Before fine-tuning, at 0, it is below predicting nothing.")
+        if _below_nothing(scores)
+        else _any(scores, *at_zero, trained, lambda loss: (Arm(loss), Arm(UNTRAINED)))
+    )
     return [
         _any(
             scores, "any_better", "Does any other loss beat the Lovász hinge?", others,
             lambda loss: (Arm(loss), Arm(LOVASZ)),
         ),
-        _any(scores, *at_zero, trained, lambda loss: (Arm(loss), Arm(UNTRAINED))),
+        no_training,
         _any(
             scores, *chosen, trained,
             lambda loss: (Arm(loss, "tuned_iou"), Arm(UNTRAINED, "tuned_iou")),
         ),
         _dataset(scores),
     ]  # fmt: skip
+
+
+def _below_nothing(scores: Scores) -> bool:
+    """Whether the base network's score at 0, not calibrated, is worse than no foreground at all."""
+    categories = scores.common([UNTRAINED])
+    levels = [scores.values(categories, Arm(UNTRAINED, x)) for x in ("iou", "background_iou")]
+    return bool(categories) and bool(levels[0].mean() < levels[1].mean())
 
 
 def _any(
@@ -121,6 +133,6 @@ def _ends(row: Row) -> tuple[float, float, float]:
     return float(row["difference"]), float(row["low"]), float(row["high"])
 
 
-def _open(key: str, title: str, unit: str) -> Question:
+def _open(key: str, title: str, unit: str, note: str = "Needs cells of both sides.") -> Question:
     nothing = (math.nan, math.nan, math.nan)
-    return Question(key, title, "open", "", *nothing, unit, note="Needs cells of both sides.")
+    return Question(key, title, "open", "", *nothing, unit, note=note)

@@ -86,8 +86,8 @@ class Scores:
     Raises: UserError where cells of one category and fold do not hold the same images.
 
     Where the records hold several partitions of the images (`config.Cells.folds_per_partition`),
-    an image counts once, with its mean over partitions, and a partition stands where otherwise a
-    seed does: its base networks and its training runs are one draw.
+    an image counts once in each partition that scores it, and a partition stands where otherwise
+    a seed does: its base networks and its training runs are one draw.
 
     Args:
         folds: only the cells of these.

@@ -6,8 +6,8 @@ What is random here, and what is fixed:
   other seeds. Images are resampled whole (under both losses and all seeds), within their fold and
   among those with or without the category; the variance between seeds is added. Folds are fixed.
 * Where the images were parted into folds several times, a **partition** takes the place of a seed:
-  an image counts once, with its mean over partitions, and the spread of the partitions' means (they
-  differ in base networks and training runs) is added to every interval of a mean.
+  an image counts once in each partition that scores it, and the spread of the partitions' means
+  (they differ in base networks and training runs) is added to every interval of a mean.
 * A **mean over categories** has the category as its unit: the interval speaks of categories like
   these, and the noise of images and seeds is inside the spread of the categories. They are taken as
   independent, though they share base networks and some val images.
@@ -34,6 +34,7 @@ import pandas as pd
 from lovasz_repro.analysis.resample import (
     Floats,
     Replicates,
+    fixed_mean_interval,
     holm,
     image_intervals,
     mean_interval,
@@ -73,6 +74,14 @@ def compare(scores: Scores, arm: Arm, against: Arm, subset: str = "all") -> dict
         "categories": len(categories),
         "cells": scores.cells(categories, arm.loss),
     }
+
+
+def these_interval(scores: Scores, arm: Arm, against: Arm) -> tuple[float, float]:
+    """95 % interval of the mean difference for the categories that both have, over images."""
+    shared = list(gains(scores, arm, against).index)
+    parts = partition_means(scores, arm, against)
+    ends = fixed_mean_interval(replicates(scores, shared, [arm, against]), list(map(float, parts)))
+    return float(ends[0]), float(ends[1])
 
 
 def partition_means(
@@ -239,7 +248,7 @@ def by_size(scores: Scores) -> pd.DataFrame:
     Columns: subset, fraction_low, fraction_high (the quarter's borders as a fraction of the image,
     mean over categories), then as `mean_differences`.
 
-    The quarters are each category's own, so that every category speaks in every quarter.
+    The quarters are each category's own: every category counts in each of them.
     """
     table = _by("subset", {name: mean_differences(scores, "iou", name) for name in SIZES})
     borders = list(scores.borders.values())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from lovasz_repro.errors import UserError
 from lovasz_repro.losses import LOSSES, Loss, lovasz_hinge, lovasz_softmax
 from lovasz_repro.models.deeplab import build
 from lovasz_repro.report.readme import update_benchmarks
-from lovasz_repro.training.loop import autocast
+from lovasz_repro.training.loop import autocast, deterministic
 from lovasz_repro.training.segmenter import BinarySegmenter
 
 LABEL = 3
@@ -143,7 +142,7 @@ def same_bits(loss: Loss, case: bench.Case, device: torch.device) -> bool:
     Raises: RuntimeError where torch has no deterministic algorithm for an operation.
     """
     logits, target = bench._inputs(case, device)
-    with _deterministic():
+    with deterministic():
         first, second = (bench._gradient(loss, logits, target) for _ in range(2))
     return torch.equal(first, second)
 
@@ -153,7 +152,7 @@ def _steps(
 ) -> Iterator[Row]:
     repeats = 10 if device.type == "cuda" else 1
     for step in steps:
-        with _deterministic():  # as every training
+        with deterministic():  # as every training
             calls = {name: training_step(step, loss, device)[1] for name, loss in TRAINED.items()}
             seconds: dict[str, list[float]] = {name: [] for name in calls}
             for _ in range(rounds):
@@ -219,16 +218,6 @@ def waits(call: Callable[[], None]) -> bool:
         finally:
             torch.cuda.set_sync_debug_mode("default")
     return False
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
 
 
 def _slug(name: str) -> str:

@@ -58,8 +58,8 @@ def bench_train(
     """Time the three ways on a category's training images of the first fold.
 
     Args:
-        steps: timed steps of each round, after one that is not. With few of them the DataLoader
-            would live on what it read before. rounds: medians are over these.
+        steps: timed steps of each round, after one that is not. Too few would only time what
+            the DataLoader read ahead. rounds: medians are over these.
         out: CSV file for the rows.
         trained: values of `network.train` to time in turn in place of the configuration's own;
             each is an experiment of its own in the rows.

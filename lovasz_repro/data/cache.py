@@ -208,7 +208,7 @@ def _build(folder: Path, fill: Callable[[Path], None]) -> None:
 def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
     """A new memory-mapped array whose room on the disk is taken at once.
 
-    Without that a full disk would show at a write into memory, as SIGBUS, which kills the process.
+    Otherwise a full disk raises SIGBUS at a later write, which kills the process.
     """
     array = open_memmap(path, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS

@@ -1,4 +1,4 @@
-"""Batches: how what a step reads (`reading.py`) becomes input and target.
+"""Batches: turns what `reading.py` reads into inputs and targets.
 
 Reading happens on the host, everything else (normalising, cropping, targets) on the batch's device,
 in `on_after_batch_transfer`.

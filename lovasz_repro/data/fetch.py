@@ -148,8 +148,7 @@ def _build_masks(archive: Download, voc: VOC, masks: Path, console: Console) -> 
 
 
 def _write_trainaug(voc: VOC, masks: Path) -> None:
-    """(SBD train, SBD val, VOC train) without VOC val. These are the images that have a mask and
-    are not in val: SBD has masks for its train and val alone, and so has VOC."""
+    """Write trainaug: every image that has a mask and is not in VOC's val."""
     ids = {mask.stem for mask in masks.glob("*.png")} - set(voc.ids("val"))
     lines = "".join(f"{i}\n" for i in sorted(ids))
     write_bytes(voc.lists_folder / "trainaug.txt", lines.encode())

@@ -1,4 +1,4 @@
-"""What tells that files changed: the contents of a data set's images and masks, sums of a cache.
+"""Detect changed files: hashes of a data set's images and masks, checksums of a cache.
 
 <cache>/contents-<data set>.json    {"files": {path: [size, mtime, ctime, SHA-256]}}
 <cache>/<a cache>/checksums.json    {"files": {name: {"bytes": n, "crc32": [of each block]}}}
@@ -74,7 +74,7 @@ def content_digest(voc: VOC, ids: Sequence[str], cache: Path) -> str:
 
 
 def _known(index: Path) -> dict[str, list[Any]]:
-    """The index; empty where it is not there or not what was written: it only saves reading."""
+    """The stored index, empty where it is missing or invalid: then the files are read again."""
     try:
         files = read_json(index)["files"] if index.exists() else {}
         return {key: [*map(int, entry[:3]), str(entry[3])] for key, entry in files.items()}
@@ -83,8 +83,7 @@ def _known(index: Path) -> dict[str, list[Any]]:
 
 
 def _state(path: Path) -> list[int]:
-    """Size and times; the time of the last change of the file's entry, too, because a copy may
-    bring along its time of writing. Nothing where there is no file."""
+    """Size, mtime and ctime; a copy can keep the mtime, not the ctime. Empty for no file."""
     try:
         found = path.stat()
     except FileNotFoundError:

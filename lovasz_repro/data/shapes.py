@@ -2,8 +2,8 @@
 
 It stands in for VOC where VOC is not at hand, and lets the whole pipeline run in minutes. Six
 shapes take the names of six VOC categories. The outline makes the category; texture and colour
-mostly go with it, and shapes of no category, in any colour, lie about as background, so that a
-small network gets it partly right. It is no benchmark: a marker file says that it is generated.
+mostly go with it. Other shapes, of any colour, belong to the background, so a small network gets it
+partly right. It is no benchmark: a marker file says that it is generated.
 """
 
 import colorsys

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lovasz_repro.losses.labels import binary_masks, class_masks, error_slope, on_cpu
+from lovasz_repro.losses.labels import error_slope
 
 Method = Literal["sort", "bins"]
 
@@ -26,36 +26,6 @@ OCTAVES = 20
 BINS_PER_OCTAVE_LOG2 = 8
 BIN_OFFSET_LOG2 = -8
 BINS = OCTAVES << BINS_PER_OCTAVE_LOG2
-
-
-def lovasz_extension(
-    scores: Tensor, labels: Tensor, ignored: int, method: Method
-) -> tuple[Tensor, Tensor]:
-    """The Lovász extension of the Jaccard loss of each row, and which have foreground. (G, C) both.
-
-    ``scores`` is ``(G, M, C, N)``: G images or batches, of M images, of C classes. With C = 1 the
-    score is a logit, and the errors are ``max(0, 1 - s score)``; else it is the probability of a
-    class, and they are ``|y - score|``. ``labels`` is ``(G, M, N)``.
-    """
-    if method not in _GRADIENTS:
-        raise ValueError(f"method must be one of {', '.join(_GRADIENTS)}, got {method!r}")
-    groups, images, count, pixels = scores.shape
-    if images * pixels >= 2**31:  # pixels are counted in int32
-        raise ValueError(f"{images * pixels} pixels are too many for one image, batch or class")
-    if on_cpu(scores):
-        # Not at the top: a GPU has no use for Numba, which takes a while to import.
-        from lovasz_repro.losses.loops import Loops
-
-        losses, _, present = Loops.apply(scores, labels, ignored, method)
-        return losses.view(groups, count), present
-    if count == 1:
-        masks = binary_masks(labels[:, :, None], ignored)
-    else:
-        masks = class_masks(labels, count, ignored)
-    rows, foreground, valid = (x.transpose(1, 2).flatten(2).flatten(0, 1) for x in (scores, *masks))
-    operations = Operations if torch.compiler.is_compiling() else EagerOperations
-    losses, _ = operations.apply(rows, foreground, valid, count > 1, method)
-    return losses.view(groups, count), foreground.amax(1).view(groups, count)
 
 
 def kept_signature(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -127,7 +97,7 @@ class Operations(Extension):
         scores: Tensor, foreground: Tensor, valid: Tensor, probability: bool, method: Method
     ) -> tuple[Tensor, Tensor]:
         errors = _errors(scores, probability, foreground, valid)
-        gradient = _GRADIENTS[method](errors, foreground)
+        gradient = GRADIENTS[method](errors, foreground)
         # Not a dot product: autocast would take it in half precision.
         losses = errors.mul_(gradient).abs_().sum(1, keepdim=True)
         return losses, gradient
@@ -252,4 +222,4 @@ def bits_of(x: Tensor) -> Tensor:
     return x.view(torch.int64 if x.dtype == torch.float64 else torch.int32)
 
 
-_GRADIENTS = {"sort": _gradient_by_sort, "bins": _gradient_by_bins}
+GRADIENTS = {"sort": _gradient_by_sort, "bins": _gradient_by_bins}

@@ -29,7 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lovasz_repro.losses.extension import Method, lovasz_extension
+from lovasz_repro.losses.dispatch import lovasz_extension
+from lovasz_repro.losses.extension import Method
 from lovasz_repro.losses.labels import binary_masks, equal, error_slope, is_wrapped, on_cpu
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -94,7 +94,7 @@ def _check(target: Tensor, known: Tensor, allowed: str) -> None:
         if known.amin() == 0:
             raise wrong_labels(target, allowed)
     else:
-        # Not amin: compiled for a CPU by torch 2.15, that of uint8 fails on labels that are right.
+        # Not amin: torch 2.15's compiled uint8 amin rejects valid labels on a CPU.
         torch._assert_async((known == 1).all(), f"labels must be {allowed}")
 
 

@@ -1,7 +1,7 @@
 """Independent rows shared out over as many threads as torch uses.
 
-The threads are Python's own, asleep between calls: OpenMP's would spin beside torch's. What they
-run gives the GIL away.
+The threads are Python's and sleep between calls; OpenMP's would spin beside torch's. The loops that
+they run release the GIL.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 
-# Fewer elements are sooner done than a thread is woken.
+# With fewer elements, waking a thread costs more than it saves.
 ELEMENTS_PER_THREAD = 1 << 16
-# What one thread treats at once, so that a small row is not one call: as many elements as fit a
-# second-level cache.
+# Elements of one call: several small rows share it. So many fit a second-level cache.
 ELEMENTS_PER_CALL = 1 << 16
 
 _pool: ThreadPoolExecutor | None = None

@@ -10,7 +10,7 @@
             curve.csv           one row per validation during training (`CURVE_COLUMNS`)
             thresholds.csv      image-IoU over the decision threshold (`THRESHOLD_COLUMNS`)
             predictions.npz     small foreground masks of the val images, packed bits
-            cost.json           seconds and memory: differs from run to run
+            cost.json           seconds: differs from run to run
             result.json         written last; a cell is done when, and only when, it is there
             failed.json         in its place when the cell could not be finished: the error
         gallery/                gallery.json and the small pictures that the report shows

@@ -117,14 +117,16 @@ def _base(scores: dict[str, Scores]) -> Section:
     blocks: list[Block] = []
     if lacking:
         names = ", ".join(lacking)
-        blocks.append(Paragraph(f"The untrained network was not scored in: {names}.", warning=True))
+        blocks.append(
+            Paragraph(f"The network before fine-tuning was not scored in: {names}.", warning=True)
+        )
     if found:
         table = pd.concat(found, ignore_index=True)
         blocks.append(
             picture(
                 "base-strength",
-                "Gain over cross-entropy against the image-IoU of the untrained network, a point "
-                "an experiment and loss.",
+                "Gain over cross-entropy against the image-IoU of the network before fine-tuning, "
+                "a point an experiment and loss.",
                 "Gain in image-IoU over cross-entropy, with its 95 % interval over categories, "
                 "against the image-IoU of the base network at a threshold chosen on held-out "
                 "images. Losses of one experiment stand beside each other.",

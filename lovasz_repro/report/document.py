@@ -183,8 +183,10 @@ def percent(value: float) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
-    return _written(100 * value, 1, "+")
+    """A difference of shares in percentage points, with its sign; with a second decimal where one
+    would hide on which side of zero it lies."""
+    value *= 100
+    return _written(value, 2 if 0 < abs(value) < 0.05 else 1, "+")
 
 
 def plain(value: float) -> str:

@@ -63,7 +63,7 @@ def headline(rows: pd.DataFrame) -> str:
     text = f"{the(best['row'])} has the highest image-IoU, {percent(best['value'])}\u00a0%"
     base = rows[rows["row"] == UNTRAINED].dropna(subset="value")
     if len(base):
-        text += f"; without training it is {percent(base['value'].iloc[0])}\u00a0%"
+        text += f"; before fine-tuning it is {percent(base['value'].iloc[0])}\u00a0%"
     return text[0].upper() + text[1:]
 
 

@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lovasz_repro.analysis.claims import Claim
 from lovasz_repro.analysis.multiclass import (
     LOVASZ_SOFTMAX,
+    MOVED,
     LabelScores,
     claim,
     label_table,
+    largest_move,
     scores_table,
 )
 from lovasz_repro.analysis.stats import REFERENCE
@@ -49,7 +52,12 @@ def document(records: Records) -> Document:
         facts=setup.facts(records),
         sections=[
             _answer(records, table, images),
-            _losses(table, images, [scores_table(scores, name) for name in ("missed", "false")]),
+            _losses(
+                table,
+                images,
+                [scores_table(scores, name) for name in ("missed", "false")],
+                len({cell.seed for cell in records.results if cell.loss != UNTRAINED}),
+            ),
             _batches(scores, table),
             _labels(label_table(scores)),
             _curves(scores, records.curves),
@@ -63,7 +71,13 @@ def answer(records: Records) -> str:
     judged = claim(scores_table(LabelScores(records), "miou"))
     row = pd.Series({"difference": judged.effect, "low": judged.low, "high": judged.high})
     gain = prose.with_interval(row) if np.isfinite(judged.effect) else judged.explanation
-    return f"All labels at once, {judged.title}: {judged.verdict}, {gain}."
+    return f"All labels at once, {judged.title}: {judged.verdict}, {gain}.{_unmoved(judged)}"
+
+
+def _unmoved(judged: Claim) -> str:
+    if judged.verdict != "not tested":
+        return ""
+    return " No loss, cross-entropy among them, moves the network."
 
 
 def verdict(table: pd.DataFrame, images: pd.DataFrame) -> list[str]:
@@ -71,7 +85,7 @@ def verdict(table: pd.DataFrame, images: pd.DataFrame) -> list[str]:
     image_miou."""
     by_loss, by_image = table.set_index("loss"), images.set_index("loss")
     judged = claim(table)
-    said = f"The claim that {judged.title}: {judged.verdict}."
+    said = f"The claim that {judged.title}: {judged.verdict}.{_unmoved(judged)}"
     if not np.isfinite(judged.effect):
         return ["These records cannot compare the two losses.", f"{said} {judged.explanation}"]
     own, other = by_loss.loc[LOVASZ_SOFTMAX], by_loss.loc[REFERENCE]
@@ -123,8 +137,7 @@ def _answer(records: Records, table: pd.DataFrame, images: pd.DataFrame) -> Sect
                 f"mIoU minus cross-entropy’s for {prose.loss_names(shown['loss'])}, each with its "
                 "95 % interval.",
                 "Gain in mIoU over cross-entropy at the same number of images a step, with its "
-                "95 % interval: other images and training runs. An arrow with a number lies beyond "
-                "the axis.",
+                "95 % interval over images. An arrow with a number lies beyond the axis.",
                 figures.gains(rows, {}),
             )
         )
@@ -138,8 +151,10 @@ def _answer(records: Records, table: pd.DataFrame, images: pd.DataFrame) -> Sect
     return Section("answer", "The answer", title, blocks)
 
 
-def _losses(table: pd.DataFrame, images: pd.DataFrame, parts: list[pd.DataFrame]) -> Section:
-    """parts: `scores_table` of missed and false."""
+def _losses(
+    table: pd.DataFrame, images: pd.DataFrame, parts: list[pd.DataFrame], seeds: int
+) -> Section:
+    """parts: `scores_table` of missed and false. seeds: training runs of a cell."""
     both = table.merge(images.drop(columns=["batch_size", "cells", "reference"]), "left", "loss",
                        suffixes=("", "_image"))  # fmt: skip
     both = both.sort_values("value", ascending=False, kind="stable")
@@ -168,11 +183,13 @@ def _losses(table: pd.DataFrame, images: pd.DataFrame, parts: list[pd.DataFrame]
     if len(trained):
         top = trained.iloc[0]
         title = f"{style(top['loss']).label} has the highest mIoU, {percent(top['value'])}\u00a0%"
+        if (moved := largest_move(table)) < MOVED:
+            title = f"No loss moves the mIoU by more than {100 * moved:.2f} points"
     text = Paragraph(
         "The IoU of a label is taken over the pixels of all val images, which the folds between "
         "them score once, and averaged over the labels, background among them. Per image it is "
-        "averaged over the labels that the image’s truth holds. Images (within their fold) and "
-        "training runs are random in the intervals; folds, labels and base networks are given."
+        "averaged over the labels that the image’s truth holds. In the intervals images (within "
+        f"their fold) {prose.random_runs(seeds)}. Folds, labels and base networks are given."
     )
     shown = Table("losses", caption, columns, rows, both, numeric)
     return Section("losses-section", "The losses", title, [text, shown, _parts([table, *parts])])
@@ -348,7 +365,7 @@ def _practice(records: Records) -> Section:
         f"Training crops of {data.get('crop_size')} pixels, {data.get('views')} fixed views of "
         "each image where a part of the network is frozen.",
         "Where the paper trains on one list, each fold here trains on its own and is scored on the "
-        "rest; the untrained network is the one that every cell of a fold starts from.",
+        "rest; the network before fine-tuning is the one that every cell of a fold starts from.",
         "The curves are of every fifth val image; everything else is of all of them.",
     ]
     blocks: list[Block] = [*background.rates(records)]

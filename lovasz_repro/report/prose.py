@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pandas as pd
 from lovasz_repro.analysis.claims import LOVASZ, Claim
 from lovasz_repro.analysis.decide import SITUATIONS, Situation
 from lovasz_repro.analysis.headline import BACKGROUND, UNTRAINED_TUNED
-from lovasz_repro.analysis.stats import REFERENCE
+from lovasz_repro.analysis.prevalence import NATURAL
 from lovasz_repro.records import UNTRAINED, Records
 from lovasz_repro.report import quoted
 from lovasz_repro.report.document import count, interval, listed, percent, points
@@ -21,18 +22,20 @@ UNTRAINED_ROWS = (UNTRAINED, UNTRAINED_TUNED, BACKGROUND)
 
 
 def verdict(
-    differences: pd.DataFrame, parts: pd.DataFrame, claims: Sequence[Claim], choices: pd.DataFrame
-) -> list[str]:
+    differences: pd.DataFrame, parts: pd.DataFrame, claims: Sequence[Claim],
+    choices: pd.DataFrame, prevalence: pd.DataFrame,
+) -> list[str]:  # fmt: skip
     """Three lines: what became of the paper's claim, where a gain comes from, what to use when.
 
     Args:
-        differences, parts, choices: `mean_differences`, `decomposition`, `decisions`.
+        differences, parts, choices, prevalence: `mean_differences`, `decomposition`, `decisions`,
+            `prevalence_gains`.
     """
     claim = next(claim for claim in claims if claim.key == "best_image_iou")
     return [
         f"{_gain(differences)} {_claim(claim)}",
         _where(parts),
-        _use(choices),
+        f"{_use(choices)} {_natural(prevalence)}".strip(),
     ]
 
 
@@ -45,19 +48,27 @@ def _gain(differences: pd.DataFrame) -> str:
         )
     row = rows.iloc[0]
     clear = row["low"] > 0 or row["high"] < 0
+    paper = quoted.gain(LOVASZ)
+    within = "within" if row["low"] <= paper <= row["high"] else "outside"
     return (
         f"Training with the Lovász hinge gives an image-IoU of {percent(row['value'])}\u00a0%, "
         f"with cross-entropy {percent(row['reference_value'])}\u00a0%, mean over "
         f"{count(int(row['categories']), 'category')}: a difference of {with_interval(row)}"
-        f"{'' if clear else ', which cannot be told from zero'}, where the paper has "
-        f"{points(quoted.gain(LOVASZ))}{quoted.SIGN}."
+        f"{'' if clear else ', which cannot be told from zero'}. The paper’s "
+        f"difference, {points(paper)}{quoted.SIGN}, lies {within} that interval."
     )
 
 
 def _claim(claim: Claim) -> str:
-    return (
-        f"The paper’s claim, that it is the best of cross-entropy, hinge and it: {claim.verdict}."
-    )
+    text = f"The paper’s claim, that it is the best of cross-entropy, hinge and it: {claim.verdict}"
+    if math.isnan(claim.effect):
+        return f"{text}."
+    row = pd.Series({"difference": claim.effect, "low": claim.low, "high": claim.high})
+    text += f"; {claim.hardest} the difference is {with_interval(row)}"
+    if math.isfinite(claim.these_low):
+        ends = interval(claim.these_low, claim.these_high, points)
+        text += f", for these categories alone {ends}"
+    return f"{text}."
 
 
 def _where(parts: pd.DataFrame) -> str:
@@ -87,14 +98,42 @@ def _use(choices: pd.DataFrame) -> str:
     found = []
     for loss in ordered(best.values()):
         own = {case for case, choice in best.items() if choice == loss}
-        when = [_conditions(flags) for flags in _cover(own)]
-        found.append(f"{the(loss)} {'; or '.join(when)}")
-    text = f"Use {'; '.join(found)}."
-    alike = choices["as_good"].str.split().map(lambda names: REFERENCE in names)
-    if n := int(alike.sum()):
-        cases = count(len(choices), "case")
-        text += f" In {n} of {cases} cross-entropy cannot be told from that choice."
+        found.append(f"{the(loss)} has the highest mean {_when(own)}")
+    text = f"{'; '.join(found)}."
+    text = text[0].upper() + text[1:]
+    rivals = {
+        case: row.not_told_apart.split() + [UNTRAINED] * bool(row.untrained_better)
+        for case, row in zip(SITUATIONS, choices.itertuples(), strict=True)
+    }
+    clear = {case for case, names in rivals.items() if not names}
+    rest = [set(names) for names in rivals.values() if names]
+    if not rest:
+        return f"{text} That choice is told apart from every other loss in each of them."
+    if clear:
+        text += f" That choice is told apart from every other loss only {_when(clear)}."
+    always = ordered(set.intersection(*rest))
+    cases = f"In the other {len(rest)}" if clear else "In each of them"
+    if always:
+        text += f" {cases}, {listed([the(loss) for loss in always])} cannot be told from it."
+    else:
+        text += f" {cases}, at least one loss cannot be told from it."
     return text
+
+
+def _when(cases: set[Situation]) -> str:
+    return "; or ".join(_conditions(flags) for flags in _cover(cases))
+
+
+def _natural(prevalence: pd.DataFrame) -> str:
+    """What the gain is at VOC's own share of images with the category."""
+    rows = prevalence[(prevalence["share"] == NATURAL) & (prevalence["loss"] == LOVASZ)]
+    if rows.empty:
+        return ""
+    return (
+        "Half of the images hold the category here. With "
+        f"{100 * NATURAL:g}\u00a0%, as in VOC’s own list, the Lovász hinge’s gain over "
+        f"cross-entropy would be {with_interval(rows.iloc[0])}."
+    )
 
 
 Flags = tuple[bool | None, bool | None, bool | None]  # None: either
@@ -154,8 +193,12 @@ def baselines(rows: pd.DataFrame) -> str:
     return text + "."
 
 
-def estimand(partitions: int) -> str:
-    """What the two intervals of a gain speak of. partitions: of the images into folds."""
+def estimand(partitions: int, seeds: int) -> str:
+    """What the two intervals of a gain speak of.
+
+    Args:
+        partitions: of the images into folds. seeds: training runs of a cell.
+    """
     given = "In both, the base networks and the split into folds are given."
     if partitions > 1:
         given = (
@@ -165,9 +208,26 @@ def estimand(partitions: int) -> str:
     return (
         "Two questions, two intervals. The first asks for the gain in categories like these, with "
         "networks and images like these: categories are the units. The second asks for the gain in "
-        "these very categories: they are fixed, images (within category, fold and presence) and "
-        f"training runs are random. {given}"
+        "these very categories: they are fixed, images (within category, fold and presence) "
+        f"{random_runs(seeds)}. {given}"
     )
+
+
+def random_runs(seeds: int) -> str:
+    """What an interval over images says of training runs."""
+    if seeds > 1:
+        return "and training runs are random"
+    return "are random; each cell was trained once, so the spread of training runs is in neither"
+
+
+def held_out(records: Records) -> str:
+    """How many images a threshold was chosen on."""
+    counts = [
+        int(result["held_out_images"])
+        for result in records.results.values()
+        if "held_out_images" in result
+    ]
+    return f" ({statistics.median_low(counts)} of them in the median cell)" if counts else ""
 
 
 CHOICE_OF_IMAGES = (

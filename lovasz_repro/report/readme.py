@@ -25,7 +25,7 @@ from lovasz_repro.report.readme_bench import (
 from lovasz_repro.report.sections import Study
 
 NOTHING = "No results on Pascal VOC have been committed yet."
-DECISION_COLUMNS = (0, 1, 2, 3, 5)  # metric, empty images, threshold, use, gain
+DECISION_COLUMNS = (0, 1, 2, 3, 5, 6)  # all but the level
 TABLE_1_COLUMNS = (0, 2, 1, 3, 5, 6)  # loss, paper, here, gain, with and without the category
 
 
@@ -145,10 +145,13 @@ def _decisions(study: Study) -> list[str]:
     if choices.empty:
         return []
     short = _columns(tables.decision_table(choices), DECISION_COLUMNS)
-    text = "Which loss to use, and its gain over cross-entropy in points with 95 % interval."
+    text = (
+        "Which loss to use: the highest mean, its gain over cross-entropy in points with 95 % "
+        "interval (not corrected for the choice), and the losses that are not told apart from it."
+    )
     if better := int(choices["untrained_better"].sum()):
         cases = count(len(choices), "case")
-        text += f" In {better} of {cases} not training at all is better."
+        text += f" In {better} of {cases} not fine-tuning at all is better."
     return [text, table(short)]
 
 

@@ -17,6 +17,7 @@ from lovasz_repro.analysis.claims import LOVASZ, Claim, claims
 from lovasz_repro.analysis.decide import decisions
 from lovasz_repro.analysis.decompose import decomposition
 from lovasz_repro.analysis.headline import headline
+from lovasz_repro.analysis.prevalence import prevalence_gains
 from lovasz_repro.analysis.questions import questions
 from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.analysis.stats import REFERENCE
@@ -70,7 +71,8 @@ class Study:
     @property
     def verdict(self) -> list[str]:
         """The three lines that a report opens with."""
-        return prose.verdict(self.differences, self.parts, self.claims, self.choices)
+        prevalence = prevalence_gains(self.scores)
+        return prose.verdict(self.differences, self.parts, self.claims, self.choices, prevalence)
 
     @property
     def comparable(self) -> bool:
@@ -109,9 +111,8 @@ def _gain_picture(study: Study) -> Block:
         f"Image-IoU minus cross-entropy’s for {prose.loss_names(shown['row'])}, each with its 95 % "
         "interval, beside the paper’s gains.",
         "Gain in image-IoU over cross-entropy, mean over categories. Line: 95 % interval for "
-        "categories like these; broad bar: for these categories, with other images and training "
-        f"runs. Upright marks: the paper’s gains{quoted.SIGN}. An arrow with a number lies beyond "
-        "the axis.",
+        "categories like these; broad bar: for these categories, with other images. Upright marks: "
+        f"the paper’s gains{quoted.SIGN}. An arrow with a number lies beyond the axis.",
         figures.gains(shown, paper),
     )
 
@@ -124,7 +125,8 @@ def table_1(study: Study) -> Section:
         blocks.append(Paragraph(text))
     first = replace(tables.first_table(study.headline), links=_links(study.records))
     partitions = study.scores.partitions
-    blocks += [first, Paragraph(prose.estimand(len(partitions)))]
+    seeds = len(study.records.grid.seeds)
+    blocks += [first, Paragraph(prose.estimand(len(partitions), seeds))]
     if partitions:
         blocks.append(_partition_table([stats.mean_differences(part) for part in partitions]))
     matrix = stats.own_measure_matrix(study.scores)

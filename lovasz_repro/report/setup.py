@@ -52,7 +52,7 @@ def facts(records: Records) -> list[tuple[str, str]]:
     axes = [
         "all labels at once" if records.multiclass else what,
         count(sum(loss != UNTRAINED for loss in grid.losses), "training loss")
-        + (" and the untrained network" if UNTRAINED in grid.losses else ""),
+        + (" and the network before fine-tuning" if UNTRAINED in grid.losses else ""),
         count(len(grid.folds), "fold"),
         ("seed " if len(grid.seeds) == 1 else "seeds ") + listed([str(s) for s in grid.seeds]),
     ]

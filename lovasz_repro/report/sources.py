@@ -61,8 +61,8 @@ def parts(study: Study) -> Section:
     named = {name: table[table["part"] == name] for name in PARTS}
     blocks: list[Block] = [
         Paragraph(
-            "An image without the category scores 1 where nothing is predicted and 0 where a "
-            "single pixel is, so half of image-IoU is all-or-nothing. The gain is therefore split "
+            "An image without the category scores 1 where nothing is predicted and 0 where any "
+            "pixel is, so half of image-IoU is all-or-nothing. The gain is therefore split "
             "twice, exactly in every category. First by threshold: the operating point (the gain "
             "at 0 minus the gain with both thresholds chosen on held-out images) and what is left "
             "add up to the gain. Second by presence: what images with and without the category "
@@ -176,8 +176,9 @@ def operating_point(study: Study) -> Section:
     blocks: list[Block] = [
         Paragraph(
             "A loss may gain only by moving the decision threshold. In the control each run’s "
-            "threshold is chosen on held-out images, which no network here has trained on; a gain "
-            "over cross-entropy that is left with both thresholds chosen is more than that."
+            "threshold is chosen on held-out images, which this study did not train on"
+            f"{prose.held_out(study.records)}; a gain over cross-entropy that is left with both "
+            "thresholds chosen is more than that."
         ),
         picture(
             "thresholds",

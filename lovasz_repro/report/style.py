@@ -44,8 +44,8 @@ LOSSES = {
     "lovasz_softmax_all": LossStyle("Lovász-Softmax, all classes", "#c0609f", "v", ":"),
     "mixed": LossStyle("cross-entropy + Lovász", "#b58900", "X", "-."),
     # What is not trained: greys.
-    UNTRAINED: LossStyle("untrained network", "#7d858e", "h", (0, (1, 1))),
-    UNTRAINED_TUNED: LossStyle("untrained, threshold chosen", "#7d858e", "H", (0, (1, 1))),
+    UNTRAINED: LossStyle("before fine-tuning", "#7d858e", "h", (0, (1, 1))),
+    UNTRAINED_TUNED: LossStyle("before fine-tuning, threshold chosen", "#7d858e", "H", (0, (1, 1))),
     BACKGROUND: LossStyle("all background", "#7d858e", "_", (0, (1, 3))),
 }
 

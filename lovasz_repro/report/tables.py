@@ -39,17 +39,17 @@ CLAIM_EVIDENCE = {
 }
 """By claim: the anchor of the figure or table that shows it, and its name."""
 
-VERDICT_MARKS = {"reproduced": "✓", "not reproduced": "✗", "undecided": "?"}
+VERDICT_MARKS = {"reproduced": "✓", "not reproduced": "✗", "undecided": "?", "not tested": "–"}
 
 
 def decision_table(table: pd.DataFrame) -> Table:
     """Which loss to use when: `decisions`."""
     rows = []
     for row in table.itertuples():
-        alike = [style(loss).label for loss in ordered(row.as_good.split())]
+        alike = [style(loss).label for loss in ordered(row.not_told_apart.split())]
         others = listed(alike) if alike else "none"
         if row.untrained_better:
-            others += "; not training at all is better"
+            others += "; not fine-tuning at all is better"
         rows.append(
             [
                 Field("each image" if row.metric == "per_image" else "the data set"),
@@ -64,17 +64,18 @@ def decision_table(table: pd.DataFrame) -> Table:
     return Table(
         "decisions",
         "Which loss to use: the training loss with the highest mean over categories, its gain over "
-        "cross-entropy in points with 95 % interval, and what cannot be told from it (the interval "
-        "of the paired difference includes zero). The interval is not corrected for the choice of "
-        "the best.",
+        "cross-entropy in points with 95 % interval, and the losses that are not told apart from "
+        "it (the interval of the paired difference includes zero; they need not be as good). The "
+        "interval is not corrected for the choice of the best. Half of the images hold the "
+        "category.",
         (
             "IoU is taken over",
             "images without the category",
             "threshold can be chosen",
-            "use",
+            "highest mean",
             "IoU, %",
             "gain over cross-entropy",
-            "as good",
+            "not told apart",
         ),
         rows,
         table,
@@ -172,7 +173,7 @@ def first_table(rows: pd.DataFrame) -> Table:
         "image-iou",
         "Image-IoU in percent, mean over categories with 95 % interval, and the gain over "
         "cross-entropy in points with two intervals: for categories like these, and for these "
-        "categories with other images and training runs. Then image-IoU of the images with and "
+        "categories with other images. Then image-IoU of the images with and "
         "without the category, dataset-IoU, and the gain when both thresholds are chosen on "
         "held-out images. The highest of a column in bold.",
         (
@@ -300,13 +301,14 @@ def threshold_table(curves: pd.DataFrame, chosen: pd.Series) -> Table:
         own = curves[curves["loss"] == loss]
         best = own.loc[own["all"].idxmax()]
         at = chosen.get(loss, math.nan)
-        values = [np.interp(x, own["threshold"], own["all"]) for x in (0.0, at)]
+        # Beyond the thresholds that were recorded nothing is known.
+        values = [
+            np.interp(x, own["threshold"], own["all"], left=math.nan, right=math.nan)
+            for x in (0.0, at)
+        ]
         row = [loss_field(loss), _value(values[0], percent)]
-        row += (
-            [MISSING, MISSING]
-            if math.isnan(at)
-            else [Field(signed(at), at), _value(values[1], percent)]
-        )
+        there = _value(values[1], percent) if math.isfinite(values[1]) else MISSING
+        row += [MISSING, MISSING] if math.isnan(at) else [Field(signed(at), at), there]
         row += [Field(signed(best["threshold"]), best["threshold"]), _value(best["all"], percent)]
         rows.append(row)
     return Table(

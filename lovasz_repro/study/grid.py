@@ -22,16 +22,16 @@ from lovasz_repro import files, schema
 from lovasz_repro.config import Experiment
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
-from lovasz_repro.records import UNTRAINED, Cell, Grid
+from lovasz_repro.records import UNTRAINED, Cell, Grid, Json
 from lovasz_repro.study import multiclass
 from lovasz_repro.study.base import base_network
 from lovasz_repro.study.cell import run_cell
 from lovasz_repro.study.devices import on_all
 from lovasz_repro.study.identity import close_run, open_run
 from lovasz_repro.study.kept import FILE, best_cells
-from lovasz_repro.study.launch import InUseError, Workers, held, start
+from lovasz_repro.study.launch import InUseError, Workers, held
 from lovasz_repro.study.overview import write_overview
-from lovasz_repro.study.tuning import chosen, missing_trials, tune
+from lovasz_repro.study.tuning import chosen, missing_trials, read, tune
 from lovasz_repro.study.workspace import Workspace
 
 console = Console(highlight=False)
@@ -108,7 +108,7 @@ def study(
     if dry_run:
         _print_plan(workspace, grid, verbose)
         return 0
-    with start(workspace, launcher, address) as workers:
+    with _start(workspace, launcher, address) as workers:
         with held(workspace.folder, wait=True):
             workers.alone(_prepare, grid.cells())
             for _ in workers.run(_make_base, grid.folds):
@@ -126,6 +126,20 @@ def study(
     for cell, error in failed.items():
         console.print(f"[red]failed[/red] {cell}: {error}", soft_wrap=True)
     return 1 if failed else 0
+
+
+def _start(workspace: Workspace, launcher: str, address: str | None) -> Workers:
+    """The workers of `study --launcher`.
+
+    Raises: UserError where Ray is asked for and absent.
+    """
+    if launcher == "local":
+        if address is not None:
+            raise UserError("--address is that of a Ray cluster; it needs --launcher ray")
+        return Workers(workspace)
+    from lovasz_repro.study.cluster import RayWorkers
+
+    return RayWorkers(workspace, address)
 
 
 def _prepare(workspace: Workspace, cells: list[Cell]) -> None:
@@ -193,7 +207,8 @@ def _attempt(
 def _run_cells(workspace: Workspace, workers: Workers, grid: Grid) -> dict[Cell, str]:
     """Run what is not done, the result of each on one line. Returns the errors."""
     cells = grid.cells()
-    todo = [cell for cell in cells if not is_done(workspace, cell)]
+    tuned = read(workspace)
+    todo = [cell for cell in cells if not is_done(workspace, cell, tuned)]
     console.print(f"{len(cells)} cells, {len(cells) - len(todo)} done, {len(todo)} to run")
     _forget_checkpoints(workspace, set(cells) - set(todo))
     failed: dict[Cell, str] = {}
@@ -240,11 +255,12 @@ def _make_weights(
         wanted = best_cells(workspace.folder, workspace.digest)
     else:
         wanted = [cell for cell in grid.cells() if cell.loss != UNTRAINED]
+    there = set(grid.cells())
     lacking = [
         cell
         for cell in wanted
         if cell not in failed
-        and cell in grid.cells()
+        and cell in there
         and not (workspace.folder / cell.path / FILE).exists()
     ]
     for cell, outcome in workers.run(partial(_attempt, again=True), lacking):
@@ -265,14 +281,18 @@ def _outcomes(workers: Workers, todo: list[Cell]) -> Iterator[tuple[Cell, Outcom
     yield from workers.run(partial(_attempt, wait=True), passed_over)
 
 
-def is_done(workspace: Workspace, cell: Cell) -> bool:
-    """Whether a cell's records are there and were made with today's settings, base and rate."""
+def is_done(workspace: Workspace, cell: Cell, tuned: Json | None = None) -> bool:
+    """Whether a cell's records are there and were made with today's settings, base and rate.
+
+    Args:
+        tuned: tuning.json, where it has been read already.
+    """
     path = workspace.folder / cell.path / "result.json"
     base = workspace.base_folder(cell.fold) / "result.json"
     if not path.exists() or not base.exists():
         return False
     result = files.read_json(path)
-    choice, _ = chosen(workspace, cell.loss, cell.fold)
+    choice, _ = chosen(workspace, cell.loss, cell.fold, tuned)
     made_with = (result.get(key) for key in ("hash", "base", "lr", "steps", "mixture"))
     sha256 = files.read_json(base).get("sha256")
     mixture = workspace.config.mixtures.get(schema.without_batch(cell.loss))
@@ -288,6 +308,7 @@ def summary(workspace: Workspace, grid: Grid) -> Table:
     for loss in grid.losses:
         table.add_column(loss.replace("_", " "), justify="right")
     per_loss = len(grid.folds) * len(grid.seeds)
+    tuned = read(workspace)
     for category in grid.categories:
         row = []
         for loss in grid.losses:
@@ -297,7 +318,7 @@ def summary(workspace: Workspace, grid: Grid) -> Table:
                     schema.MultiResult if config.multiclass else schema.Result,
                 )[config.measure]
                 for cell in Grid([category], [loss], grid.folds, grid.seeds).cells()
-                if is_done(workspace, cell)
+                if is_done(workspace, cell, tuned)
             ]
             whole = len(found) == per_loss
             row.append(f"{statistics.fmean(found):.3f}" if whole else f"{len(found)}/{per_loss}")
@@ -319,10 +340,11 @@ def summary(workspace: Workspace, grid: Grid) -> Table:
 def _print_plan(workspace: Workspace, grid: Grid, verbose: bool) -> None:
     """What a study would do, and how long the rest takes by the cells that are done."""
     cells = grid.cells()
-    done = [cell for cell in cells if is_done(workspace, cell)]
+    tuned = read(workspace)
+    done = {cell for cell in cells if is_done(workspace, cell, tuned)}
     todo = [cell for cell in cells if cell not in done]
     console.print(f"{len(cells)} cells, {len(done)} done, {len(todo)} to run")
-    _print_expected(workspace, done, todo)
+    _print_expected(workspace, done, len(todo))
     for fold in grid.folds:
         there = (workspace.base_folder(fold) / "result.json").exists()
         console.print(f"base network of fold {fold}: {'there' if there else 'to be made'}")
@@ -334,14 +356,14 @@ def _print_plan(workspace: Workspace, grid: Grid, verbose: bool) -> None:
         console.print("--verbose lists the cells")
 
 
-def _print_expected(workspace: Workspace, done: list[Cell], todo: list[Cell]) -> None:
+def _print_expected(workspace: Workspace, done: set[Cell], todo: int) -> None:
     if not done:
         console.print(f"expected for all: {workspace.config.expected}")
         return
     paths = [workspace.folder / cell.path / "cost.json" for cell in done]
     costs = [files.read_json(path, schema.Cost) for path in paths]
     median = statistics.median(cost["total_seconds"] for cost in costs)
-    left = median * len(todo) / workspace.config.runtime.workers
+    left = median * todo / workspace.config.runtime.workers
     console.print(f"about {duration(left)} left for the cells, by the median of {len(done)} done")
 
 

@@ -112,7 +112,7 @@ def _other_content(there: Json, here: Json) -> list[str]:
 
 
 FREE = ("cells.", "expected", "mixtures", "optim.lr", "optim.steps", "name", "tuning.lrs",
-        "tuning.steps", "tuning.categories", "tuning.seeds")  # fmt: skip
+        "tuning.extend", "tuning.steps", "tuning.categories", "tuning.seeds")  # fmt: skip
 """Keys that may change within a folder: the records say what each part of them was made with."""
 
 

@@ -90,20 +90,6 @@ class Workers:
             ) from broken
 
 
-def start(workspace: Workspace, launcher: str, address: str | None) -> Workers:
-    """The workers of `study --launcher`.
-
-    Raises: UserError where Ray is asked for and absent.
-    """
-    if launcher == "local":
-        if address is not None:
-            raise UserError("--address is that of a Ray cluster; it needs --launcher ray")
-        return Workers(workspace)
-    from lovasz_repro.study.cluster import RayWorkers
-
-    return RayWorkers(workspace, address)
-
-
 _workspace: Workspace | None = None  # of a worker process
 
 

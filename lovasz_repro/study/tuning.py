@@ -47,15 +47,22 @@ class Trial(NamedTuple):
         return {key: getattr(self, key) for key in ("lr", "steps", "category", "seed")}
 
 
-def chosen(workspace: Workspace, loss: str, fold: int) -> tuple[Choice, str]:
-    """Rate and steps of a cell, and where they come from."""
+def chosen(
+    workspace: Workspace, loss: str, fold: int, tuned: Json | None = None
+) -> tuple[Choice, str]:
+    """Rate and steps of a cell, and where they come from.
+
+    Args:
+        tuned: tuning.json, where it has been read already.
+    """
     config = workspace.config
     if loss == UNTRAINED:
         return Choice(0.0, 0), "no training"
     own = Choice(config.optim.lr, config.steps(loss, config.optim.steps))
     if not config.tuning.lrs:
         return own, "optim.lr, optim.steps"
-    entry = read(workspace).get(f"fold{fold}", {}).get(loss, {})
+    tuned = read(workspace) if tuned is None else tuned
+    entry = tuned.get(f"fold{fold}", {}).get(loss, {})
     if entry.get("lr") is None:
         where = "optim.lr, optim.steps: the study has not chosen yet"
         return own, where

@@ -52,11 +52,11 @@ def _wandb(run: Path, name: str, version: str) -> Logger:
 def log_final(
     loggers: Sequence[Logger], settings: Mapping[str, Any], measures: Mapping[str, float], step: int
 ) -> None:
-    """How a training ended, and what tells it from others.
+    """Log the final measures and the settings of a training.
 
     Args:
-        settings: TensorBoard compares by the names that the first run has, so all runs must have
-            the same; a run without any, such as a base network's, is not compared.
+        settings: what TensorBoard's HParams compare. All runs need the same names. Empty for a run
+            that is not compared, such as a base network's.
     """
     for logger in loggers:
         if settings and isinstance(logger, TensorBoardLogger):

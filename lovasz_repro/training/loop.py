@@ -208,9 +208,9 @@ _DIGEST = 64
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are whole, and that say which training they are of. Lightning moves its
-    own in from the system's temporary folder, which takes the old one away before the new one
-    is whole where that is another disk."""
+    """Writes checkpoints atomically and stores which training they belong to. Lightning moves its
+    own in from the temporary folder; across disks that can lose the old file before the new one is
+    whole."""
 
     def __init__(self, start: str, steps: int) -> None:
         self.origin = {"start": start, "steps": steps}

@@ -36,8 +36,8 @@ def label_confusion(prediction: Tensor, target: Tensor, labels: int) -> Tensor:
 
 
 def iou(counts: Tensor) -> Tensor:
-    """tp / (tp + fp + fn) of (..., 3) counts, in float64; 1 where nothing is there to be found
-    and nothing was."""
+    """tp / (tp + fp + fn) of (..., 3) counts, in float64; 1 where truth and prediction are both
+    empty."""
     union = counts.sum(-1)
     ratio = counts[..., 0].double() / union.clamp(min=1)
     return torch.where(union == 0, 1.0, ratio)

@@ -120,7 +120,7 @@ class Segmenter(pl.LightningModule):
         self._steps += 1
         # Lightning writes no other step, and telling it of each costs a thirtieth of a short one.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            # Not told, it would look for the size of the batch in every tensor of it.
+            # Without batch_size, Lightning searches every tensor of the batch for it.
             self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=len(batch.target))
         return loss
 

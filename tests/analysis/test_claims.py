@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from lovasz_repro.analysis.claims import Claim, claims
-from lovasz_repro.analysis.scores import Scores
+from lovasz_repro.analysis.scores import Arm, Scores
+from lovasz_repro.analysis.stats import these_interval
 from lovasz_repro.records import MEASURES, Cell, Grid, Records, load
 from tests.helpers.synthetic import CATEGORIES, EFFECT, write_study
 
@@ -79,6 +81,42 @@ def test_small_objects_that_lose_least_do_not_gain(tmp_path: Path) -> None:
     claim = judged(Records(**{**vars(records), "images": images}))["small_objects"]
     assert claim.verdict == "not reproduced"
     assert claim.explanation.startswith("No quarter gains; the smallest objects lose least (−")
+
+
+def test_small_objects_must_gain_more_than_each_other_quarter(tmp_path: Path) -> None:
+    records = study(tmp_path, {"lovasz_hinge": 0.12})
+    images = records.images.copy()
+    halves = images["object_fraction"].where(images["has_category"] > 0)
+    middle = halves.groupby(images["category"]).transform("median")
+    images.loc[(images["loss"] == "lovasz_hinge") & (halves <= middle), "iou"] += 0.3
+    claim = judged(Records(**{**vars(records), "images": images}))["small_objects"]
+    assert claim.verdict == "undecided"
+    assert claim.hardest == "gain on the smallest quarter minus gain on the second"
+
+
+def test_a_lower_threshold_alone_fills_no_gaps(tmp_path: Path) -> None:
+    records = study(tmp_path, {"lovasz_hinge": 0.12})
+    assert judged(records)["gap_filling"].verdict == "reproduced"
+    images = records.images.copy()
+    keys = ["category", "fold", "seed", "id"]
+    reference = images[images["loss"] == "cross_entropy"].set_index(keys)
+    own = images["loss"] == "lovasz_hinge"
+    at = pd.MultiIndex.from_frame(images.loc[own, keys])
+    for column in ("tuned_tp", "tuned_fn"):
+        images.loc[own, column] = reference.loc[at, column].to_numpy()
+    claim = judged(Records(**{**vars(records), "images": images}))["gap_filling"]
+    assert (claim.verdict, claim.effect) == ("undecided", 0)
+    assert claim.hardest == "recall with both thresholds chosen"
+
+
+def test_the_interval_for_these_categories_is_of_the_hardest_rival(tmp_path: Path) -> None:
+    records = study(tmp_path, {"lovasz_hinge": 0.12, "hinge": 0.1})
+    scores = Scores(records)
+    claim = claims(scores)[0]
+    assert claim.hardest == "against hinge"
+    ends = these_interval(scores, Arm("lovasz_hinge"), Arm("hinge"))
+    assert (claim.these_low, claim.these_high) == ends
+    assert ends[0] < claim.effect < ends[1]
 
 
 def test_another_loss_that_is_better_does_not_touch_the_paper_s_claim(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ import pytest
 
 from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.decide import SITUATIONS, decisions
+from lovasz_repro.analysis.prevalence import NATURAL, prevalence_gains
 from lovasz_repro.analysis.questions import Question, questions
 from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.records import UNTRAINED, Cell, Records, load
-from lovasz_repro.report.prose import _use
+from lovasz_repro.report.document import points
+from lovasz_repro.report.prose import _natural, _use
 from tests.helpers.synthetic import CATEGORIES, write_study
 
 LOSSES = (REFERENCE, "hinge", LOVASZ, UNTRAINED)
@@ -54,12 +56,12 @@ class TestDecisions:
             for loss in ("cross_entropy", "hinge", UNTRAINED):
                 low, high = mean_interval((means[loss] - means[LOVASZ]).to_numpy())
                 alike += [loss] if low <= 0 <= high else []
-            assert row.as_good.split() == alike
+            assert row.not_told_apart.split() == alike
 
-    def test_a_loss_that_is_equal_is_as_good(self, tmp_path: Path) -> None:
+    def test_a_loss_that_is_equal_is_not_told_apart(self, tmp_path: Path) -> None:
         records = study(tmp_path, {LOVASZ: 0.2, "hinge": 0.2})
         for row in decisions(Scores(records)).itertuples():
-            assert {row.loss, *row.as_good.split()} >= {LOVASZ, "hinge"}
+            assert {row.loss, *row.not_told_apart.split()} >= {LOVASZ, "hinge"}
 
     def test_not_training_is_never_used_and_is_said_to_be_better(self, tmp_path: Path) -> None:
         table = decisions(Scores(study(tmp_path, {UNTRAINED: 0.3})))
@@ -71,7 +73,9 @@ class TestDecisions:
         table = decisions(Scores(records))
         assert (table["loss"] == REFERENCE).all()
         assert table["difference"].isna().all()
-        assert _use(table) == "Use cross-entropy in each of the eight cases below."
+        assert _use(table).startswith(
+            "Cross-entropy has the highest mean in each of the eight cases below."
+        )
 
     def test_one_loss_is_no_choice(self, tmp_path: Path) -> None:
         records = study(tmp_path, {}, (LOVASZ, UNTRAINED))
@@ -81,15 +85,30 @@ class TestDecisions:
 
     def test_the_sentence_names_the_conditions_that_decide(self, tmp_path: Path) -> None:
         table = decisions(Scores(study(tmp_path, {LOVASZ: 0.2})))
-        table["as_good"] = ""
+        table["not_told_apart"] = ""
         table["loss"] = [
             LOVASZ if case.per_image and case.empty_images else REFERENCE for case in SITUATIONS
         ]
-        assert _use(table) == (
-            "Use cross-entropy when every image holds the category; or when IoU is taken over the "
-            "data set; the Lovász hinge when IoU is averaged over images and some images lack the "
-            "category."
+        highest = (
+            "Cross-entropy has the highest mean when every image holds the category; or when IoU "
+            "is taken over the data set; the Lovász hinge has the highest mean when IoU is "
+            "averaged over images and some images lack the category. That choice "
         )
+        assert _use(table) == highest + "is told apart from every other loss in each of them."
+        table["not_told_apart"] = ["hinge mixed", *6 * ["hinge"], ""]
+        assert _use(table) == highest + (
+            "is told apart from every other loss only when IoU is taken over the data set, every "
+            "image holds the category and the threshold is 0. In the other 7, hinge cannot be told "
+            "from it."
+        )
+        table["not_told_apart"] = [*4 * ["hinge"], *4 * ["mixed"]]
+        assert _use(table).endswith("In each of them, at least one loss cannot be told from it.")
+
+    def test_at_the_natural_share_the_gain_is_another(self, tmp_path: Path) -> None:
+        table = prevalence_gains(Scores(study(tmp_path, {LOVASZ: 0.2})))
+        row = table[(table["loss"] == LOVASZ) & (table["share"] == NATURAL)].iloc[0]
+        assert f"would be {points(row['difference'])} points [" in _natural(table)
+        assert _natural(table[table["loss"] != LOVASZ]) == ""
 
 
 class TestQuestions:
@@ -104,13 +123,17 @@ class TestQuestions:
         assert found.high < 0
 
     def test_training_against_none(self, tmp_path: Path) -> None:
-        records = study(tmp_path / "up", {UNTRAINED: -0.3})
+        records = study(tmp_path / "up", {LOVASZ: 0.2, UNTRAINED: -0.05})
         found = answers(records)
         for key, column in (("untrained", "iou"), ("untrained_tuned", "tuned_iou")):
             assert (found[key].answer, found[key].asked) == ("yes", 3)
             means = records.images.groupby("loss")[column].mean()
             best = means.drop(UNTRAINED).max() - means[UNTRAINED]
             assert found[key].effect == pytest.approx(best)
+        far = answers(study(tmp_path / "far", {UNTRAINED: -0.3}))
+        assert (far["untrained"].answer, far["untrained"].asked) == ("open", 0)
+        assert "below predicting nothing" in far["untrained"].note
+        assert far["untrained_tuned"].answer == "yes"
         worse = answers(study(tmp_path / "down", {UNTRAINED: 0.3}))
         assert {worse[key].answer for key in ("untrained", "untrained_tuned")} == {"no"}
 

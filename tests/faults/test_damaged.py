@@ -54,7 +54,7 @@ def test_archive_truncated(run: Commands, published: Published, tmp_path: Path) 
 
 @shows(
     Fault("an image truncated after `data check`", "one line that names it", "nothing",
-          "mend the image, then the same command"),
+          "fix the image, then the same command"),
 )  # fmt: skip
 def test_image_truncated(run: Commands, shapes_root: Path, finished: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
@@ -284,7 +284,7 @@ def test_odd_path(run: Commands, shapes_root: Path, finished: Path, tmp_path: Pa
 @shows(
     Fault("10,000 listed images, 1 % of them broken",
           "`data check` names each, and no other; a study ends with one line that names one",
-          "nothing", "mend them or take them off the lists, then the same command"),
+          "nothing", "fix them or take them off the lists, then the same command"),
 )  # fmt: skip
 def test_many_broken_images(run: Commands, shapes_root: Path, tmp_path: Path) -> None:
     root = tmp_path / "many"

@@ -157,9 +157,9 @@ def test_a_file_of_a_cache_that_is_gone(voc: VOC, name: str) -> None:
 
 @shows(
     Fault("a pipe in place of an image", "`data check`, and a study, name it; nothing waits for it",
-          "nothing", "mend the image, then the same command"),
+          "nothing", "fix the image, then the same command"),
     Fault("a mask of 144 megapixels", "one line that names it, by its header", "nothing",
-          "mend the mask, then the same command"),
+          "fix the mask, then the same command"),
 )  # fmt: skip
 @pytest.mark.parametrize("what", ["pipe", "mask", "small"])
 def test_odd_image(
@@ -232,7 +232,7 @@ def test_checkpoint(
 @shows(
     Fault("a name of an experiment or of a loss that leads out of its folder, a rate that is "
           "infinite, NaN or not positive", "one line that names the key", "nothing",
-          "mend the configuration"),
+          "fix the configuration"),
 )  # fmt: skip
 @pytest.mark.parametrize(
     ("option", "value", "said"),

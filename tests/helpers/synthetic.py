@@ -251,7 +251,6 @@ def cost(*key: object) -> Json:
         "evaluate_seconds": 4.0,
         "total_seconds": 300 * per_step + 4,
         "seconds_per_step": per_step,
-        "peak_memory_mib": 1500.0,
     }
 
 

@@ -20,7 +20,7 @@ from lovasz_repro.losses import (
     LOSSES,
     Loss,
     cross_entropy,
-    extension,
+    dispatch,
     hinge,
     lovasz_hinge,
     lovasz_softmax,
@@ -68,7 +68,7 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
     """The loops that a CPU runs, and the operations of torch that a GPU runs."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "operations":
-            patch.setattr(extension, "on_cpu", lambda tensor: False)
+            patch.setattr(dispatch, "on_cpu", lambda tensor: False)
         yield request.param
 
 
@@ -729,7 +729,7 @@ def test_any_number_of_threads_gives_the_same_bits(method: Method, path: str) ->
 
     def results() -> list[Tensor]:
         slope = gradient(lambda f, y: lovasz_hinge(f, y, method=method), logits, target)
-        losses, _ = extension.lovasz_extension(scores, labels, 255, method)
+        losses, _ = dispatch.lovasz_extension(scores, labels, 255, method)
         return [lovasz_hinge(logits, target, reduction="none", method=method), slope, losses]
 
     before = torch.get_num_threads()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lovasz_repro.losses import Loss, extension, lovasz_hinge, lovasz_softmax
+from lovasz_repro.losses import Loss, dispatch, lovasz_hinge, lovasz_softmax
 from lovasz_repro.losses.extension import Method
 
 
@@ -114,5 +114,5 @@ def test_loops_of_a_cpu_agree_with_operations_of_a_gpu(
         ]
 
     by_loops = results()
-    monkeypatch.setattr(extension, "on_cpu", lambda tensor: False)
+    monkeypatch.setattr(dispatch, "on_cpu", lambda tensor: False)
     torch.testing.assert_close(results(), by_loops, rtol=1e-5, atol=1e-8)

@@ -1,0 +1,39 @@
+"""Which of the two implementations of the Lovász extension computes a loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lovasz_repro.losses.extension import GRADIENTS, EagerOperations, Method, Operations
+from lovasz_repro.losses.labels import binary_masks, class_masks, on_cpu
+
+
+def lovasz_extension(
+    scores: Tensor, labels: Tensor, ignored: int, method: Method
+) -> tuple[Tensor, Tensor]:
+    """The Lovász extension of the Jaccard loss of each row, and which have foreground. (G, C) both.
+
+    ``scores`` is ``(G, M, C, N)``: G images or batches, of M images, of C classes. With C = 1 the
+    score is a logit, and the errors are ``max(0, 1 - s score)``; else it is the probability of a
+    class, and they are ``|y - score|``. ``labels`` is ``(G, M, N)``.
+    """
+    if method not in GRADIENTS:
+        raise ValueError(f"method must be one of {', '.join(GRADIENTS)}, got {method!r}")
+    groups, images, count, pixels = scores.shape
+    if images * pixels >= 2**31:  # pixels are counted in int32
+        raise ValueError(f"{images * pixels} pixels are too many for one image, batch or class")
+    if on_cpu(scores):
+        # Not at the top: a GPU has no use for Numba, which takes a while to import.
+        from lovasz_repro.losses.loops import Loops
+
+        losses, _, present = Loops.apply(scores, labels, ignored, method)
+        return losses.view(groups, count), present
+    if count == 1:
+        masks = binary_masks(labels[:, :, None], ignored)
+    else:
+        masks = class_masks(labels, count, ignored)
+    rows, foreground, valid = (x.transpose(1, 2).flatten(2).flatten(0, 1) for x in (scores, *masks))
+    operations = Operations if torch.compiler.is_compiling() else EagerOperations
+    losses, _ = operations.apply(rows, foreground, valid, count > 1, method)
+    return losses.view(groups, count), foreground.amax(1).view(groups, count)
