@@ -111,7 +111,7 @@ def _use(choices: pd.DataFrame) -> str:
         return f"{text} That choice is told apart from every other loss in each of them."
     if clear:
         text += f" That choice is told apart from every other loss only {_when(clear)}."
-    always = ordered(set.intersection(*rest))
+    always = ordered(sorted(set.intersection(*rest)))
     cases = f"In the other {len(rest)}" if clear else "In each of them"
     if always:
         text += f" {cases}, {listed([the(loss) for loss in always])} cannot be told from it."

@@ -13,7 +13,8 @@ from lovasz_repro.errors import UserError
 from lovasz_repro.files import write_bytes
 from lovasz_repro.records import Records, load
 from lovasz_repro.report import multiclass, prose, quoted, tables
-from lovasz_repro.report.document import Table, count, listed
+from lovasz_repro.report.controls import controls_table
+from lovasz_repro.report.document import Table, count
 from lovasz_repro.report.markdown import escaped, table
 from lovasz_repro.report.readme_bench import (
     NOT_MEASURED,
@@ -26,6 +27,11 @@ from lovasz_repro.report.sections import Study
 
 NOTHING = "No results on Pascal VOC have been committed yet."
 DECISION_COLUMNS = (0, 1, 2, 3, 5, 6)  # all but the level
+CONTROLS = (
+    "Other runs: the gain of the Lovász hinge over cross-entropy in image-IoU, in points, beside "
+    "that of the main study on the same categories; *base* is the network before fine-tuning at a "
+    "chosen threshold."
+)
 TABLE_1_COLUMNS = (0, 2, 1, 3, 5, 6)  # loss, paper, here, gain, with and without the category
 
 
@@ -128,9 +134,11 @@ def _result(every: dict[Path, Records], root: Path) -> str:
         f"![Gain in image-IoU over cross-entropy, {first.name}]({links[first]}/figures/gain.svg)"
     )
     source = f"All from [the report of `{first.name}`]({links[first]}/report.md)."
-    if others := [f"[{p.name}]({links[p]}/report.md)" for p in results if p != first]:
-        source += f" Other reports: {listed(others)}."
-    return "\n\n".join([*parts, f"{source} {prose.FOOTNOTE}"])
+    parts.append(f"{source} {prose.FOOTNOTE}")
+    if others := {path.name: r for path, r in results.items() if path != first}:
+        places = {path.name: f"{links[path]}/report.md" for path in results}
+        parts += [CONTROLS, controls_table(results[first], others, places)]
+    return "\n\n".join(parts)
 
 
 def _weight(records: Records) -> tuple[int, bool, int]:

@@ -1,0 +1,96 @@
+"""The main study beside other runs: what differs, and the gain on the same categories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from lovasz_repro.analysis.claims import LOVASZ
+from lovasz_repro.analysis.scores import Arm, Scores
+from lovasz_repro.analysis.stats import REFERENCE, compare
+from lovasz_repro.records import UNTRAINED, Records
+from lovasz_repro.report.document import count, interval, listed, percent, points
+from lovasz_repro.report.markdown import escaped, pipes
+
+DIFFERENCES = {
+    ("network", "kind"): "network {}",
+    ("network", "score"): "score: {}",
+    ("network", "train"): "trained: {}",
+    ("data", "val_list"): "lists {}",
+    ("runtime", "precision"): "precision {}",
+}
+"""Keys of the configuration that tell one run from another, and how their values are named."""
+
+COLUMNS = ("run", "what differs", "cells", "base, %", "gain", "main study, same categories")
+
+
+def controls_table(main: Records, others: Mapping[str, Records], links: Mapping[str, str]) -> str:
+    """A row per other run: the image-IoU of its base at a chosen threshold, and the gain of the
+    Lovász hinge over cross-entropy in points, in it and in the main study on the same categories
+    (and folds, where both have the same lists of images).
+
+    Args:
+        others: binary studies by name. links: by name, to the report.
+    """
+    rows = [
+        [
+            f"[{escaped(name)}]({links[name]})",
+            escaped(differences(main, records)),
+            escaped(_size(records)),
+            percent(_base(records)),
+            _gain(records),
+            _gain(alike(main, records)),
+        ]
+        for name, records in others.items()
+    ]
+    return pipes(COLUMNS, rows, {3, 4, 5})
+
+
+def differences(main: Records, other: Records) -> str:
+    """Number of steps, and the values of `DIFFERENCES` that are not the main study's."""
+    found = []
+    steps = _steps(other)
+    if steps != _steps(main):
+        found.append(f"{listed([str(n) for n in steps])} steps")
+    for (group, key), text in DIFFERENCES.items():
+        values = [r.study.get("config", {}).get(group, {}).get(key) for r in (other, main)]
+        if values[0] != values[1]:
+            found.append(text.format(values[0]))
+    seeds = list(other.grid.seeds)
+    if seeds != list(main.grid.seeds):
+        found.append(f"seed {listed([str(n) for n in seeds])}")
+    return ", ".join(found) or "nothing"
+
+
+def alike(main: Records, other: Records) -> Records:
+    """The main study's images of the other's categories, and of its folds where the lists of
+    images are the same."""
+    rows = main.images["category"].isin(other.grid.categories)
+    lists = [r.study.get("config", {}).get("data", {}).get("val_list") for r in (main, other)]
+    if lists[0] == lists[1]:
+        rows &= main.images["fold"].isin(other.grid.folds)
+    return replace(main, images=main.images[rows])
+
+
+def _steps(records: Records) -> list[int]:
+    found = (r["steps"] for cell, r in records.results.items() if cell.loss != UNTRAINED)
+    return sorted(set(found))
+
+
+def _size(records: Records) -> str:
+    grid = records.grid
+    return f"{count(len(grid.categories), 'category')}, {count(len(grid.folds), 'fold')}"
+
+
+def _base(records: Records) -> float:
+    scores = Scores(records)
+    names = scores.common([UNTRAINED])
+    return float(scores.values(names, Arm(UNTRAINED, "tuned_iou")).mean())
+
+
+def _gain(records: Records) -> str:
+    row = compare(Scores(records), Arm(LOVASZ), Arm(REFERENCE))
+    if not row["categories"]:
+        return "–"
+    ends = interval(row["low"], row["high"], points)
+    return f"{points(row['difference'])} <sub>{ends}</sub>"
