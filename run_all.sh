@@ -104,6 +104,9 @@ check_arguments() {
 value_of() {
     local key=$1 line=$2 default=$3 found i
     found=$(sed -n "s/^$line: *//p" "$config" | sed 's/ *#.*//; s/^["'"'"']//; s/["'"'"']$//')
+    if [[ -z $found && $key == data.* ]]; then # data: {root: ...}
+        found=$(sed -n "s/^data: *{\(.*[ ,]\)\?${key#data.}: *\([^,} ]*\).*/\2/p" "$config")
+    fi
     found=${found:-$default}
     for ((i = 0; i < ${#arguments[@]}; i++)); do
         case ${arguments[i]} in
@@ -238,7 +241,8 @@ if [[ -z $experiment ]]; then
     echo "Experiment: $experiment ($why)"
 fi
 config=experiments/$experiment.yaml
-echo "$experiment: $(sed -n 's/^expected: //p' "$config")"
+expected=$(sed -n 's/^expected: //p' "$config")
+echo "$experiment: ${expected:-how long it takes is not known}"
 
 data=$(value_of data.root '  root' data/voc)
 runs=$(value_of runs runs runs)/$(value_of name name "$experiment")
@@ -260,7 +264,7 @@ fi
 if ! has_data; then
     if [[ $experiment == demo ]]; then
         step "Data: generated shapes" lovasz-repro data shapes --root "$data"
-    elif grep -q '^  classes:' "$config"; then
+    elif grep -qE '^  classes:|^data: *\{.*classes:' "$config"; then
         fail "no data in $data: neither VOCdevkit/VOC2012/JPEGImages nor JPEGImages is there"
     else
         step "Data: VOC 2012 and SBD" lovasz-repro data fetch --root "$data"

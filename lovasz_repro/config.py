@@ -369,13 +369,13 @@ class Experiment:
         expected: how long it takes on what, for a person who asks before it is run.
         runs: folder of all records.
         mixtures: losses of one's own, as weights of registered ones.
-        data: see `Data`.
-        network: see `Network`.
-        base: see `Base`.
-        optim: see `Optim`.
-        tuning: see `Tuning`.
-        cells: see `Cells`.
-        runtime: see `Runtime`.
+        data: which images, and what training and evaluation see of them.
+        network: the segmentation network.
+        base: how the network that every cell starts from is made.
+        optim: SGD for the cells.
+        tuning: how learning rates and steps are chosen.
+        cells: the grid of categories, losses, folds and seeds.
+        runtime: where and how it runs.
     """
 
     name: str

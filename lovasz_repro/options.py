@@ -46,7 +46,7 @@ def parser() -> ArgumentParser:
         "--check", action="store_true", help="check the configuration, say nothing, and stop"
     )
     study.add_argument(
-        "--launcher", type=str, default="local", choices=["local", "ray"],
+        "--launcher", type=Literal["local", "ray"], default="local",
         help="where cells run: here (see runtime.workers), or on a Ray cluster",
     )  # fmt: skip
     study.add_argument(
@@ -72,7 +72,7 @@ def parser() -> ArgumentParser:
         "--probabilities", action="store_true", help="also write the sigmoid of the logits (.npy)"
     )
     predict.add_argument(
-        "--device", type=str, default="auto", choices=["auto", "cpu", "cuda"],
+        "--device", type=Literal["auto", "cpu", "cuda"], default="auto",
         help="auto: cuda where there is one",
     )  # fmt: skip
     predict.add_argument("--batch", type=int, default=8, help="images at once")
@@ -130,7 +130,7 @@ def parser() -> ArgumentParser:
     text = "losses against smp, kornia and cross-entropy"
     loss = Parser(description=text)
     loss.add_argument(
-        "--device", type=str, default="cpu", choices=["cpu", "cuda"], help="where it is timed"
+        "--device", type=Literal["cpu", "cuda"], default="cpu", help="where it is timed"
     )
     loss.add_argument("--rounds", type=int, default=7, help="the median of so many")
     loss.add_argument("--out", type=Path | None, default=None, help="CSV file")
@@ -138,7 +138,7 @@ def parser() -> ArgumentParser:
     text = "losses and training steps on a GPU, on generated data, in 5 minutes"
     gpu = Parser(description=text)
     gpu.add_argument(
-        "--device", type=str, default="cuda", choices=["cpu", "cuda"], help="cpu: a tiny version"
+        "--device", type=Literal["cpu", "cuda"], default="cuda", help="cpu: a tiny version"
     )
     gpu.add_argument("--rounds", type=int, default=7, help="the median of so many")
     gpu.add_argument(
@@ -217,7 +217,7 @@ def explained(error: OptionError, top: ArgumentParser, arguments: Sequence[str])
         hint = "; --config with a file of experiments/ has it" if names == ["name"] else ""
         return f"missing: {', '.join(f'--{name}' for name in names)}{hint}"
     if bare := re.search(r'expected "subcommand" to be one of {(.*?)}', message):
-        return f"missing: a command; there is {bare[1].replace(',', ', ')}"
+        return f"missing: a command; there is {', '.join(re.findall(r'[a-z]+', bare[1]))}"
     if absent := re.search(r'Parser key "config":.*does not exist: \'(.*?)\'', message, re.DOTALL):
         there = [str(path) for path in sorted(EXPERIMENTS.glob("*.yaml"))]
         return f"config: {absent[1]} does not exist; {choices(_shown(absent[1]), there)}"

@@ -104,6 +104,25 @@ def test_the_report_is_that_of_the_run(
     ]
 
 
+@pytest.mark.parametrize(
+    "data",
+    ["{root: mine, classes: [road]}", "{classes: [road], root: mine}",
+     "\n  classes: [road]\n  root: mine"],
+)  # fmt: skip
+def test_own_data_is_looked_for_where_the_file_says(data: str, machine: Machine) -> None:
+    """In either style of YAML; and VOC is never downloaded for it."""
+    path = machine.folder / "experiments/lanes.yaml"
+    path.write_text(f"name: lanes\ndata: {data}\n".replace(": \n", ":\n"))
+    done = machine.run("lanes")
+    assert done.returncode == 1
+    assert "no data in mine" in done.stderr
+    assert "how long it takes is not known" in done.stdout
+    (machine.folder / "mine/JPEGImages").mkdir(parents=True)
+    done = machine.run("lanes")
+    assert done.returncode == 0, done.stderr
+    assert not any("data fetch" in call for call in machine.calls)
+
+
 def test_a_wrong_value_is_found_before_data_is_made(machine: Machine) -> None:
     done = machine.run("demo", "--data.image_size=160")
     assert done.returncode == 1

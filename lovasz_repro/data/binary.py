@@ -116,6 +116,16 @@ class SamplePlan:
         )
 
 
+def check_both(positive: NDArray[np.bool_], what: str) -> None:
+    """Raise UserError where no training image, or each, holds the category. what: names it."""
+    if not positive.any() or positive.all():
+        kind = "without" if positive.any() else "with"
+        raise UserError(
+            f"{what}: no training image {kind} the category; add some, or leave the category out "
+            "of cells.categories and tuning.categories"
+        )
+
+
 def balanced_plan(
     index: NDArray[np.int64],
     positive: NDArray[np.bool_],
@@ -135,8 +145,6 @@ def balanced_plan(
 
     Raises: UserError where one of the two kinds has no image.
     """
-    if not positive.any() or positive.all():
-        kind = "without" if positive.any() else "with"
-        raise UserError(f"{what}: no training image {kind} the category")
+    check_both(positive, what)
     groups = [(index[positive], share), (index[~positive], 1 - share)]
     return SamplePlan(seed, batch_size, groups, scale, flip)

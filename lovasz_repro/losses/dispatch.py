@@ -9,6 +9,12 @@ from lovasz_repro.losses.extension import GRADIENTS, EagerOperations, Method, Op
 from lovasz_repro.losses.labels import binary_masks, class_masks, on_cpu
 
 
+def check_method(method: Method) -> None:
+    """Raises: ValueError."""
+    if method not in GRADIENTS:
+        raise ValueError(f"method must be one of {', '.join(GRADIENTS)}, got {method!r}")
+
+
 def lovasz_extension(
     scores: Tensor, labels: Tensor, ignored: int, method: Method
 ) -> tuple[Tensor, Tensor]:
@@ -18,8 +24,7 @@ def lovasz_extension(
     score is a logit, and the errors are ``max(0, 1 - s score)``; else it is the probability of a
     class, and they are ``|y - score|``. ``labels`` is ``(G, M, N)``.
     """
-    if method not in GRADIENTS:
-        raise ValueError(f"method must be one of {', '.join(GRADIENTS)}, got {method!r}")
+    check_method(method)
     groups, images, count, pixels = scores.shape
     if images * pixels >= 2**31:  # pixels are counted in int32
         raise ValueError(f"{images * pixels} pixels are too many for one image, batch or class")

@@ -72,7 +72,7 @@ def soft_jaccard(
     point: an empty union has loss 0.
     """
     margin, foreground, valid = _margin(logits, target, ignore_index)
-    _check_reduction(per_image, reduction)
+    check_reduction(per_image, reduction)
     if not per_image:
         margin, foreground, valid = (x.reshape(1, -1) for x in (margin, foreground, valid))
     # The probability of the wrong label is sigmoid(-s f). As a ratio of masses of it the loss does
@@ -103,7 +103,7 @@ def lovasz_hinge(
     more has no gradient.
     """
     logits, target = _binary(logits, target, ignore_index)
-    _check_reduction(per_image, reduction)
+    check_reduction(per_image, reduction)
     images = logits[:, None, None] if per_image else logits[None, :, None]  # (G, M, 1, N)
     losses, _ = lovasz_extension(images, target.view(images[:, :, 0].shape), ignore_index, method)
     return _image_mean(losses.view(-1), reduction)
@@ -182,12 +182,16 @@ def _margin(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, 
     return torch.where(valid == 1, margin, 0), foreground, valid
 
 
-def _check_reduction(per_image: bool, reduction: Reduction) -> None:
+def check_reduction(per_image: bool, reduction: Reduction) -> None:
+    """Raises: ValueError."""
+    if reduction not in ("mean", "none"):
+        raise ValueError(f"reduction must be mean or none, got {reduction!r}")
     if reduction == "none" and not per_image:
         raise ValueError("reduction='none' is one value an image: it needs per_image=True")
 
 
 def _pixel_mean(values: Tensor, valid: Tensor, reduction: Reduction) -> Tensor:
+    check_reduction(True, reduction)
     totals, counts = (values * valid).sum(1), valid.sum(1)
     if reduction == "none":
         return totals / counts.clamp(min=1)

@@ -11,9 +11,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from lovasz_repro.losses.dispatch import check_method
 from lovasz_repro.losses.extension import Method
 from lovasz_repro.losses.functional import (
     Reduction,
+    check_reduction,
     cross_entropy,
     hinge,
     lovasz_hinge,
@@ -35,6 +37,7 @@ class CrossEntropy(_Loss):
 
     def __init__(self, ignore_index: int = 255, reduction: Reduction = "mean") -> None:
         super().__init__()
+        check_reduction(True, reduction)
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
@@ -58,6 +61,7 @@ class SoftJaccard(CrossEntropy):
         self, per_image: bool = True, ignore_index: int = 255, reduction: Reduction = "mean"
     ) -> None:
         super().__init__(ignore_index, reduction)
+        check_reduction(per_image, reduction)
         self.per_image = per_image
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -75,6 +79,7 @@ class LovaszHinge(SoftJaccard):
         method: Method = "sort",
     ) -> None:  # fmt: skip
         super().__init__(per_image, ignore_index, reduction)
+        check_method(method)
         self.method: Method = method
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -92,6 +97,9 @@ class LovaszSoftmax(_Loss):
         ignore_index: int = 255, method: Method = "sort",
     ) -> None:  # fmt: skip
         super().__init__()
+        check_method(method)
+        if classes not in ("present", "all"):
+            raise ValueError(f"classes must be present or all, got {classes!r}")
         self.classes: Literal["present", "all"] = classes
         self.per_image = per_image
         self.ignore_index = ignore_index

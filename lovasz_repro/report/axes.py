@@ -39,6 +39,10 @@ def window(tables: Iterable[pd.DataFrame]) -> Window:
     return low - room, high + room
 
 
+ARROWS = {(True, False): "<", (False, False): ">", (True, True): "v", (False, True): "^"}
+"""By whether a value lies below the axis, and whether the axis is the vertical one."""
+
+
 def interval(
     axes: Axes,
     place: float,
@@ -61,12 +65,19 @@ def interval(
         line = np.clip([low, high], *limits) if limits else np.array([low, high])
         if np.isfinite(line).all() and line[0] < line[1]:
             _plot(axes, line, [place, place], "-", upright, color=look.color, lw=2, alpha=0.55)
-        _plot(axes, [value], [place], look.marker, upright, color=look.color, ms=6.5, mew=1.6)
+            # A caret where the interval goes on beyond the axis.
+            for end, below in ((line[0], True), (line[1], False)):
+                if low < end if below else end < high:
+                    mark = ARROWS[below, upright]
+                    _plot(
+                        axes, [end], [place], mark, upright, color=look.color, ms=4, clip_on=False
+                    )
+        _plot(axes, [value], [place], look.marker, upright, color=look.color, ms=6.5, mew=1.6,
+              clip_on=False)  # fmt: skip
         return
     below = value < (limits[0] + limits[1]) / 2
     edge = limits[0] if below else limits[1]
-    arrow = {(True, False): "<", (False, False): ">", (True, True): "v", (False, True): "^"}
-    marker = arrow[below, upright]
+    marker = ARROWS[below, upright]
     _plot(axes, [edge], [place], marker, upright, color=look.color, ms=7, clip_on=False)
     inward = 1 if below else -1
     offset = (5 * inward, 0) if upright else (8 * inward, 0)
@@ -83,9 +94,7 @@ def interval(
 
 
 def inside(value: float, limits: tuple[float, float]) -> bool:
-    """With room for the marker."""
-    room = 0.04 * (limits[1] - limits[0])
-    return limits[0] + room <= value <= limits[1] - room
+    return limits[0] <= value <= limits[1]
 
 
 def _plot(axes: Axes, values: Any, places: Any, mark: str, upright: bool, **look: Any) -> None:

@@ -52,7 +52,7 @@ def gains(table: pd.DataFrame, paper: dict[str, float]) -> Draw:
                     fontweight="bold",
                 )  # fmt: skip
             if row.row in paper:
-                at = (100 * paper[row.row], place + 0.3)
+                at = (100 * paper[row.row], place)
                 axes.plot(*at, "|", color=INK, ms=9, mew=1.6)
                 axes.annotate(
                     f"paper{quoted.SIGN}", at, xytext=(5, 0), textcoords="offset points",

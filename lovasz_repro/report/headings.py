@@ -110,9 +110,9 @@ def prevalence(table: pd.DataFrame, share: float) -> str:
     if rows.empty:
         return "No gain to set against the share of images with the category"
     best = rows.loc[rows["difference"].idxmax()]
-    if best["difference"] <= 0:
+    if not best["low"] > 0:
         return (
-            f"At {100 * share:g}\u00a0% of images with the category no loss is ahead of "
+            f"At {100 * share:g}\u00a0% of images with the category no loss is clearly ahead of "
             "cross-entropy"
         )
     return (

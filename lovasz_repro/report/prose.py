@@ -23,23 +23,24 @@ UNTRAINED_ROWS = (UNTRAINED, UNTRAINED_TUNED, BACKGROUND)
 
 def verdict(
     differences: pd.DataFrame, parts: pd.DataFrame, claims: Sequence[Claim],
-    choices: pd.DataFrame, prevalence: pd.DataFrame,
+    choices: pd.DataFrame, prevalence: pd.DataFrame, of_voc: bool = True,
 ) -> list[str]:  # fmt: skip
     """Three lines: what became of the paper's claim, where a gain comes from, what to use when.
 
     Args:
         differences, parts, choices, prevalence: `mean_differences`, `decomposition`, `decisions`,
             `prevalence_gains`.
+        of_voc: whether the categories are the paper's.
     """
     claim = next(claim for claim in claims if claim.key == "best_image_iou")
     return [
-        f"{_gain(differences)} {_claim(claim)}",
+        f"{_gain(differences, of_voc)} {_claim(claim)}",
         _where(parts),
         f"{_use(choices)} {_natural(prevalence)}".strip(),
     ]
 
 
-def _gain(differences: pd.DataFrame) -> str:
+def _gain(differences: pd.DataFrame, of_voc: bool) -> str:
     rows = differences[(differences["loss"] == LOVASZ) & (differences["categories"] > 0)]
     if rows.empty:
         return (
@@ -50,13 +51,17 @@ def _gain(differences: pd.DataFrame) -> str:
     clear = row["low"] > 0 or row["high"] < 0
     paper = quoted.gain(LOVASZ)
     within = "within" if row["low"] <= paper <= row["high"] else "outside"
-    return (
+    text = (
         f"Training with the Lovász hinge gives an image-IoU of {percent(row['value'])}\u00a0%, "
         f"with cross-entropy {percent(row['reference_value'])}\u00a0%, mean over "
         f"{count(int(row['categories']), 'category')}: a difference of {with_interval(row)}"
-        f"{'' if clear else ', which cannot be told from zero'}. The paper’s "
-        f"difference, {points(paper)}{quoted.SIGN}, lies {within} that interval."
+        f"{'' if clear else ', which cannot be told from zero'}."
     )
+    if of_voc:
+        text += (
+            f" The paper’s difference, {points(paper)}{quoted.SIGN}, lies {within} that interval."
+        )
+    return text
 
 
 def _claim(claim: Claim) -> str:

@@ -21,6 +21,7 @@ from lovasz_repro.analysis.prevalence import prevalence_gains
 from lovasz_repro.analysis.questions import questions
 from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.analysis.stats import REFERENCE
+from lovasz_repro.data.voc import CATEGORIES
 from lovasz_repro.records import MEASURES, UNTRAINED, Records
 from lovasz_repro.report import figures, headings, lines, prose, quoted, setup, tables
 from lovasz_repro.report.document import Block, Link, Listing, Paragraph, Section, Table, count
@@ -72,7 +73,15 @@ class Study:
     def verdict(self) -> list[str]:
         """The three lines that a report opens with."""
         prevalence = prevalence_gains(self.scores)
-        return prose.verdict(self.differences, self.parts, self.claims, self.choices, prevalence)
+        return prose.verdict(
+            self.differences, self.parts, self.claims, self.choices, prevalence, self.of_voc
+        )
+
+    @property
+    def of_voc(self) -> bool:
+        """Whether the categories are the paper's: only then its values stand beside ours."""
+        classes = self.records.study.get("config", {}).get("data", {}).get("classes")
+        return classes is None or classes == list(CATEGORIES)
 
     @property
     def comparable(self) -> bool:
@@ -105,7 +114,8 @@ def answer(study: Study, anchors: set[str]) -> Section:
 
 def _gain_picture(study: Study) -> Block:
     shown = study.headline.dropna(subset="difference").sort_values("difference", ascending=False)
-    paper = {loss: quoted.gain(loss) for loss in quoted.IMAGE_IOU if loss != REFERENCE}
+    compared = quoted.IMAGE_IOU if study.of_voc else {}
+    paper = {loss: quoted.gain(loss) for loss in compared if loss != REFERENCE}
     return picture(
         "gain",
         f"Image-IoU minus cross-entropy’s for {prose.loss_names(shown['row'])}, each with its 95 % "
@@ -123,7 +133,7 @@ def table_1(study: Study) -> Section:
         blocks.append(Paragraph(note, warning=True))
     if text := prose.baselines(study.headline):
         blocks.append(Paragraph(text))
-    first = replace(tables.first_table(study.headline), links=_links(study.records))
+    first = replace(tables.first_table(study.headline, study.of_voc), links=_links(study.records))
     partitions = study.scores.partitions
     seeds = len(study.records.grid.seeds)
     blocks += [first, Paragraph(prose.estimand(len(partitions), seeds))]

@@ -53,7 +53,7 @@ def decision_table(table: pd.DataFrame) -> Table:
         rows.append(
             [
                 Field("each image" if row.metric == "per_image" else "the data set"),
-                Field("yes" if row.empty_images else "no"),
+                Field("yes, half of them" if row.empty_images else "no"),
                 Field("yes" if row.tunable else "no"),
                 replace(loss_field(row.loss), best=True),
                 _value(row.value, percent),
@@ -141,8 +141,12 @@ def claims_table(claims: Sequence[Claim], anchors: set[str]) -> Table:
     )
 
 
-def first_table(rows: pd.DataFrame) -> Table:
-    """Table 1 from `headline`, the highest image-IoU first, the paper's values beside ours."""
+def first_table(rows: pd.DataFrame, of_voc: bool = True) -> Table:
+    """Table 1 from `headline`, the highest image-IoU first, the paper's values beside ours.
+
+    Args:
+        of_voc: whether the categories are the paper's; else its values are left out.
+    """
     best = {name: rows[name].max() for name in ("value", "present", "absent", "dataset_iou")}
     table = []
     for row in rows.sort_values("value", ascending=False, kind="stable").itertuples():
@@ -152,7 +156,7 @@ def first_table(rows: pd.DataFrame) -> Table:
         ]
         ends = interval(row.low, row.high)
         these = interval(row.these_low, row.these_high, points)
-        value = quoted.IMAGE_IOU.get(row.row)
+        value = quoted.IMAGE_IOU.get(row.row) if of_voc else None
         paper = MISSING
         if value is not None:
             change = points(quoted.gain(row.row)) if row.row != REFERENCE else ""

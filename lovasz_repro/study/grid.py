@@ -53,6 +53,8 @@ def fit(
         raise UserError(f"fold: there is no {fold}; there is {workspace.folds}")
     with held(workspace.folder, wait=True):
         open_run(workspace, [cell])
+        if not config.multiclass:
+            workspace.check_draws([cell.category], [fold])
         base_network(workspace, fold)
     choice, source = chosen(workspace, loss, fold)
     console.print(
@@ -61,7 +63,9 @@ def fit(
     folder = workspace.folder / cell.path
     run = multiclass.run_cell if config.multiclass else run_cell
     with held(folder):
-        done = is_done(workspace, cell) and not again
+        wanted = config.runtime.keep_weights == "all" and loss != UNTRAINED
+        lacking = wanted and not (folder / FILE).exists()
+        done = is_done(workspace, cell) and not again and not lacking
         if done:
             result = files.read_json(folder / "result.json")
             console.print("already done; --again runs it once more")
@@ -144,6 +148,10 @@ def _start(workspace: Workspace, launcher: str, address: str | None) -> Workers:
 
 def _prepare(workspace: Workspace, cells: list[Cell]) -> None:
     open_run(workspace, cells)
+    if not workspace.config.multiclass:
+        tuned = workspace.config.tuning
+        categories = [*(cell.category for cell in cells), *(tuned.categories if tuned.lrs else [])]
+        workspace.check_draws(dict.fromkeys(categories), {cell.fold for cell in cells})
     workspace.features()
 
 
@@ -248,26 +256,29 @@ def _make_weights(
     workspace: Workspace, workers: Workers, grid: Grid, failed: dict[Cell, str]
 ) -> None:
     """Run the done cells again whose weights should be kept and are not there."""
-    keep = workspace.config.runtime.keep_weights
-    if keep == "none":
-        return
-    if keep == "best":
-        wanted = best_cells(workspace.folder, workspace.digest)
-    else:
-        wanted = [cell for cell in grid.cells() if cell.loss != UNTRAINED]
-    there = set(grid.cells())
-    lacking = [
-        cell
-        for cell in wanted
-        if cell not in failed
-        and cell in there
-        and not (workspace.folder / cell.path / FILE).exists()
-    ]
+    lacking = [cell for cell in _lacking_weights(workspace, grid) if cell not in failed]
     for cell, outcome in workers.run(partial(_attempt, again=True), lacking):
         said = outcome.error or f"{outcome.seconds:.1f} s"
         console.print(f"weights of {cell}: {said}", soft_wrap=True)
         if outcome.error:
             failed[cell] = outcome.error
+
+
+def _lacking_weights(workspace: Workspace, grid: Grid) -> list[Cell]:
+    """The done cells whose weights should be kept and are not there."""
+    keep = workspace.config.runtime.keep_weights
+    if keep == "none":
+        return []
+    tuned = read(workspace)
+    there = [cell for cell in grid.cells() if is_done(workspace, cell, tuned)]
+    if keep == "best":
+        best = set(best_cells(workspace.folder, workspace.digest))
+        there = [cell for cell in there if cell in best]
+    return [
+        cell
+        for cell in there
+        if cell.loss != UNTRAINED and not (workspace.folder / cell.path / FILE).exists()
+    ]
 
 
 def _outcomes(workers: Workers, todo: list[Cell]) -> Iterator[tuple[Cell, Outcome]]:
@@ -348,7 +359,10 @@ def _print_plan(workspace: Workspace, grid: Grid, verbose: bool) -> None:
     for fold in grid.folds:
         there = (workspace.base_folder(fold) / "result.json").exists()
         console.print(f"base network of fold {fold}: {'there' if there else 'to be made'}")
-    console.print(f"tuning: {len(missing_trials(workspace))} trials to run, or more")
+    trials = len(missing_trials(workspace))
+    console.print(f"tuning: {trials} trials to run, or more" if trials else "tuning: done")
+    if lacking := _lacking_weights(workspace, grid):
+        console.print(f"weights of {len(lacking)} done cells: to be made by running them again")
     if verbose:
         for cell in cells:
             console.print(f"{'done' if cell in done else 'to run'}  {cell}")

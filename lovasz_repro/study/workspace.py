@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import nn
 
 from lovasz_repro import files
 from lovasz_repro.config import Experiment, Optim
-from lovasz_repro.data.binary import SamplePlan, balanced_selection
+from lovasz_repro.data.binary import SamplePlan, balanced_selection, check_both
 from lovasz_repro.data.cache import ImageCache
 from lovasz_repro.data.datamodule import DataModule, Task
 from lovasz_repro.data.folds import share_out
@@ -234,6 +235,13 @@ class Workspace:
     def present(self, category: str) -> NDArray[np.bool_]:
         """(N,) whether each image of the cache holds the category."""
         return self.images.counts[:, self.config.data.label(category)] > 0
+
+    def check_draws(self, categories: Iterable[str], folds: Iterable[int]) -> None:
+        """Raise UserError where a category has no training images with it, or none without it."""
+        for fold in folds:
+            index = self.train_index(fold)
+            for category in categories:
+                check_both(self.present(category)[index], f"{category}, fold {fold}")
 
     def selection(
         self, category: str, index: NDArray[np.int64], limit: int | None = None

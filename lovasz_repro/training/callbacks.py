@@ -41,19 +41,31 @@ def shown(items: Sized[Item], title: str) -> Iterator[Item]:
         yield from bar.track(items, description=title, task_id=bar.add_task(title, state=""))
 
 
+QUIET = 30.0
+"""Seconds after which a training that shows no bar says in a line how far it is."""
+
+
 class StepBar(pl.Callback):
     """A bar over the steps of a training, with the loss and the last validation, and one over the
-    batches of a test."""
+    batches of a test; without a terminal a line every `QUIET` seconds."""
 
     def __init__(self, title: str, steps: int, measure: str) -> None:
         self.title = title
         self.measure = measure
         self.bar = progress()
         self.task = self.bar.add_task(title, total=steps, state="")
+        self.steps = steps
+        self.said = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.bar.start()
         self.bar.update(self.task, completed=trainer.global_step)
+
+    def _say(self, text: str) -> None:
+        alone = multiprocessing.parent_process() is None
+        if self.bar.disable and alone and time.monotonic() - self.said > QUIET:
+            self.said = time.monotonic()
+            self.bar.console.print(f"{self.title}: {text}", soft_wrap=True)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.bar.remove_task(self.task)
@@ -76,6 +88,7 @@ class StepBar(pl.Callback):
             state = f"loss {float(outputs['loss']):.3f}"
             if pl_module.curve:
                 state += f" · val {self.measure} {pl_module.curve[-1][self.measure]:.3f}"
+            self._say(f"step {trainer.global_step} of {self.steps}, {state}")
             self.bar.update(self.task, completed=trainer.global_step, state=state)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

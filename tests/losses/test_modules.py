@@ -38,6 +38,30 @@ def test_the_losses_bring_in_torch_and_numba_alone() -> None:
     assert all(name.startswith("lovasz_repro.losses") for name in ours)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("LovaszHinge", {"method": "bin"}, "method must be one of sort, bins, got 'bin'"),
+        ("LovaszSoftmax", {"method": "bin"}, "method must be one of"),
+        ("LovaszSoftmax", {"classes": "some"}, "classes must be present or all, got 'some'"),
+        ("CrossEntropy", {"reduction": "sum"}, "reduction must be mean or none, got 'sum'"),
+        ("Hinge", {"reduction": "avg"}, "reduction must be mean or none"),
+        ("SoftJaccard", {"per_image": False, "reduction": "none"}, "needs per_image=True"),
+    ],
+)
+def test_a_wrong_setting_is_refused_when_the_loss_is_made(
+    name: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        getattr(losses, name)(**settings)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "hinge", "soft_jaccard", "lovasz_hinge"])
+def test_an_unknown_reduction_is_refused(loss: str) -> None:
+    with pytest.raises(ValueError, match="reduction must be mean or none, got 'sum'"):
+        getattr(losses, loss)(torch.zeros(1, 2, 2), torch.ones(1, 2, 2), reduction="sum")
+
+
 STATE = """
 import logging, os
 import pytorch_lightning, torch

@@ -56,6 +56,26 @@ def images(root: Path) -> Path:
     return root / "VOCdevkit/VOC2012/JPEGImages"
 
 
+def test_a_done_cell_gets_the_weights_that_are_asked_for(
+    finished: Path, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "demo")
+    kept = (tmp_path / "demo" / CELL / FILE).read_bytes()
+    (tmp_path / "demo" / CELL / FILE).unlink()
+    wanted = [*options(shapes_root, tmp_path), "--runtime.keep_weights=all"]
+    assert main(["study", *wanted, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "3 cells, 3 done, 0 to run" in said
+    assert "weights of 1 done cells: to be made" in said
+    assert "tuning: done" in said
+    cell = ["--category", "bird", "--loss", "lovasz_hinge"]
+    assert main(["fit", *wanted, *cell]) == 0
+    assert "already done" not in capsys.readouterr().out
+    assert (tmp_path / "demo" / CELL / FILE).read_bytes() == kept
+    assert main(["fit", *wanted, *cell]) == 0
+    assert "already done" in capsys.readouterr().out
+
+
 def test_masks_are_those_that_the_cell_was_scored_by(
     finished: Path, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

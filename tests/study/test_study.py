@@ -25,6 +25,7 @@ from lovasz_repro.records import UNTRAINED, load
 from lovasz_repro.report import gallery
 from lovasz_repro.study import grid as module
 from lovasz_repro.study.tuning import rates_tried
+from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.segmenter import BinarySegmenter
 from tests.helpers.studies import command, contents
 
@@ -217,6 +218,26 @@ def held_elsewhere(folder: Path, seconds: float = 600) -> Iterator[None]:
             yield
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("start", ["study", "fit"])
+def test_a_category_in_every_training_image_is_named_before_the_base_is_trained(
+    start: str, shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    original = Workspace.train_index
+
+    def those_with_it(self: Workspace, fold: int) -> Any:
+        index = original(self, fold)
+        return index[self.present("bird")[index]]
+
+    monkeypatch.setattr(Workspace, "train_index", those_with_it)
+    options = command(shapes_root, tmp_path)[1:]
+    cell = ["--category", "bird", "--loss", "hinge"] if start == "fit" else []
+    assert main([start, *options, *cell]) == 1
+    said = capsys.readouterr().err
+    assert "bird, fold 0: no training image without the category; add some, or leave" in said
+    assert not (tmp_path / "demo/base").exists()
 
 
 def test_fit_names_who_has_the_cell(
