@@ -21,6 +21,9 @@ from lovasz_repro.schema import ALL_LABELS, batch_of, is_name, without_batch
 
 PACKAGE = Path(__file__).parent
 
+LARGEST = 2**53
+"""What a record can hold of a fold or a seed."""
+
 MAX_CLASSES = 253
 """Labels are bytes; 254 and 255 have a meaning of their own."""
 
@@ -72,8 +75,12 @@ class Data:
         self._check_classes()
         if not 0 < self.scale[0] <= self.scale[1]:
             raise UserError(f"data.scale: {self.scale} is not 0 < smallest <= largest")
-        if self.views < 0:
-            raise UserError(f"data.views: {self.views} is negative")
+        for key in ("views", "negatives", "val_seed"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise UserError(f"data.{key}: {getattr(self, key)} is negative or not finite")
+        for key in ("image_size", "crop_size"):
+            if getattr(self, key) < 1:
+                raise UserError(f"data.{key}: {getattr(self, key)} is not positive")
         if not 0 <= self.positive_fraction <= 1:
             raise UserError(f"data.positive_fraction: {self.positive_fraction} is not in [0, 1]")
 
@@ -257,6 +264,8 @@ class Tuning:
             raise UserError("tuning.extend: needs two rates in tuning.lrs to go on from")
         if self.holdout < 2:
             raise UserError(f"tuning.holdout: {self.holdout} parts leave nothing to train on")
+        if wrong := [n for n in self.seeds if not 0 <= n <= LARGEST]:
+            raise UserError(f"tuning.seeds: {wrong[0]} is not from 0 to 2^53")
         for key in ("categories", "seeds"):
             if self.lrs and not getattr(self, key):
                 raise UserError(f"tuning.{key}: empty, but tuning.lrs is not")
@@ -290,6 +299,12 @@ class Cells:
     folds_per_partition: int = 0
 
     def __post_init__(self) -> None:
+        for key in ("losses", "folds", "seeds"):
+            if not getattr(self, key):
+                raise UserError(f"cells.{key}: empty")
+        for key in ("folds", "seeds"):
+            if wrong := [n for n in getattr(self, key) if not 0 <= n <= LARGEST]:
+                raise UserError(f"cells.{key}: {wrong[0]} is not from 0 to 2^53")
         if self.folds_per_partition < 0:
             raise UserError(f"cells.folds_per_partition: {self.folds_per_partition} is negative")
 
@@ -398,6 +413,12 @@ class Experiment:
                     f"{where}: {name!r} is to be the name of a folder: letters, digits, _ . and - "
                     "(without '..')"
                 )
+        if self.mixtures:
+            from lovasz_repro.losses import LOSSES, MULTICLASS_LOSSES
+            from lovasz_repro.records import UNTRAINED
+
+            for name in sorted({*LOSSES, *MULTICLASS_LOSSES, UNTRAINED} & set(self.mixtures)):
+                raise UserError(f"mixtures: {name!r} is taken; give the mixture another name")
         if self.multiclass:
             if self.runtime.keep_weights != "none":
                 raise UserError("runtime.keep_weights: a multi-class study keeps none")

@@ -11,7 +11,7 @@ class UserError(Exception):
 
 DISK = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ESTALE,
+    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG,
 }  # fmt: skip
 """Errors of the system that say something of a disk, not of the program."""
 

@@ -89,6 +89,8 @@ def _dumped(value: Mapping[str, Any]) -> bytes:
 def read_json(path: Path, kind: Any = None) -> Json:
     """Raises: UserError naming the file where it is missing or not as `parse_json` wants it."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise UserError(f"{path}: cannot be read (not a file)")
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error})") from error

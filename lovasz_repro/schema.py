@@ -64,10 +64,17 @@ class DataOf(TypedDict):
 
 class TuningOf(TypedDict):
     categories: NotRequired[list[Name]]
+    holdout: NotRequired[Count]
+    holdout_list: NotRequired[Text | None]
+
+
+class CellsOf(TypedDict):
+    folds_per_partition: NotRequired[Count]
 
 
 class ImagesOf(TypedDict):
     classes: NotRequired[list[Text]]
+    views: NotRequired[Count]
 
 
 class OptimOf(TypedDict):
@@ -81,6 +88,7 @@ class ConfigOf(TypedDict):
     base: NotRequired[Json]
     optim: NotRequired[OptimOf]
     tuning: NotRequired[TuningOf]
+    cells: NotRequired[CellsOf]
 
 
 class Study(TypedDict):
@@ -92,6 +100,18 @@ class Study(TypedDict):
     generated: NotRequired[bool]
     config: NotRequired[ConfigOf]
     data: NotRequired[DataOf]
+
+
+class SumsOf(TypedDict):
+    bytes: Count
+    crc32: list[Count]
+
+
+class Sums(TypedDict):
+    """checksums.json of a cache's folder"""
+
+    folder: Name
+    files: dict[Name, SumsOf]
 
 
 class Machine(TypedDict):

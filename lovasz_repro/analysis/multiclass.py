@@ -76,7 +76,7 @@ class LabelScores:
         return [loss for loss in own if self.batch(loss) == batch]
 
     def cells(self, loss: str) -> int:
-        return len(self._cells[loss])
+        return len(self._cells.get(loss, {}))
 
     def comparable(self, loss: str, reference: str) -> bool:
         own, other = (set(self._cells.get(x, {})) for x in (loss, reference))

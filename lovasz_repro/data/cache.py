@@ -199,7 +199,7 @@ def _build(folder: Path, fill: Callable[[Path], None]) -> None:
         building.mkdir()
         try:
             fill(building)
-            write_sums(building)
+            write_sums(building, folder.name)
             building.rename(folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
+from lovasz_repro import schema
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import Json, read_json, sha256, write_json
@@ -93,13 +94,13 @@ def _state(path: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def write_sums(folder: Path) -> None:
-    """Write the sums of all files of a folder into it."""
+def write_sums(folder: Path, name: str) -> None:
+    """Write the sums of all files of a folder into it. name: that the folder will have."""
     files = {
         path.name: {"bytes": path.stat().st_size, "crc32": [zlib.crc32(b) for b in _blocks(path)]}
         for path in sorted(folder.iterdir())
     }
-    write_json(folder / SUMS, {"files": files})
+    write_json(folder / SUMS, {"folder": name, "files": files})
 
 
 def check_sums(folder: Path, sample: int | None = SAMPLE) -> None:
@@ -110,24 +111,31 @@ def check_sums(folder: Path, sample: int | None = SAMPLE) -> None:
 
     Raises: UserError naming the file that differs.
     """
-    mend = f"delete {folder} to have it made again"
-    files = read_json(folder / SUMS).get("files", {})
+    advice = f"delete {folder} to have it made again"
+    sums = read_json(folder / SUMS, schema.Sums)
+    if sums["folder"] != folder.name:
+        raise UserError(f"{folder}: holds the arrays of {sums['folder']}; {advice}")
+    files = sums["files"]
+    there = {path.name for path in folder.iterdir()} - {SUMS}
+    if unknown := there - files.keys():
+        raise UserError(f"{folder / min(unknown)}: not in {SUMS}; {advice}")
     for name, entry in files.items():
         path = folder / name
         try:
             size = path.stat().st_size
-            if size != entry["bytes"]:
+            if size != entry["bytes"] or len(entry["crc32"]) != -(-size // BLOCK):
+                written = entry["bytes"]
                 raise UserError(
-                    f"{path}: cannot be read ({size} bytes, {entry['bytes']} were written); {mend}"
+                    f"{path}: cannot be read ({size} bytes, {written} were written); {advice}"
                 )
             for number in _chosen(entry, sample):
                 if zlib.crc32(_block(path, number)) != entry["crc32"][number]:
                     raise UserError(
                         f"{path}: damaged (not the bytes that were written, from {number} MiB on); "
-                        + mend
+                        + advice
                     )
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error}); {mend}") from error
+            raise UserError(f"{path}: cannot be read ({error}); {advice}") from error
 
 
 def check_cache(cache: Path) -> list[str]:

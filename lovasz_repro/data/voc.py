@@ -106,7 +106,11 @@ class VOC:
     def image(self, image_id: str) -> UInt8Array:
         """The image as RGB, ``(H, W, 3)`` uint8, as stored: an EXIF rotation is not applied,
         because the masks were drawn without it."""
-        return np.array(_decode(self.image_path(image_id)).convert("RGB"))
+        path = self.image_path(image_id)
+        decoded = _decode(path)
+        if wrong := too_deep(decoded):
+            raise UserError(f"{path}: {wrong}")
+        return np.array(decoded.convert("RGB"))
 
     def mask(self, image_id: str) -> UInt8Array:
         """The label mask, ``(H, W)`` uint8: 0 background, 1 to K classes, 255 void."""
@@ -174,6 +178,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         Image.DecompressionBombWarning,
     ) as error:  # fmt: skip
         raise UserError(f"{path}: cannot be decoded ({error}); copy or fetch it anew.") from error
+
+
+def too_deep(image: Image.Image) -> str:
+    """What is wrong with an image of more than 8 bits, whose values Pillow would clip to 255."""
+    if image.mode[0] in "IF":
+        return f"the image is stored as {image.mode}; it must have 8 bits a channel"
+    return ""
 
 
 def _decode(path: Path) -> Image.Image:

@@ -128,16 +128,21 @@ def lovasz_softmax(
     """
     if classes not in ("present", "all"):
         raise ValueError(f"classes must be 'present' or 'all', got {classes!r}")
-    if logits.ndim < 2 or logits.shape[1] < 2:
-        raise ValueError(f"logits must be (B, C, ...) with C >= 2, got {tuple(logits.shape)}")
-    logits, target = _flat(logits, target, logits[:, 0].shape)
-    logits = _without_void(logits, equal(target, ignore_index))
+    logits, target = class_pixels(logits, target, ignore_index)
     scores = logits.softmax(1)  # (B, C, N)
     groups = (scores[:, None], target[:, None]) if per_image else (scores[None], target[None])
     losses, present = lovasz_extension(*groups, ignore_index, method)  # (G, C)
     if classes == "all":
         return losses.mean()
     return ((losses * present).sum(1) / present.sum(1).clamp(min=1)).mean()
+
+
+def class_pixels(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Logits (B, C, N), 0 on void, and labels (B, N). Raises: ValueError, TypeError."""
+    if logits.ndim < 2 or logits.shape[1] < 2:
+        raise ValueError(f"logits must be (B, C, ...) with C >= 2, got {tuple(logits.shape)}")
+    logits, target = _flat(logits, target, logits[:, 0].shape)
+    return _without_void(logits, equal(target, ignore_index)), target
 
 
 def _without_void(logits: Tensor, ignored: Tensor) -> Tensor:

@@ -1,6 +1,9 @@
 """Losses of softmax scores over C classes: logits (B, C, ...), target (B, ...).
 
-Labels are 0 ... C-1, or ``ignore_index``, which counts nowhere. Each is one number for the batch.
+Labels are 0 ... C-1, C >= 2, or ``ignore_index``, which counts nowhere and is not read: a logit
+there need not be finite. Each is one number for the batch, half precision in float32.
+
+Raises: as the losses of `functional`.
 """
 
 from __future__ import annotations
@@ -8,14 +11,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lovasz_repro.losses.functional import class_pixels
+from lovasz_repro.losses.labels import class_masks
+
 
 def softmax_cross_entropy(logits: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:
     """Cross-entropy ``-log p_y`` in nats, the mean over all valid pixels of the batch.
 
     Not F.cross_entropy: on a GPU that of maps raises where torch must be deterministic.
     """
-    right, _ = _one_hot(logits, target, ignore_index)
-    return -torch.where(right, logits.log_softmax(1), 0).sum() / right.sum().clamp(min=1)
+    logits, right, _ = _checked(logits, target, ignore_index)
+    chosen = torch.where(right == 1, logits.log_softmax(1), 0)
+    return -chosen.sum() / right.sum().clamp(min=1)
 
 
 def softmax_jaccard(logits: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:
@@ -24,21 +31,15 @@ def softmax_jaccard(logits: Tensor, target: Tensor, *, ignore_index: int = 255) 
 
     Rahman & Wang (ISVC 2016), class by class. It is 0 where no pixel is valid.
     """
-    right, valid = _one_hot(logits, target, ignore_index)
-    # Void is not read: a logit there that is not finite would make the gradient NaN.
-    scores = torch.where(valid, logits, 0).softmax(1) * valid
-    axes = [0, *range(2, logits.ndim)]
-    hit, there = (scores * right).sum(axes), right.sum(axes)  # (C,)
-    losses = 1 - hit / (scores.sum(axes) + there - hit).clamp(min=1e-12)
+    logits, right, valid = _checked(logits, target, ignore_index)
+    scores = logits.softmax(1) * valid  # (B, C, N)
+    hit, there = (scores * right).sum((0, 2)), right.sum((0, 2))  # (C,)
+    losses = 1 - hit / (scores.sum((0, 2)) + there - hit).clamp(min=1e-12)
     return torch.where(there > 0, losses, 0).sum() / (there > 0).sum().clamp(min=1)
 
 
-def _one_hot(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Where each class is right, (B, C, ...), and where the target is known, (B, 1, ...)."""
-    if target.shape != logits.shape[:1] + logits.shape[2:]:
-        raise ValueError(
-            f"target {tuple(target.shape)} does not fit the logits {tuple(logits.shape)}"
-        )
-    labels = torch.arange(logits.shape[1], device=target.device)
-    right = target[:, None] == labels.view(-1, *[1] * (logits.ndim - 2))
-    return right, (target != ignore_index)[:, None]
+def _checked(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, 0 on void, the pixels of each class, and the valid ones. (B, C, N) each."""
+    logits, target = class_pixels(logits, target, ignore_index)
+    right, valid = class_masks(target[None], logits.shape[1], ignore_index)
+    return logits, right[0], valid[0]

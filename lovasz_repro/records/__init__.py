@@ -29,6 +29,7 @@ Everything but `machine.json` and `cost.json` has the same bytes when the same s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -311,6 +312,8 @@ def _check_tuning(stored: Stored, tuning: Json, study: Json) -> None:
     categories = study.get("config", {}).get("tuning", {}).get("categories")
     measure = "image_iou" if task_of(study) == "binary" else "miou"
     for fold, entries in tuning.items():
+        if not re.fullmatch(r"fold\d{1,6}", fold, re.ASCII):
+            raise UserError(f"{stored.path('tuning.json')}: {fold!r} is not a fold")
         for loss, entry in entries.items():
             if wrong := agreement.tuning_problem(entry, categories, measure):
                 raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable, Sequence
 
 from lovasz_repro.report.document import (
@@ -75,6 +76,8 @@ def _field(field: Field) -> str:
 
 
 def escaped(text: str) -> str:
+    """On one line: a line of its own could be a heading or a link's address."""
+    text = re.sub(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+", " ", text)
     for character, escape in ESCAPES.items():
         text = text.replace(character, escape)
     return text

@@ -17,8 +17,13 @@ COSTS = ("seconds_per_step", "train_seconds", "evaluate_seconds", "total_seconds
 def cost_frame(costs: Mapping[Cell, Json]) -> pd.DataFrame:
     """By loss `COSTS` and cells; medians over cells, which others on the machine disturb less than
     means."""
-    data = pd.DataFrame([{"loss": cell.loss, **cost} for cell, cost in costs.items() if cost])
-    data = data.reindex(columns=["loss", *COSTS])
+    rows = [
+        {"loss": cell.loss, **{key: cost.get(key) for key in COSTS}}
+        for cell, cost in costs.items()
+        if cost
+    ]
+    data = pd.DataFrame(rows, columns=["loss", *COSTS])
+    data = data.astype(dict.fromkeys(COSTS, float))
     groups = data.groupby("loss", sort=False)
     return groups.median().assign(cells=groups.size())
 
@@ -66,7 +71,7 @@ def tuning_frame(tuning: Mapping[str, Json]) -> pd.DataFrame:
             measure = "miou" if "miou" in trials else measure
             trials[measure] = trials[measure].astype(float)
             for (steps, lr), group in trials.groupby(["steps", "lr"], sort=True):
-                chosen = (steps, lr) == (entry["steps"], entry["lr"])
+                chosen = (steps, lr) == (entry.get("steps"), entry["lr"])
                 rows.append(
                     {
                         "fold": int(fold.removeprefix("fold")),

@@ -64,7 +64,8 @@ def _make(workspace: Workspace, fold: int) -> None:
     try:
         trainer = train(
             module, data, workspace.config.runtime, workspace.device, folder, f"base fold {fold}",
-            skip_training=base.train == "none", loggers=loggers, start=workspace.digest,
+            skip_training=base.train == "none", loggers=loggers,
+            start=f"{workspace.digest}, fold {fold}",
         )  # fmt: skip
         broken = [n for n, value in network.state_dict().items() if not value.isfinite().all()]
         if broken:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,7 @@ from lovasz_repro.data.reading import Source
 from lovasz_repro.data.voc import VOID
 from lovasz_repro.losses import cross_entropy
 from lovasz_repro.records import UNTRAINED, Cell, Json
+from lovasz_repro.schema import without_batch
 from lovasz_repro.study.base import base_network
 from lovasz_repro.study.kept import FILE, drop_others, keep
 from lovasz_repro.study.workspace import Workspace
@@ -147,6 +149,12 @@ class Start:
         self.source: Source = workspace.source(base, frozen)
         self.stride = base.stride
 
+    def origin(self, loss: str, seed: int) -> str:
+        """What a checkpoint is bound to: the base network, the cell, and what the loss is."""
+        spec = self.workspace.config.mixtures.get(without_batch(loss), {})
+        mixture = f" {json.dumps(spec, sort_keys=True)}" if spec else ""
+        return f"{self.base_digest}, {self.what}, {loss}{mixture}, seed {seed}"
+
     def optim(self, steps: int, validate_every: int | None = None) -> Optim:
         """The configuration's schedule with so many steps, and validations so far apart."""
         optim = self.workspace.config.optim
@@ -208,7 +216,7 @@ class Setting(Start):
         trainer = train(
             module, data, config.runtime, self.workspace.device, folder, title,
             measure="image_iou", loggers=loggers, skip_training=optim is None,
-            start=self.base_digest,
+            start=self.origin(loss, seed),
         )  # fmt: skip
         if optim is None:
             validate(trainer, module, data)

@@ -67,7 +67,8 @@ def fit(
         lacking = wanted and not (folder / FILE).exists()
         done = is_done(workspace, cell) and not again and not lacking
         if done:
-            result = files.read_json(folder / "result.json")
+            kind = schema.MultiResult if config.multiclass else schema.Result
+            result = files.read_json(folder / "result.json", kind)
             console.print("already done; --again runs it once more")
         else:
             result = on_all(workspace, run, cell, choice)
@@ -148,10 +149,9 @@ def _start(workspace: Workspace, launcher: str, address: str | None) -> Workers:
 
 def _prepare(workspace: Workspace, cells: list[Cell]) -> None:
     open_run(workspace, cells)
-    if not workspace.config.multiclass:
-        tuned = workspace.config.tuning
-        categories = [*(cell.category for cell in cells), *(tuned.categories if tuned.lrs else [])]
-        workspace.check_draws(dict.fromkeys(categories), {cell.fold for cell in cells})
+    tuning = workspace.config.tuning
+    if tuning.lrs and not workspace.config.multiclass:  # a cell's own is recorded as its failure
+        workspace.check_draws(tuning.categories, {cell.fold for cell in cells})
     workspace.features()
 
 

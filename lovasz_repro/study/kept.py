@@ -39,7 +39,7 @@ def best_cells(run: Path, digest: str) -> list[Cell]:
     """Of each category the trained cell with the highest image-IoU, among equals the first."""
     best: dict[str, tuple[float, Cell]] = {}
     for path in sorted(run.glob("cells/*/*/*/result.json")):
-        result = files.read_json(path)
+        result = files.read_json(path, schema.Result)
         cell = Cell(*(result[key] for key in ("category", "loss", "fold", "seed")))
         if result.get("hash") != digest or cell.loss == UNTRAINED:
             continue
@@ -94,6 +94,9 @@ def load_cell(folder: Path) -> Trained:
     if config.get("task") == "multiclass":
         raise UserError(f"{folder}: a multi-class cell keeps no weights to predict with")
     result = files.read_json(folder / "result.json", schema.Result)
+    here = Cell(*(result[key] for key in ("category", "loss", "fold", "seed")))
+    if run / here.path != folder or result["hash"] != study["hash"]:
+        raise UserError(f"{folder}: result.json is of another cell, {here}, or of another study")
     network = Network(**_tuples(config["network"]) | {"weights": "of the base"})
     classes = config["data"].get("classes", list(CATEGORIES))
     base, digest = stored_base(run / "base" / f"fold{result['fold']}", network, len(classes) + 1)

@@ -127,7 +127,7 @@ class MultiSetting(Start):
         )
         trainer = train(
             module, data, config.runtime, self.workspace.device, folder, title, loggers=loggers,
-            skip_training=optim is None, start=self.base_digest,
+            skip_training=optim is None, start=self.origin(loss, seed),
         )  # fmt: skip
         if optim is None:
             validate(trainer, module, data)

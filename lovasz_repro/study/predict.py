@@ -7,6 +7,7 @@ a data set's images, whose masks were drawn without it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from lovasz_repro.config import Optim, Runtime
 from lovasz_repro.data.augment import normalise
 from lovasz_repro.data.cache import on_canvas
 from lovasz_repro.data.datamodule import Batch
-from lovasz_repro.data.voc import save_mask, voc_palette
+from lovasz_repro.data.voc import save_mask, too_deep, voc_palette
 from lovasz_repro.errors import UserError
 from lovasz_repro.losses import cross_entropy
 from lovasz_repro.study.kept import Trained, load_cell
@@ -117,7 +118,12 @@ def find_images(path: Path) -> list[Path]:
 def read(path: Path) -> NDArray[np.uint8]:
     """(H, W, 3) RGB, upright. Raises: UserError where the file is not a whole image."""
     try:
-        with Image.open(path) as image:
+        if not path.is_file():  # a pipe would be waited for
+            raise UserError(f"{path}: not a file")
+        with Image.open(path) as image, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but an image
+            if wrong := too_deep(image):
+                raise UserError(f"{path}: {wrong}")
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be decoded ({error})") from error

@@ -47,7 +47,7 @@ def train(
     of time.
 
     Args:
-        start: what the training starts from, such as the hash of its base network.
+        start: what tells the training from others: its base network's hash, its cell.
 
     Returns: the trainer, for a test with the same settings; its `Stopwatch` says how long it took.
     """
@@ -174,7 +174,7 @@ def _resumable(path: Path, lr: float, steps: int, start: str) -> Path | None:
         elif schedule != steps:
             reason = f"is of a training of {schedule} steps"
         elif started_from != start:
-            reason = "started from another base network"
+            reason = "is of another training, or started from another base network"
         else:
             return path
     Console(stderr=True).print(f"{path} {reason}; training starts over", soft_wrap=True)

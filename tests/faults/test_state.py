@@ -20,8 +20,11 @@ from lovasz_repro.data.cache import ImageCache
 from lovasz_repro.data.integrity import check_cache, content_digest
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
+from lovasz_repro.files import read_json, write_json
 from lovasz_repro.records import load
+from lovasz_repro.study import cell as loop_of_cells
 from lovasz_repro.study import grid as study
+from lovasz_repro.study.predict import read as read_image
 from lovasz_repro.training import loop as training
 from lovasz_repro.training import segmenter
 from lovasz_repro.training.loop import read_checkpoint, write_checkpoint
@@ -211,7 +214,7 @@ def checkpoint(**other: object) -> dict[str, object]:
     [
         (0.4, 300, "base", "is of learning rate 0.5"),
         (0.5, 200, "base", "is of a training of 300 steps"),
-        (0.5, 300, "another", "started from another base network"),
+        (0.5, 300, "another", "is of another training, or started from another base network"),
         (0.5, 300, "base", "cannot be read"),
     ],
 )
@@ -230,6 +233,87 @@ def test_checkpoint(
 
 
 @shows(
+    Fault("a `resume.ckpt` of another cell, fold or mixture", "“training starts over”, with the "
+          "file's name", "that training's steps so far"),
+)  # fmt: skip
+def test_a_checkpoint_is_bound_to_its_training(
+    shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    original = training.train
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        started.append(options["start"])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(loop_of_cells, "train", noted)
+    for weights in ({"cross_entropy": 0.9, "hinge": 0.1}, {"cross_entropy": 0.1, "hinge": 0.9}):
+        config = tiny(shapes_root, tmp_path)
+        losses = ["cross_entropy", "mine"]
+        cells = replace(config.cells, losses=losses, seeds=[0, 1], categories=["bird", "cat"])
+        config = replace(config, mixtures={"mine": weights}, cells=cells)
+        assert study.study(config) == 0
+    cells_of = [start for start in started if "untrained" not in start]
+    # Eight cells; then those of the other mixture, and no other, are made again.
+    assert len(cells_of) == len(set(cells_of)) == 12
+
+
+@shows(
+    Fault("`checksums.json` of a cache emptied, or two caches that changed names",
+          "one line that names the folder", "nothing", "delete the folder"),
+)  # fmt: skip
+def test_sums_of_a_cache_are_whole_and_its_own(voc: VOC, tmp_path: Path) -> None:
+    opened(voc)
+    folder = next((voc.folder / "cache").glob("images-*[0-9a-f]"))
+    sums = read_json(folder / integrity.SUMS)
+    emptied = {**sums["files"]["images.npy"], "crc32": []}
+    changes: list[dict[str, Any]] = [
+        {"files": {}},
+        {"folder": "images-81-0123456789abcdef"},
+        {"files": {**sums["files"], "images.npy": emptied}},
+    ]
+    for change in changes:
+        write_json(folder / integrity.SUMS, {**sums, **change})
+        with pytest.raises(UserError, match=str(folder)):
+            opened(voc)
+    (folder / integrity.SUMS).write_text("{}")
+    with pytest.raises(UserError, match="there is no folder"):
+        opened(voc)
+    write_json(folder / integrity.SUMS, sums)
+    opened(voc)
+    folder.rename(folder.with_name("images-81-0123456789abcdef"))
+    assert check_cache(voc.folder / "cache")
+
+
+@shows(
+    Fault("an image of 16 bits or of floats, which would be clipped to white",
+          "one line that names the file", "nothing", "convert it to 8 bits"),
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_deep_images(voc: VOC, tmp_path: Path, dtype: Any) -> None:
+    path = tmp_path / ("deep.png" if dtype == np.uint16 else "deep.tiff")
+    Image.fromarray(np.full((20, 30), 900, dtype)).save(path)
+    with pytest.raises(UserError, match=rf"{path}: the image is stored as .*8 bits"):
+        read_image(path)
+    name = voc.ids("fold0_val")[0]
+    shutil.copy(path, voc.image_path(name))
+    with pytest.raises(UserError, match=rf"{name}\.jpg: the image is stored as"):
+        voc.image(name)
+
+
+@shows(
+    Fault("a named pipe in place of a record or of an image to predict",
+          "one line that names it", "nothing"),
+)  # fmt: skip
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "study.json"
+    os.mkfifo(path)
+    for read in (read_json, read_image):
+        with pytest.raises(UserError, match=rf"{path}: .*not a file"):
+            read(path)
+
+
+@shows(
     Fault("a name of an experiment or of a loss that leads out of its folder, a rate that is "
           "infinite, NaN or not positive", "one line that names the key", "nothing",
           "fix the configuration"),
@@ -245,6 +329,14 @@ def test_checkpoint(
         ("tuning.lrs", "[-1]", "tuning.lrs: -1"),
         ("optim.lr", ".inf", "lr: inf"),
         ("base.optim.lr", ".nan", "lr: nan"),
+        ("mixtures", '{"lovasz_hinge": {"cross_entropy": 1}}', "mixtures: 'lovasz_hinge' is taken"),
+        ("mixtures", '{"untrained": {"hinge": 1}}', "mixtures: 'untrained' is taken"),
+        ("cells.seeds", "[1152921504606846976]", "cells.seeds: 1152921504606846976"),
+        ("cells.seeds", "[-1]", "cells.seeds: -1"),
+        ("cells.losses", "[]", "cells.losses: empty"),
+        ("tuning.seeds", "[-5]", "tuning.seeds: -5"),
+        ("data.negatives", "-1", "data.negatives: -1"),
+        ("data.image_size", "-7", "data.image_size: -7"),
     ],
 )
 def test_configuration(

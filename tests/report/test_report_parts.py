@@ -16,6 +16,7 @@ from lovasz_repro.records import Json, Records, load
 from lovasz_repro.report import drawing
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.axes import window
+from lovasz_repro.report.markdown import escaped
 from lovasz_repro.report.practice_tables import cost_table, tuning_frame, tuning_table
 from lovasz_repro.report.setup import deviations, facts
 from tests.helpers.synthetic import write_study
@@ -136,6 +137,16 @@ def test_deviations_follow_the_configuration(
     assert expected in text
     assert not_expected not in text
     assert "held-out training images" not in text
+
+
+def test_rates_of_a_study_that_has_not_chosen_yet() -> None:
+    trial = {"lr": 0.1, "steps": 6, "category": "bird", "seed": 0, "image_iou": 0.5}
+    table = tuning_frame({"fold0": {"hinge": {"lr": None, "trials": [trial]}}})
+    assert table[["lr", "chosen"]].to_numpy().tolist() == [[0.1, False]]
+
+
+def test_texts_stay_on_one_line_of_markdown() -> None:
+    assert escaped("a\n\n# b\r\n[r]: x\u2028y") == "a # b [r]: x y"
 
 
 def test_seeds_are_listed(records: Records) -> None:

@@ -103,10 +103,55 @@ def test_names_are_the_forms_that_they_say() -> None:
     torch.testing.assert_close(made["mixed"], half)
 
 
-def test_a_target_of_another_shape_is_refused() -> None:
+SOFTMAX = (softmax_cross_entropy, softmax_jaccard)
+
+
+@pytest.mark.parametrize("loss", SOFTMAX)
+def test_a_target_of_another_shape_is_refused(loss: Callable[..., Tensor]) -> None:
     logits, target = batch()
-    with pytest.raises(ValueError, match="does not fit"):
-        softmax_jaccard(logits, target[:, :3])
+    with pytest.raises(ValueError, match="target must fit the logits"):
+        loss(logits, target[:, :3])
+    with pytest.raises(ValueError, match="C >= 2"):
+        loss(logits[:, :1], target)
+
+
+@pytest.mark.parametrize("loss", SOFTMAX)
+@pytest.mark.parametrize("wrong", [99, -1, 5])
+def test_other_labels_are_refused(loss: Callable[..., Tensor], wrong: int) -> None:
+    logits, target = batch()
+    target[0, 3, 3] = wrong
+    with pytest.raises(ValueError, match=r"labels must be 0 \.\.\. 4 or 255"):
+        loss(logits, target)
+
+
+@pytest.mark.parametrize("loss", SOFTMAX)
+def test_a_class_can_be_ignored_and_no_label_wraps_around(loss: Callable[..., Tensor]) -> None:
+    logits, target = batch(void=False)
+    ignored = torch.where(target == 2, VOID, target)
+    torch.testing.assert_close(loss(logits, target, ignore_index=2), loss(logits, ignored))
+    # 256 does not fit a byte; it is not 0.
+    torch.testing.assert_close(
+        loss(logits, target.to(torch.uint8), ignore_index=256), loss(logits, target)
+    )
+
+
+@pytest.mark.parametrize("loss", SOFTMAX)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_logit_on_void_need_not_be_finite(loss: Callable[..., Tensor], value: float) -> None:
+    logits, target = batch()
+    expected = loss(logits, target)
+    logits = logits.clone()
+    logits[:, :, 0] = value
+    logits.requires_grad_()
+    torch.testing.assert_close(loss(logits, target), expected)
+    gradient = torch.autograd.grad(loss(logits, target), logits)[0]
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", SOFTMAX)
+def test_half_precision_is_computed_in_single(loss: Callable[..., Tensor]) -> None:
+    logits, target = batch()
+    assert loss(logits.half(), target).dtype == torch.float32
 
 
 def test_counts_by_label_are_scikit_learns() -> None:
