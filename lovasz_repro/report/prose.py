@@ -96,7 +96,8 @@ def with_interval(row: pd.Series) -> str:
 
 
 def _use(choices: pd.DataFrame) -> str:
-    """`Use X when ...; Y when ...`, each in as few conditions as hold exactly."""
+    """Which loss has the highest mean when, in as few conditions as hold exactly, and what is not
+    told apart from it."""
     if choices.empty:
         return "Which loss to use cannot be said from these records."
     best = dict(zip(SITUATIONS, choices["loss"], strict=True))
@@ -174,8 +175,10 @@ def _conditions(flags: Flags) -> str:
 
 
 def the(loss: str) -> str:
-    """`the Lovász hinge`, `cross-entropy`."""
+    """`the Lovász hinge`, `cross-entropy`, `the network before fine-tuning`."""
     label = style(loss).label
+    if loss == UNTRAINED:
+        return f"the network {label}"
     return f"the {label}" if loss == LOVASZ else label
 
 

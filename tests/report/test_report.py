@@ -562,7 +562,8 @@ class TestReadme:
         assert "former" not in once
         assert "demo" not in once
         assert "[the report of `head`](reports/head/report.md)" in once
-        assert "Other reports: [finetune](reports/finetune/report.md)." in once
+        assert "| [finetune](reports/finetune/report.md) | seed 0 | 3 categories, 2 folds |" in once
+        assert "[head](reports/head/report.md)" not in once  # it is the one that they stand beside
         assert "(reports/head/figures/gain.svg)" in once
         assert "(reports/finetune/figures/gain.svg)" not in once
         assert once.count("quoted from memory, not checked against the PDF") == 1
@@ -576,7 +577,7 @@ class TestReadme:
         report.update_readme(readme, reports)
         study = Study(load(reports / "head/records.zip"), {})
         tables = re.findall(r"((?:^\|.*\n)+)", readme.read_text("utf-8"), re.MULTILINE)
-        decided, rows = ([line.split(" | ") for line in t.splitlines()[2:]] for t in tables)
+        decided, rows, _ = ([line.split(" | ") for line in t.splitlines()[2:]] for t in tables)
         assert [row[3].strip("*") for row in decided] == [
             style(loss).label for loss in study.choices["loss"]
         ]
