@@ -260,7 +260,7 @@ class Tuning:
                 raise UserError(f"tuning.lrs: {lr} is not a positive number")
         if self.extend < 0:
             raise UserError(f"tuning.extend: {self.extend} is negative")
-        if self.extend and len(set(self.lrs)) < 2:
+        if self.extend and len(set(self.lrs)) == 1:
             raise UserError("tuning.extend: needs two rates in tuning.lrs to go on from")
         if self.holdout < 2:
             raise UserError(f"tuning.holdout: {self.holdout} parts leave nothing to train on")

@@ -128,7 +128,7 @@ CELL = ["--category", "bird", "--loss", "hinge"]
         ),
         (
             ["study", *DEMO[1:], "--launcher", "rai"],
-            ["--launcher: there is no 'rai'; did you mean"],
+            ["launcher: there is no 'rai'; did you mean ray?"],
         ),
         ([*DEMO, *CELL, "--optim.steps", "50"], ["steps: 50 is not a positive multiple", "20"]),
         ([*DEMO, *CELL, "--data.image_size", "160"], ["data.image_size: 160", "8, plus 1"]),

@@ -29,6 +29,12 @@ from lovasz_repro.report.drawing import picture
 from lovasz_repro.report.examples import gallery
 from lovasz_repro.report.style import ordered
 
+SHIPPED = (
+    "demo", "finetune", "head", "head_voc", "multiclass", "multiclass_head", "multiclass_paper",
+    "paper",
+)  # fmt: skip
+"""The files of experiments/; a run of another name was made with one of them and other options."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -169,11 +175,11 @@ def _partition_table(partitions: list[pd.DataFrame]) -> Table:
 def _links(records: Records) -> list[Link]:
     """From reports/NAME of the repository. Whether the files are there is not looked at: a report
     follows from its records alone."""
-    name = records.study["experiment"]  # of the characters that `schema.Name` allows
-    return [
-        Link(f"configuration ({name}.yaml)", f"../../experiments/{name}.yaml"),
-        Link("other reports", "../README.md"),
-    ]
+    name = records.study["experiment"]
+    configuration = Link("how it was run", "../../experiments/README.md")
+    if name in SHIPPED:
+        configuration = Link(f"configuration ({name}.yaml)", f"../../experiments/{name}.yaml")
+    return [configuration, Link("other reports", "../README.md")]
 
 
 def per_category(study: Study) -> Section:

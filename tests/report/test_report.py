@@ -32,7 +32,7 @@ from lovasz_repro.report.document import percent, points, signed
 from lovasz_repro.report.examples import COLORS, difference
 from lovasz_repro.report.gallery import _tint, write_gallery
 from lovasz_repro.report.readme import _weight
-from lovasz_repro.report.sections import Study, curve_table
+from lovasz_repro.report.sections import SHIPPED, Study, curve_table
 from lovasz_repro.report.style import style
 from tests.helpers import photographs, recount, synthetic
 from tests.helpers.places import ROOT
@@ -625,6 +625,13 @@ class TestReadme:
         with pytest.raises(UserError, match="README"):
             report.update_readme(readme, tmp_path)
         assert readme.read_text() == content
+
+
+def test_links_of_committed_reports_lead_somewhere() -> None:
+    assert sorted(SHIPPED) == sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
+    for path in ROOT.glob("reports/*/report.md"):
+        for link in re.findall(r"\]\(([^)#]+)\)", path.read_text("utf-8")):
+            assert (path.parent / link).exists(), f"{path}: {link}"
 
 
 @pytest.mark.parametrize(

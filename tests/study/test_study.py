@@ -112,6 +112,7 @@ def test_an_extension_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=rf"tuning\.extend: .*{message}"):
         Tuning(lrs=lrs, extend=extend)
+    assert Tuning(lrs=[], extend=1).extend  # of no use where nothing is tuned, and no harm
 
 
 def test_a_study_tries_the_rates_beyond_the_edge(
