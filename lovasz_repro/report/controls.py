@@ -9,7 +9,7 @@ from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.scores import Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE, compare
 from lovasz_repro.records import UNTRAINED, Records
-from lovasz_repro.report.document import count, interval, listed, percent, points
+from lovasz_repro.report.document import count, interval, listed, points
 from lovasz_repro.report.markdown import escaped, pipes
 
 DIFFERENCES = {
@@ -21,29 +21,24 @@ DIFFERENCES = {
 }
 """Keys of the configuration that tell one run from another, and how their values are named."""
 
-COLUMNS = ("run", "what differs", "cells", "base, %", "gain", "main study, same categories")
+COLUMNS = ("run", "what differs", "cells", "gain", "main study", "with the category", "main study")
 
 
 def controls_table(main: Records, others: Mapping[str, Records], links: Mapping[str, str]) -> str:
-    """A row per other run: the image-IoU of its base at a chosen threshold, and the gain of the
-    Lovász hinge over cross-entropy in points, in it and in the main study on the same categories
-    (and folds, where both have the same lists of images).
+    """A row per other run: the gain of the Lovász hinge over cross-entropy in points, in it and in
+    the main study on the same categories (and folds, where both have the same lists of images), on
+    all images and on those with the category.
 
     Args:
         others: binary studies by name. links: by name, to the report.
     """
-    rows = [
-        [
-            f"[{escaped(name)}]({links[name]})",
-            escaped(differences(main, records)),
-            escaped(_size(records)),
-            percent(_base(records)),
-            _gain(records),
-            _gain(alike(main, records)),
-        ]
-        for name, records in others.items()
-    ]
-    return pipes(COLUMNS, rows, {3, 4, 5})
+    rows = []
+    for name, records in others.items():
+        pair = [Scores(records), Scores(alike(main, records))]
+        gains = [_gain(scores, subset) for subset in ("all", "present") for scores in pair]
+        what = [differences(main, records), _size(records)]
+        rows.append([f"[{escaped(name)}]({links[name]})", *map(escaped, what), *gains])
+    return pipes(COLUMNS, rows, {3, 4, 5, 6})
 
 
 def differences(main: Records, other: Records) -> str:
@@ -82,14 +77,8 @@ def _size(records: Records) -> str:
     return f"{count(len(grid.categories), 'category')}, {count(len(grid.folds), 'fold')}"
 
 
-def _base(records: Records) -> float:
-    scores = Scores(records)
-    names = scores.common([UNTRAINED])
-    return float(scores.values(names, Arm(UNTRAINED, "tuned_iou")).mean())
-
-
-def _gain(records: Records) -> str:
-    row = compare(Scores(records), Arm(LOVASZ), Arm(REFERENCE))
+def _gain(scores: Scores, subset: str) -> str:
+    row = compare(scores, Arm(LOVASZ), Arm(REFERENCE), subset)
     if not row["categories"]:
         return "–"
     ends = interval(row["low"], row["high"], points)
