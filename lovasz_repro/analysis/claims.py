@@ -1,4 +1,4 @@
-"""The paper's claims, and what the records say of each by rules that were fixed before any result.
+"""The paper's claims, and what the records say of each by fixed rules.
 
 A claim is a statement that one or several paired differences are greater than zero. It is
 
