@@ -31,6 +31,7 @@ import pandas as pd
 from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import SIZES, Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE, compare, gains, these_interval
+from lovasz_repro.analysis.written import points
 
 Verdict = Literal["reproduced", "not reproduced", "undecided", "not tested"]
 
@@ -166,7 +167,7 @@ def small_objects(scores: Scores) -> Claim:
     change = _of_values("", chosen[0] - chosen[-1], [])
     more = (
         " With both thresholds chosen the smallest quarter gains "
-        f"{_points(change.effect)} points more than the largest."
+        f"{points(change.effect)} points more than the largest."
     )
     return _explained(claim, before=_by_quarter(means), after=more)
 
@@ -179,7 +180,7 @@ def _quarters(scores: Scores, measure: str = "iou") -> list[pd.Series]:
 
 def _by_quarter(means: Sequence[float]) -> str:
     """What is true of the four quarters, the smallest first."""
-    listed = ", ".join(_points(mean) for mean in means)
+    listed = ", ".join(points(mean) for mean in means)
     first = means[0] == max(means)
     if max(means) <= 0:
         head = "No quarter gains" + ("; the smallest objects lose least" if first else "")
@@ -219,9 +220,9 @@ def gap_filling(scores: Scores) -> Claim:
         return claim
     false = compare(scores, Arm(LOVASZ, "false"), Arm(REFERENCE, "false"))
     before = (
-        f"At threshold 0 recall changes by {_points(contrasts[0].effect)} points against "
+        f"At threshold 0 recall changes by {points(contrasts[0].effect)} points against "
         "cross-entropy, the falsely marked share of the union by "
-        f"{_points(false['difference'])}. "
+        f"{points(false['difference'])}. "
     )
     more = " Recall counts a filled hole, a found object and a wider rim alike."
     return _explained(claim, before, more)
@@ -269,9 +270,3 @@ def judged(low: float, high: float) -> Verdict:
     if low > 0:
         return "reproduced"
     return "not reproduced" if high < 0 else "undecided"
-
-
-def _points(value: float) -> str:
-    """As `report.document.points`, which lies behind this module."""
-    digits = 2 if 0 < abs(100 * value) < 0.05 else 1
-    return f"{100 * value:+.{digits}f}".replace("-", "−")

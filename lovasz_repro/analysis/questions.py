@@ -24,6 +24,7 @@ from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.resample import holm
 from lovasz_repro.analysis.scores import Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE, compare
+from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED
 
 Answer = Literal["yes", "no", "open"]
@@ -119,8 +120,7 @@ def _dataset(scores: Scores) -> Question:
     answer: Answer = "open"
     if all(sides):
         answer = "yes" if sides[0] == sides[1] else "no"
-    note = f"In image-IoU the difference is {100 * image['difference']:+.1f} points."
-    note = note.replace(" -", " −")
+    note = f"In image-IoU the difference is {points(image['difference'])} points."
     return Question(key, title, answer, LOVASZ, *_ends(data), "dataset-IoU", note=note)
 
 

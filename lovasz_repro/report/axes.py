@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lovasz_repro.report.document import points
+from lovasz_repro.analysis.written import points
 from lovasz_repro.report.style import INK, style
 
 WIDE, NARROW = 7.6, 3.75  # inches: the page's column, a phone

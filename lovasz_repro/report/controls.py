@@ -8,8 +8,9 @@ from dataclasses import replace
 from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.scores import Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE, compare
+from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED, Records
-from lovasz_repro.report.document import count, interval, listed, points
+from lovasz_repro.report.document import count, interval, listed
 from lovasz_repro.report.markdown import escaped, pipes
 
 DIFFERENCES = {

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from lovasz_repro.analysis.written import written
 from lovasz_repro.report.drawing import Picture
 from lovasz_repro.report.style import style
 
@@ -179,29 +180,15 @@ def loss_field(loss: str) -> Field:
 
 def percent(value: float) -> str:
     """A share in percent with one decimal, as in the paper's table."""
-    return _written(100 * value, 1)
-
-
-def points(value: float) -> str:
-    """A difference of shares in percentage points, with its sign; with a second decimal where one
-    would hide on which side of zero it lies."""
-    value *= 100
-    return _written(value, 2 if 0 < abs(value) < 0.05 else 1, "+")
+    return written(100 * value, 1)
 
 
 def plain(value: float) -> str:
-    return _written(value, 3)
+    return written(value, 3)
 
 
 def signed(value: float) -> str:
-    return _written(value, 2, "+")
-
-
-def _written(value: float, digits: int, sign: str = "") -> str:
-    """With a true minus; zero has none (what is left of -0.0 by adding 0.0); a dash for NaN."""
-    if not math.isfinite(value):
-        return "–"
-    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")
+    return written(value, 2, "+")
 
 
 def probability(value: float) -> str:

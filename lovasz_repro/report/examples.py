@@ -15,10 +15,11 @@ from PIL import Image
 
 from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.stats import REFERENCE
+from lovasz_repro.analysis.written import points
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import sha256
 from lovasz_repro.records import UNTRAINED, Json
-from lovasz_repro.report.document import Example, Gallery, Prediction, percent, points
+from lovasz_repro.report.document import Example, Gallery, Prediction, percent
 from lovasz_repro.report.style import style
 
 MAX_SIDE = 2048

@@ -13,9 +13,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lovasz_repro.analysis.written import points
 from lovasz_repro.report import quoted
 from lovasz_repro.report.axes import NARROW, WIDE, inside, interval, limit, rows_of, window, zero
-from lovasz_repro.report.document import points
 from lovasz_repro.report.drawing import Draw
 from lovasz_repro.report.style import INK, ordered, style
 

@@ -8,8 +8,9 @@ import pandas as pd
 
 from lovasz_repro.analysis.claims import LOVASZ, Claim
 from lovasz_repro.analysis.stats import REFERENCE
+from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED
-from lovasz_repro.report.document import count, listed, percent, points
+from lovasz_repro.report.document import count, listed, percent
 from lovasz_repro.report.prose import UNTRAINED_ROWS, the, with_interval
 
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lovasz_repro.analysis.prevalence import NATURAL
+from lovasz_repro.analysis.written import points
 from lovasz_repro.report.axes import NARROW, WIDE, limit, window
-from lovasz_repro.report.document import points
 from lovasz_repro.report.drawing import Draw
 from lovasz_repro.report.style import INK, MEASURE_LABELS, ordered, style
 from lovasz_repro.schema import without_batch

@@ -17,6 +17,7 @@ from lovasz_repro.analysis.multiclass import (
     scores_table,
 )
 from lovasz_repro.analysis.stats import REFERENCE
+from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED, Records
 from lovasz_repro.report import background, figures, lines, practice_tables, prose, setup, tables
 from lovasz_repro.report.axes import NARROW, WIDE, interval, limit, window
@@ -33,7 +34,6 @@ from lovasz_repro.report.document import (
     listed,
     loss_field,
     percent,
-    points,
 )
 from lovasz_repro.report.document import interval as ends
 from lovasz_repro.report.drawing import Draw, picture

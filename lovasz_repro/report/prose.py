@@ -12,9 +12,10 @@ from lovasz_repro.analysis.claims import LOVASZ, Claim
 from lovasz_repro.analysis.decide import SITUATIONS, Situation
 from lovasz_repro.analysis.headline import BACKGROUND, UNTRAINED_TUNED
 from lovasz_repro.analysis.prevalence import NATURAL
+from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED, Records
 from lovasz_repro.report import quoted
-from lovasz_repro.report.document import count, interval, listed, percent, points
+from lovasz_repro.report.document import count, interval, listed, percent
 from lovasz_repro.report.style import ordered, style
 
 FOOTNOTE = f"{quoted.SIGN} The paper’s values are {quoted.MARK}."

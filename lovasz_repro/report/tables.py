@@ -12,6 +12,7 @@ import pandas as pd
 from lovasz_repro.analysis.claims import Claim
 from lovasz_repro.analysis.questions import Question
 from lovasz_repro.analysis.stats import REFERENCE
+from lovasz_repro.analysis.written import points
 from lovasz_repro.records import MEASURES
 from lovasz_repro.report import quoted
 from lovasz_repro.report.document import (
@@ -23,7 +24,6 @@ from lovasz_repro.report.document import (
     loss_field,
     percent,
     plain,
-    points,
     probability,
     signed,
 )

@@ -22,13 +22,14 @@ from PIL import Image
 
 from lovasz_repro import report
 from lovasz_repro.__main__ import main
+from lovasz_repro.analysis.written import points
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json, write_bytes, write_json
 from lovasz_repro.records import Cell, load, write_cell
 from lovasz_repro.report import drawing
 from lovasz_repro.report.archive import pack, read_files
-from lovasz_repro.report.document import percent, points, signed
+from lovasz_repro.report.document import percent, signed
 from lovasz_repro.report.examples import COLORS, difference
 from lovasz_repro.report.gallery import _tint, write_gallery
 from lovasz_repro.report.readme import _weight
