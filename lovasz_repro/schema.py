@@ -114,10 +114,20 @@ class Sums(TypedDict):
     files: dict[Name, SumsOf]
 
 
-class Machine(TypedDict):
-    """machine.json"""
+class Earlier(TypedDict):
+    """A commit that made a part of the cells."""
 
     commit: NotRequired[Text | None]
+    started: NotRequired[Text]
+    finished: NotRequired[Text]
+    seconds: NotRequired[Amount]
+
+
+class Machine(TypedDict):
+    """machine.json: of the last commit that ran the study."""
+
+    commit: NotRequired[Text | None]
+    earlier: NotRequired[list[Earlier]]
     dirty: NotRequired[bool | None]
     python: NotRequired[Text]
     torch: NotRequired[Text]

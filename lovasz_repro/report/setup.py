@@ -35,6 +35,8 @@ def facts(records: Records) -> list[tuple[str, str]]:
     commit = str(machine.get("commit") or NOT_RECORDED)[:12]
     dirty = machine.get("dirty")
     state = "" if dirty is None else ", with uncommitted changes" if dirty else ", clean"
+    if before := [str(e.get("commit") or NOT_RECORDED)[:12] for e in machine.get("earlier", [])]:
+        state += f"; began at {listed(before)}"
     versions = [
         f"{name} {machine[name]}"
         for name in ("python", "torch", "torchvision", "lightning", "timm")

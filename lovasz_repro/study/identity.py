@@ -53,10 +53,21 @@ def open_run(workspace: Workspace, cells: Sequence[Cell]) -> None:
         study["grid"] = _grid(cells, there["grid"])
     write_json(path, study)
     machine = describe_machine(workspace.device)
-    earlier = workspace.folder / "machine.json"
-    if earlier.exists():
-        machine["started"] = read_json(earlier).get("started", machine["started"])
-    write_json(earlier, machine)
+    path = workspace.folder / "machine.json"
+    if path.exists():
+        machine = _continued(machine, read_json(path, schema.Machine))
+    write_json(path, machine)
+
+
+def _continued(machine: Json, there: Json) -> Json:
+    """`machine` behind what machine.json holds already: one entry of `earlier` a commit before."""
+    earlier = there.get("earlier", [])
+    if there.get("commit") == machine["commit"]:
+        machine["started"] = there.get("started", machine["started"])
+    else:
+        keys = ("commit", "started", "finished", "seconds")
+        earlier = [*earlier, {key: there[key] for key in keys if key in there}]
+    return {**machine, "earlier": earlier} if earlier else machine
 
 
 def close_run(workspace: Workspace) -> None:
