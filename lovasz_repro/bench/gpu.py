@@ -106,7 +106,7 @@ def bench_gpu(device: str, rounds: int, out: Path) -> list[Row]:
     if on_gpu and not torch.cuda.is_available():
         raise UserError("bench gpu: no CUDA GPU was found; --device cpu runs a tiny version")
     where = torch.device(device)
-    hardware = bench._hardware(where)
+    hardware = bench.hardware(where)
     rows = [
         *_losses(bench.CASES if on_gpu else TINY_CASES, where, rounds, hardware),
         *_steps(STEPS if on_gpu else TINY_STEPS, where, rounds, hardware),
@@ -124,7 +124,7 @@ def _losses(
 ) -> Iterator[Row]:
     for case in cases:
         ours = MULTICLASS if case.classes > 1 else TRAINED
-        for row in bench._bench_case(case, device, rounds):
+        for row in bench.bench_case(case, device, rounds):
             check = ""
             name = row.loss.split(",")[0]  # without the type of its labels
             if name in ours:
@@ -141,9 +141,9 @@ def same_bits(loss: Loss, case: bench.Case, device: torch.device) -> bool:
 
     Raises: RuntimeError where torch has no deterministic algorithm for an operation.
     """
-    logits, target = bench._inputs(case, device)
+    logits, target = bench.inputs(case, device)
     with deterministic():
-        first, second = (bench._gradient(loss, logits, target) for _ in range(2))
+        first, second = (bench.gradient(loss, logits, target) for _ in range(2))
     return torch.equal(first, second)
 
 
@@ -158,11 +158,11 @@ def _steps(
             for _ in range(rounds):
                 for name, call in calls.items():
                     call()  # warm, after another step had the caches
-                    seconds[name].append(bench._seconds(call, repeats, device))
+                    seconds[name].append(bench.time_calls(call, repeats, device))
             floor = median(seconds["cross_entropy"])
             for name, call in calls.items():
                 taken = median(seconds[name])
-                megabytes = bench._peak_bytes(call, device) / 1e6
+                megabytes = bench.peak_bytes(call, device) / 1e6
                 check = ""
                 if device.type == "cuda":
                     check = "waits for the GPU" if waits(call) else "does not wait"

@@ -65,7 +65,7 @@ class Contender:
         if self.alone:
             torch.set_num_threads(1)
         try:
-            return _gradient(self.loss, logits, target)
+            return gradient(self.loss, logits, target)
         finally:
             if self.alone:
                 torch.set_num_threads(threads)
@@ -113,15 +113,16 @@ def bench_loss(device: str = "cpu", rounds: int = 7, out: Path | None = None) ->
     missing = [name for name in ("segmentation_models_pytorch", "kornia") if not find_spec(name)]
     if missing:
         console.print(f"not installed, left out: {', '.join(missing)}")
-    rows = [row for case in CASES for row in _bench_case(case, torch.device(device), rounds)]
-    console.print(_table(rows, f"{_hardware(torch.device(device))}, median of {rounds} rounds"))
+    rows = [row for case in CASES for row in bench_case(case, torch.device(device), rounds)]
+    console.print(_table(rows, f"{hardware(torch.device(device))}, median of {rounds} rounds"))
     if out is not None:
         write_csv(rows, out)
     return rows
 
 
-def _bench_case(case: Case, device: torch.device, rounds: int) -> Iterator[Row]:
-    logits, target = _inputs(case, device)
+def bench_case(case: Case, device: torch.device, rounds: int) -> Iterator[Row]:
+    """A row per loss, all of them timed in turn in each round."""
+    logits, target = inputs(case, device)
     contenders = list(_multiclass() if case.classes > 1 else _binary())
     calls = [partial(c.call, logits, c.target(target.clone())) for c in contenders]
     repeats = min(20, 1 + 2_000_000 // logits.numel())  # a small case is over too soon to time once
@@ -129,15 +130,15 @@ def _bench_case(case: Case, device: torch.device, rounds: int) -> Iterator[Row]:
     for _ in range(rounds):
         for call, times in zip(calls, seconds, strict=True):
             call()  # warm, after another loss had the caches
-            times.append(_seconds(call, repeats, device))
+            times.append(time_calls(call, repeats, device))
     for contender, call, times in zip(contenders, calls, seconds, strict=True):
-        exact = _gradient(contender.reference, logits.double(), contender.target(target.clone()))
+        exact = gradient(contender.reference, logits.double(), contender.target(target.clone()))
         yield Row(
             case=str(case),
             loss=contender.name,
             milliseconds=median(times) * 1e3,
             times_floor=median(times) / median(seconds[0]),
-            megabytes=_peak_bytes(call, device) / 1e6,
+            megabytes=peak_bytes(call, device) / 1e6,
             gradient_error=float((call() - exact).abs().sum() / exact.abs().sum()),
         )
 
@@ -186,7 +187,7 @@ def _torch_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
 
 
-def _inputs(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
+def inputs(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
     """Logits ``(B, [C,] H, W)`` and labels ``(B, H, W)``: a disc, or rings of every class."""
     generator = torch.Generator().manual_seed(0)
     y, x = torch.meshgrid(
@@ -203,12 +204,14 @@ def _inputs(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
     return logits.to(device), target.to(device)
 
 
-def _gradient(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
+def gradient(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
+    """Of the loss with respect to the logits, of their shape."""
     logits = logits.detach().requires_grad_()
     return torch.autograd.grad(loss(logits, target), logits)[0]
 
 
-def _seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
+def time_calls(call: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Seconds a call, mean of the repeats."""
     _synchronise(device)
     start = time.perf_counter()
     for _ in range(repeats):
@@ -222,7 +225,8 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _peak_bytes(call: Callable[[], object], device: torch.device) -> int:
+def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
+    """The most memory that a call holds at once, above what was held before."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -240,7 +244,8 @@ def _peak_bytes(call: Callable[[], object], device: torch.device) -> int:
     return peak
 
 
-def _hardware(device: torch.device) -> str:
+def hardware(device: torch.device) -> str:
+    """Torch's version and the device, for a title."""
     if device.type == "cuda":
         return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
     return f"torch {torch.__version__}, CPU, {torch.get_num_threads()} threads"
