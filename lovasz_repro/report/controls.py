@@ -27,8 +27,8 @@ COLUMNS = ("run", "what differs", "cells", "gain", "main study", "with the categ
 
 def controls_table(main: Records, others: Mapping[str, Records], links: Mapping[str, str]) -> str:
     """A row per other run: the gain of the Lovász hinge over cross-entropy in points, in it and in
-    the main study on the same categories (and folds, where both have the same lists of images), on
-    all images and on those with the category.
+    the main study on the same categories (and folds and seeds, where both have the same lists of
+    images), on all images and on those with the category.
 
     Args:
         others: binary studies by name. links: by name, to the report.
@@ -52,19 +52,20 @@ def differences(main: Records, other: Records) -> str:
         values = [r.study.get("config", {}).get(group, {}).get(key) for r in (other, main)]
         if values[0] != values[1]:
             found.append(text.format(values[0]))
-    seeds = list(other.grid.seeds)
-    if seeds != list(main.grid.seeds):
-        found.append(f"seed {listed([str(n) for n in seeds])}")
+    if seeds := [str(n) for n in other.grid.seeds if n not in main.grid.seeds]:
+        found.append(f"seed {listed(seeds)}")
     return ", ".join(found) or "nothing"
 
 
 def alike(main: Records, other: Records) -> Records:
-    """The main study's images of the other's categories, and of its folds where the lists of
-    images are the same."""
+    """The main study's rows of the other's categories, and of its folds and seeds where the lists
+    of images are the same."""
     rows = main.images["category"].isin(other.grid.categories)
     lists = [r.study.get("config", {}).get("data", {}).get("val_list") for r in (main, other)]
     if lists[0] == lists[1]:
         rows &= main.images["fold"].isin(other.grid.folds)
+        if shared := set(main.grid.seeds) & set(other.grid.seeds):
+            rows &= main.images["seed"].isin(shared)
     return replace(main, images=main.images[rows])
 
 
