@@ -174,7 +174,7 @@ class Base(TypedDict):
     hash: Hash
     sha256: Hash  # of the network's state, shortened
     miou: Share
-    iou: dict[Name, Share]
+    iou: Annotated[dict[Name, Share], Meta(min_length=1)]
     steps: Count
 
 

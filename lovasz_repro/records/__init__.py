@@ -29,6 +29,7 @@ Everything but `machine.json` and `cost.json` has the same bytes when the same s
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -215,7 +216,7 @@ def load(runs: Path, gallery: bool = True) -> Records:
     grid = Grid(**study["grid"])
     task = task_of(study)
     tuning = _optional(stored, "tuning.json", schema.Tuning)
-    bases = {k: _optional(stored, f"base/fold{k}/result.json", schema.Base) for k in grid.folds}
+    bases = {k: _base(stored, k, study) for k in grid.folds}
     _check_tuning(stored, tuning, study)
     results: dict[Cell, Json] = {}
     costs: dict[Cell, Json] = {}
@@ -229,7 +230,7 @@ def load(runs: Path, gallery: bool = True) -> Records:
                 failed[cell] = failure["error"]
             else:
                 missing.append(cell)
-        elif (result := _result(stored, cell, study, tuning)) is None:
+        elif (result := _result(stored, cell, study, tuning, bases)) is None:
             stale.append(cell)
         else:
             results[cell] = result
@@ -241,6 +242,7 @@ def load(runs: Path, gallery: bool = True) -> Records:
     images, classes = tables["images.csv"], tables["classes.csv"]
     if task == "binary":
         _check_images(stored, results, images, ends["images.csv"])
+        _check_thresholds(stored, results, tables, ends)
     else:
         _check_classes(stored, results, classes, ends["classes.csv"])
     entries: list[Json] = []
@@ -288,7 +290,17 @@ def _optional(stored: Stored, name: str, kind: Any) -> Json:
     return _json(stored, name, kind) if name in stored else {}
 
 
-def _result(stored: Stored, cell: Cell, study: Json, tuning: Json) -> Json | None:
+def _base(stored: Stored, fold: int, study: Json) -> Json:
+    name = f"base/fold{fold}/result.json"
+    base = _optional(stored, name, schema.Base)
+    if base and (wrong := agreement.base_problem(base, fold, study["hash"])):
+        raise UserError(f"{stored.path(name)}: {wrong}; delete it and run the study again")
+    return base
+
+
+def _result(
+    stored: Stored, cell: Cell, study: Json, tuning: Json, bases: Mapping[int, Json]
+) -> Json | None:
     """The cell's result.json; None where it was made under another hash than the study's."""
     name = f"{cell.path}/result.json"
     result = _json(stored, name, None)
@@ -302,6 +314,9 @@ def _result(stored: Stored, cell: Cell, study: Json, tuning: Json) -> Json | Non
     chosen = tuning.get(f"fold{cell.fold}", {}).get(cell.loss)
     if not wrong and chosen:
         wrong = agreement.choice_problem(result, chosen)
+    base = bases[cell.fold].get("sha256", result.get("base"))
+    if not wrong and result["base"] != base:
+        wrong = f"base: {result['base']}, but the base network of fold {cell.fold} is {base}"
     if wrong:
         raise UserError(f"{stored.path(name)}: {wrong}; delete it and run the study again")
     return result
@@ -339,7 +354,36 @@ def _check_images(
             raise UserError(
                 f"{stored.path(cell.path)}/result.json: {found}; delete it and run the study again"
             )
+    ids = images["id"].tolist()
+    scored: dict[tuple[str, int], list[str]] = {}
+    for cell, start, end in zip(cells, starts, ends, strict=True):
+        mine = sorted(ids[start:end])
+        if twice := [a for a, b in itertools.pairwise(mine) if a == b]:
+            found = f"id: {twice[0]} is there twice"
+        elif mine != scored.setdefault((cell.category, cell.fold), mine):
+            found = "id: not the images of another cell of this category and fold"
+        if found:
+            raise UserError(f"{stored.path(cell.path)}/images.csv: {found}; {AGAIN}")
     _check_truth(stored, images, "images.csv")
+
+
+def _check_thresholds(
+    stored: Stored, results: Mapping[Cell, Json], tables: Mapping[str, pd.DataFrame],
+    ends: Mapping[str, Ends],
+) -> None:  # fmt: skip
+    """Raises: UserError where thresholds.csv and images.csv of a cell do not agree."""
+    names = {
+        "thresholds.csv": THRESHOLD_COLUMNS,
+        "images.csv": ("has_category", "iou", "oracle_iou"),
+    }
+    parts = [
+        {column: np.split(tables[name][column].to_numpy(), ends[name][:-1]) for column in columns}
+        for name, columns in names.items()
+    ]
+    for place, cell in enumerate(results):
+        curve, table = ({key: own[place] for key, own in part.items()} for part in parts)
+        if found := agreement.curve_problem(curve, table):
+            raise UserError(f"{stored.path(cell.path)}/thresholds.csv: {found}; {AGAIN}")
 
 
 def _check_classes(

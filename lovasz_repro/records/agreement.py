@@ -18,7 +18,12 @@ Columns = Mapping[str, NDArray[Any]]
 
 TOLERANCE = 1e-6
 """The tables hold seven digits."""
+TIE_TOLERANCE = 1e-4
+"""The 0 of thresholds.csv is 0 but for rounding: a pixel whose logit is 0 may lie on its other
+side."""
 COUNTS = ("tp", "fp", "fn")
+GAIN = ("lovasz_hinge", "cross_entropy")
+"""The `gain` of gallery.json is an image's IoU under the first loss minus that under the second."""
 
 
 def table_problem(table: Columns) -> tuple[int, str] | None:
@@ -57,6 +62,25 @@ def result_problem(result: Json, table: Columns) -> str | None:
     for key, value in expected.items():
         if not abs(result[key] - value) <= TOLERANCE:
             return f"{key}: {result[key]:.7g}, but images.csv beside it gives {value:.7g}"
+    return None
+
+
+def curve_problem(curve: Columns, table: Columns) -> str | None:
+    """A cell's thresholds.csv in itself, and against its images.csv."""
+    threshold, here = curve["threshold"], table["has_category"] == 1
+    if (np.diff(threshold) <= 0).any():
+        return "threshold: not in ascending order"
+    if (np.diff(curve["absent"]) < 0).any():
+        return "absent: lower at a higher threshold"
+    if (curve["present"] > _mean(table["oracle_iou"][here]) + TOLERANCE).any():
+        return "present: above the mean of oracle_iou in images.csv beside it"
+    zero = np.flatnonzero(np.abs(threshold) < 1e-9)
+    if not len(zero):
+        return "threshold: there is no 0"
+    for key, rows in (("present", here), ("absent", ~here)):
+        there, value = curve[key][zero[0]], _mean(table["iou"][rows])
+        if not abs(there - value) <= TIE_TOLERANCE:
+            return f"{key}: {there:.7g} at 0, but images.csv beside it gives {value:.7g}"
     return None
 
 
@@ -107,15 +131,36 @@ def truth_problem(images: pd.DataFrame) -> list[Any] | None:
 
 
 def gallery_problem(shown: Sequence[Json], images: pd.DataFrame) -> str | None:
-    """The IoUs of gallery.json against the tables. images: as in `Records`."""
+    """The IoUs and gains of gallery.json against the tables. images: as in `Records`."""
     rows = images[images["id"].isin([entry["id"] for entry in shown])]
-    keys = ["category", "loss", "fold", "seed", "id"]
+    keys = ["category", "fold", "id", "seed", "loss"]
     iou = dict(zip(rows[keys].itertuples(index=False, name=None), rows["iou"], strict=True))
+    seeds = rows["seed"].unique().tolist()
     for place, entry in enumerate(shown):
-        for loss, value in entry["iou"].items():
-            key = (entry["category"], loss, entry["fold"], entry["seed"], entry["id"])
-            if key in iou and abs(iou[key] - value) > TOLERANCE:
-                return f"images[{place}].iou.{loss}: {value:.7g}, images.csv has {iou[key]:.7g}"
+        image = (entry["category"], entry["fold"], entry["id"])
+        given = {
+            f"iou.{loss}": (value, iou.get((*image, entry["seed"], loss)))
+            for loss, value in entry["iou"].items()
+        }
+        pairs = [[iou.get((*image, seed, loss)) for loss in GAIN] for seed in seeds]
+        gains = [a - b for a, b in pairs if a is not None and b is not None]
+        given["gain"] = entry["gain"], statistics.fmean(gains) if gains else None
+        for key, (value, there) in given.items():
+            if there is None or abs(there - value) > TOLERANCE:
+                has = "no such image" if there is None else f"{there:.7g}"
+                return f"images[{place}].{key}: {value:.7g}, images.csv has {has}"
+    return None
+
+
+def base_problem(base: Json, fold: int, digest: str) -> str | None:
+    """A base network's result.json in itself, and against its folder and the study's hash."""
+    if base["fold"] != fold:
+        return f"fold: {base['fold']}, but it lies in the folder of {fold}"
+    if base["hash"] != digest:
+        return f"hash: {base['hash']}, but study.json has {digest}"
+    mean = statistics.fmean(base["iou"].values())
+    if abs(base["miou"] - mean) > TOLERANCE:
+        return f"miou: {base['miou']:.7g}, but the mean of iou is {mean:.7g}"
     return None
 
 
@@ -147,13 +192,10 @@ def tuning_problem(
         categories: those that it was made for; None: all that were tried. A rate that was not
             tried on all of them cannot be chosen, nor one that diverged on any.
     """
-    if lacking := [place for place, t in enumerate(tuned["trials"]) if measure not in t]:
-        return f"trials[{lacking[0]}]: there is no {measure}"
+    if wrong := entry_problem(tuned, measure):
+        return wrong
     if tuned["lr"] is None:
         return None
-    for key in ("steps", measure, "at_edge"):
-        if key not in tuned:
-            return f"{key}: missing beside lr"
     trials = tuned["trials"]
     means = trial_means(trials, categories or [trial["category"] for trial in trials], measure)
     chosen = (tuned["lr"], tuned["steps"])
@@ -166,7 +208,26 @@ def tuning_problem(
         return f"{said} is not the choice that the trials give"
     if abs(means[chosen] - tuned[measure]) > TOLERANCE:
         return f"{measure}: {tuned[measure]:.7g}, but the trials give {means[chosen]:.7g}"
+    if tuned["at_edge"] != at_edge(tuned["lr"], trials):
+        return f"at_edge: {tuned['at_edge']}, but the trials give {not tuned['at_edge']}"
     return None
+
+
+def entry_problem(tuned: Json, measure: str) -> str | None:
+    """What an entry of tuning.json lacks, which holds a choice or not."""
+    if lacking := [place for place, t in enumerate(tuned["trials"]) if measure not in t]:
+        return f"trials[{lacking[0]}]: there is no {measure}"
+    if tuned["lr"] is not None:
+        for key in ("steps", measure, "at_edge"):
+            if key not in tuned:
+                return f"{key}: missing beside lr"
+    return None
+
+
+def at_edge(lr: float, trials: Sequence[Json]) -> bool:
+    """Whether a rate is the lowest or the highest that was tried."""
+    tried = [trial["lr"] for trial in trials]
+    return lr in (min(tried), max(tried))
 
 
 def choice_problem(result: Json, tuned: Json) -> str | None:
@@ -175,6 +236,10 @@ def choice_problem(result: Json, tuned: Json) -> str | None:
         if tuned["lr"] is not None and result[key] != tuned[key]:
             return f"{key}: {result[key]:g}, but tuning.json has {tuned[key]:g}"
     return None
+
+
+def _mean(values: NDArray[Any]) -> float:
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def _iou(table: Columns, prefix: str) -> NDArray[np.float64]:

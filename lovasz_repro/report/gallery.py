@@ -24,12 +24,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from lovasz_repro.analysis.claims import LOVASZ
-from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import sha256, write_bytes, write_json
 from lovasz_repro.records import Cell, Json, Records, load
+from lovasz_repro.records.agreement import GAIN
 from lovasz_repro.report.style import style
 
 MASK_SIDE = 160  # of the canvas in predictions.npz
@@ -72,10 +71,8 @@ def choose(images: pd.DataFrame, category: str) -> list[Json]:
     """
     rows = images[(images["category"] == category) & (images["has_category"] == 1)]
     keys = ["fold", "id", "seed"]
-    iou = rows.pivot_table(index=keys, columns="loss", values="iou").reindex(
-        columns=[LOVASZ, REFERENCE]
-    )
-    gains = (iou[LOVASZ] - iou[REFERENCE]).dropna().rename("gain").reset_index()
+    iou = rows.pivot_table(index=keys, columns="loss", values="iou").reindex(columns=list(GAIN))
+    gains = (iou[GAIN[0]] - iou[GAIN[1]]).dropna().rename("gain").reset_index()
     if gains.empty:
         return []
     by_image = gains.groupby(["fold", "id"], as_index=False).agg(

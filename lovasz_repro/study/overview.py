@@ -18,7 +18,7 @@ def write_overview(runs: Path) -> None:
     """
     folder = runs / "tensorboard" / "overview"
     shutil.rmtree(folder, ignore_errors=True)  # events are only ever appended
-    records = load(runs)
+    records = load(runs, gallery=False)
     if records.curves.empty:
         return
     measure, name = ("miou", "mIoU") if records.multiclass else ("image_iou", "image-IoU")

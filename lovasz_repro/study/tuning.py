@@ -19,7 +19,7 @@ from lovasz_repro import files, schema
 from lovasz_repro.config import Experiment, Tuning
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Json
-from lovasz_repro.records.agreement import trial_means
+from lovasz_repro.records.agreement import at_edge, entry_problem, trial_means
 from lovasz_repro.study.cell import Choice, Setting
 from lovasz_repro.study.devices import on_all
 from lovasz_repro.study.launch import Workers
@@ -70,9 +70,17 @@ def chosen(
 
 
 def read(workspace: Workspace) -> Json:
-    """tuning.json, empty where it is not there yet."""
+    """tuning.json, empty where it is not there yet.
+
+    Raises: UserError naming what it lacks.
+    """
     path = workspace.folder / FILE
-    return files.read_json(path, schema.Tuning) if path.exists() else {}
+    tuned = files.read_json(path, schema.Tuning) if path.exists() else {}
+    for fold, entries in tuned.items():
+        for loss, entry in entries.items():
+            if wrong := entry_problem(entry, workspace.config.measure):
+                raise UserError(f"{path}: {fold}.{loss}.{wrong}; delete it to make it again")
+    return tuned
 
 
 def tune(workspace: Workspace, workers: Workers) -> None:
@@ -99,8 +107,10 @@ def tune(workspace: Workspace, workers: Workers) -> None:
     for fold in config.cells.folds:
         for loss in config.cells.losses:
             entry = tried[f"fold{fold}"][loss]
+            before = entry["lr"]
             entry |= _choice(workspace, fold, loss, entry["trials"])
             note = ", the edge of what was tried" if entry["at_edge"] else ""
+            note += f" (before: {before:g})" if before not in (None, entry["lr"]) else ""
             console.print(
                 f"fold {fold} · {loss}: learning rate {entry['lr']:g}{note}, {entry['steps']} steps"
             )
@@ -197,7 +207,7 @@ def _choice(workspace: Workspace, fold: int, loss: str, trials: list[Json]) -> J
         "lr": best[0],
         "steps": best[1],
         config.measure: scores[best],
-        "at_edge": best[0] in (rates[0], rates[-1]),
+        "at_edge": at_edge(best[0], trials),
     }
 
 

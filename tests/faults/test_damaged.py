@@ -210,6 +210,7 @@ def test_escaping_archive(
 )  # fmt: skip
 def test_html_in_records(run: Commands, finished: Path, tmp_path: Path) -> None:
     runs = shutil.copytree(finished, tmp_path / "demo")
+    shutil.rmtree(runs / "gallery")  # it shows what the cell said
     cell = next((runs / "cells").rglob("result.json"))
     cell.unlink()
     hostile = "<script>alert(1)</script>"

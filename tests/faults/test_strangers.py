@@ -161,7 +161,31 @@ def at(name: str, *keys: str | int, value: Any) -> Callable[[Path], None]:
     return lambda runs: rewrite(runs / name, put(*keys, value=value))
 
 
+def other_edge(runs: Path) -> None:
+    edge = read_json(runs / "tuning.json")["fold0"]["hinge"]["at_edge"]
+    rewrite(runs / "tuning.json", put("fold0", "hinge", "at_edge", value=not edge))
+
+
+def other_curve(column: str, rows: int | slice, value: float) -> Callable[[Path], None]:
+    """Row 16 is that of threshold 0."""
+
+    def edit(table: pd.DataFrame) -> None:
+        table.loc[rows, column] = value
+
+    return lambda runs: retable(runs / CELL, edit, "thresholds.csv")
+
+
+def twice(table: pd.DataFrame) -> None:
+    table.loc[1] = table.loc[0]
+
+
+def another(table: pd.DataFrame) -> None:
+    table.loc[0, "id"] = "2007_000999"
+
+
 HINGE = ("fold0", "hinge")
+BASE = "base/fold0/result.json"
+CURVE = f"{CELL}/thresholds.csv"
 EDITED: list[tuple[str, str, Callable[[Path], None]]] = [
     ("image_iou: 0.9, but images.csv", RESULT, at(RESULT, "image_iou", value=0.9)),
     ("tuned_image_iou: 0.9", RESULT, at(RESULT, "tuned_image_iou", value=0.9)),
@@ -177,6 +201,27 @@ EDITED: list[tuple[str, str, Callable[[Path], None]]] = [
     ("tp + fn of 2007_000000 is not that", "images.csv", lambda r: retable(r / CELL, more_pixels)),
     ("images[0].iou.hinge: 0.5, images.csv has", GALLERY,
      at(GALLERY, "images", 0, "iou", "hinge", value=0.5)),
+    ("images[0].gain: 0.5, images.csv has", GALLERY, at(GALLERY, "images", 0, "gain", value=0.5)),
+    *(
+        ("images.csv has no such image", GALLERY, at(GALLERY, "images", 0, key, value=value))
+        for key, value in (("id", "2007_000999"), ("fold", 1), ("seed", 1), ("category", "cow"))
+    ),
+    ("images[0].iou.mixed: 0.9, images.csv has no such image", GALLERY,
+     at(GALLERY, "images", 0, "iou", "mixed", value=0.9)),
+    ("fold: 1, but it lies in the folder of 0", BASE, at(BASE, "fold", value=1)),
+    ("hash: abc, but study.json has", BASE, at(BASE, "hash", value="abc")),
+    ("miou: 0.9, but the mean of iou is", BASE, at(BASE, "miou", value=0.9)),
+    ("base: abababab", "result.json", at(BASE, "sha256", value="cd" * 32)),
+    ("base: cdcdcdcd", RESULT, at(RESULT, "base", value="cd" * 32)),
+    ("fold0.hinge.at_edge:", "tuning.json", other_edge),
+    ("present: 0.1 at 0, but images.csv beside it gives", CURVE, other_curve("present", 16, 0.1)),
+    ("absent: 0 at 0, but images.csv beside it gives", CURVE, other_curve("absent", slice(16), 0.0)),
+    ("absent: lower at a higher threshold", CURVE, other_curve("absent", 3, 1.0)),
+    ("present: above the mean of oracle_iou", CURVE, other_curve("present", 3, 1.0)),
+    ("threshold: not in ascending order", CURVE, other_curve("threshold", 3, -9.0)),
+    ("threshold: there is no 0", CURVE, other_curve("threshold", 16, 0.1)),
+    ("id: 2007_000000 is there twice", "images.csv", lambda r: retable(r / CELL, twice)),
+    ("id: not the images of another cell", "images.csv", lambda r: retable(r / CELL, another)),
 ]  # fmt: skip
 
 

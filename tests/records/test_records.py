@@ -12,12 +12,12 @@ import pytest
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import atomic, sha256, write_bytes, write_json, write_table
 from lovasz_repro.records import CURVE_COLUMNS, IMAGE_COLUMNS, Cell, Grid, load
+from lovasz_repro.report.gallery import choose
 from tests.helpers.synthetic import HASH, write_study
 
 CELL = Cell("bird", "hinge", 0, 0)
 SHOWN = {
-    **{"category": "bird", "id": "other", "rule": "median", "fold": 0, "seed": 0},
-    **{"gain": 0.1, "width": 200, "height": 150, "iou": {"hinge": 0.5}},
+    **{"width": 200, "height": 150},
     **{"image": "a.jpg", "truth": "b.png", "outline": "c.png", "overlays": {"hinge": "d.png"}},
 }
 GRID = Grid(("bird", "cat"), ("cross_entropy", "hinge"), (0,), (0, 1))
@@ -86,11 +86,17 @@ def test_losses_are_innermost_in_the_grid() -> None:
     assert len(set(cells)) == 8
 
 
-def test_a_zip_is_read_as_its_folder(runs: Path) -> None:
-    write_json(runs / "gallery/gallery.json", {"images": [SHOWN]})
+def test_a_zip_is_read_as_its_folder(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_study(runs, categories=GRID.categories, losses=[*GRID.losses, "lovasz_hinge"])
     (runs / GRID.cells()[-1].path / "result.json").unlink()
+    images = load(runs).images.set_index(["category", "loss", "fold", "seed", "id"])
+    (chosen, *_) = choose(images.reset_index(), "bird")
+    place = ("bird", "hinge", chosen["fold"], chosen["seed"], chosen["id"])
+    shown = {**SHOWN, **chosen, "iou": {"hinge": images["iou"][place]}}
+    write_json(runs / "gallery/gallery.json", {"images": [shown]})
     folder, archive = load(runs), load(zipped(runs))
-    assert folder.gallery == [SHOWN]
+    assert folder.gallery == [shown]
     for name, value in vars(folder).items():
         if isinstance(value, pd.DataFrame):
             pd.testing.assert_frame_equal(value, vars(archive)[name], check_exact=True)

@@ -31,7 +31,7 @@ from lovasz_repro.report import drawing
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.document import percent, signed
 from lovasz_repro.report.examples import COLORS, difference
-from lovasz_repro.report.gallery import _tint, write_gallery
+from lovasz_repro.report.gallery import _tint, choose, write_gallery
 from lovasz_repro.report.readme import _weight
 from lovasz_repro.report.sections import SHIPPED, Study, curve_table
 from lovasz_repro.report.style import style
@@ -394,11 +394,18 @@ class TestIncomplete:
         tuning = read_json(runs / "tuning.json")
         for fold in tuning.values():
             for entry in fold.values():
-                entry["at_edge"] = False
+                worse = [
+                    {**trial, "lr": lr, "image_iou": 0.0}
+                    for lr in (1e-5, 1.0)
+                    for trial in entry["trials"][:3]
+                ]
+                entry |= {"at_edge": False, "trials": [*entry["trials"], *worse]}
         loss = next(loss for loss, entry in tuning["fold1"].items() if entry["lr"] != 0.03)
         trial = next(t for t in tuning["fold1"][loss]["trials"] if t["lr"] == 0.03)
         trial["image_iou"] = None  # one of three categories
-        tuning["fold0"]["mixed"]["at_edge"] = True
+        mixed = tuning["fold0"]["mixed"]
+        best = [trial for trial in mixed["trials"] if trial["lr"] <= mixed["lr"]]
+        mixed |= {"at_edge": True, "trials": best}
         write_json(runs / "tuning.json", tuning)
         text = text_of(runs)
         assert re.findall(r"^\| (.*) \| (\d) \|.*\| diverged \|$", text, re.MULTILINE) == [
@@ -473,9 +480,10 @@ class TestIncomplete:
 
     def test_a_gallery_picture_that_is_not_there(self, tmp_path: Path, undrawn: None) -> None:
         names = {"image": "a.jpg", "truth": "t.png", "outline": "o.png"}
-        entry = {"category": "bird", "id": "1", "rule": "median", "fold": 0, "seed": 0, "gain": 0.1}
+        runs = self.study(tmp_path)
+        entry = choose(load(runs).images, CATEGORIES[0])[0]
         entry |= {"width": 4, "height": 3, "overlays": {}, "iou": {}} | names
-        runs = self.study(tmp_path, gallery=[entry])
+        write_json(runs / "gallery/gallery.json", {"images": [entry]})
         with pytest.raises(UserError, match=r"gallery/a\.jpg"):
             report.write_report(runs, tmp_path / "out")
 
