@@ -313,6 +313,9 @@ DDP = ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_fal
 """Strategies that leave the whole network in each process, as everything after a training needs."""
 
 
+NUMERIC = ("precision", "devices")
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Where and how it runs.
@@ -370,7 +373,7 @@ class Runtime:
 
     def numeric(self) -> dict[str, Any]:
         """What changes a number beyond its last digits."""
-        return {"precision": self.precision, "devices": self.devices}
+        return {key: getattr(self, key) for key in NUMERIC}
 
 
 @dataclass(frozen=True)
@@ -525,26 +528,39 @@ class Experiment:
         Args:
             data: what `study.json` says of the lists and weights.
         """
-        config = asdict(self)
-        optim = {key: value for key, value in config["optim"].items() if key not in ("lr", "steps")}
-        for key in ("root", "cache"):
-            del config["data"][key]
-        if self.data.classes == list(CATEGORIES):  # records from before there were others
-            del config["data"]["classes"]
-        del config["network"]["weights"]  # its content is in `data`
-        used = {
-            "data": config["data"],
-            "network": config["network"],
-            "base": config["base"],
-            "optim": optim,
-            "holdout": [self.tuning.holdout, self.tuning.holdout_list],
-            "runtime": self.runtime.numeric(),
-        }
-        if self.multiclass:  # the binary study was first, without a name for its task
-            used["task"] = self.task
-        text = json.dumps([NUMERICS_VERSION, used, data], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return settings_digest(asdict(self), data)
 
 
 NUMERICS_VERSION = 2
 """Raised by hand when a change of the code changes a number in the records, beyond rounding."""
+
+
+def settings_digest(
+    config: dict[str, Any], data: dict[str, Any], version: int = NUMERICS_VERSION
+) -> str:
+    """`Experiment.digest` of a configuration's values, all or those that `study.json` has."""
+
+    def group(name: str, *left_out: str) -> dict[str, Any]:
+        return {key: item for key, item in config.get(name, {}).items() if key not in left_out}
+
+    classes = config.get("data", {}).get("classes")
+    default = ["classes"] if classes == list(CATEGORIES) else []  # older records have none
+    tuning, runtime = group("tuning"), group("runtime")
+    used: dict[str, Any] = {
+        "data": group("data", "root", "cache", *default),
+        "network": group("network", "weights"),  # its content is in `data`
+        "base": group("base"),
+        "optim": group("optim", "lr", "steps"),
+        "holdout": [tuning.get("holdout"), tuning.get("holdout_list")],
+        "runtime": {key: runtime.get(key) for key in NUMERIC},
+    }
+    if (task := config.get("task", "binary")) != "binary":  # which was first, without a name
+        used["task"] = task
+    # The images' content is compared apart: records of a report can be gone on with where the same
+    # images are.
+    lists = {
+        name: {key: value for key, value in entry.items() if key != "content"}
+        for name, entry in data.get("lists", {}).items()
+    }
+    text = json.dumps([version, used, {**data, "lists": lists}], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

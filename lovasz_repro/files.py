@@ -30,9 +30,9 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises: OSError naming `path` where it cannot be written.
     """
     # Machines that share the folder may have a process of this number each. The suffix is kept
-    # because np.savez and PIL choose their format by it.
+    # because np.savez and PIL choose their format by it. The whole name has a limit.
     own = f"{socket.gethostname()}-{os.getpid()}"
-    temporary = path.with_name(f".{path.stem}.{own}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:30]}.{own}.part{path.suffix}")
     with about(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -89,12 +89,18 @@ def _dumped(value: Mapping[str, Any]) -> bytes:
 def read_json(path: Path, kind: Any = None) -> Json:
     """Raises: UserError naming the file where it is missing or not as `parse_json` wants it."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise UserError(f"{path}: cannot be read (not a file)")
-        content = path.read_bytes()
+        content = regular(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     return parse_json(content, path, kind)
+
+
+def regular(path: Path) -> Path:
+    """The path itself. Raises: UserError where it is a pipe, which would be waited for, a folder or
+    a device."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: cannot be read (not a file)")
+    return path
 
 
 def parse_json(content: bytes, path: Path, kind: Any = None) -> Json:

@@ -6,6 +6,7 @@ key; a key that they do not know is left alone, so that a newer record can be re
 
 from __future__ import annotations
 
+import datetime
 import re
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -38,6 +39,7 @@ def without_batch(loss: str) -> str:
 Text = Annotated[str, Meta(max_length=100_000)]
 Hash = Annotated[str, Meta(pattern=r"\A[0-9a-f]{1,64}\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Date = Annotated[datetime.datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Side = Annotated[int, Meta(ge=1, le=10_000)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -86,6 +88,7 @@ class ConfigOf(TypedDict):
     data: NotRequired[ImagesOf]
     network: NotRequired[Json]
     base: NotRequired[Json]
+    runtime: NotRequired[Json]
     optim: NotRequired[OptimOf]
     tuning: NotRequired[TuningOf]
     cells: NotRequired[CellsOf]
@@ -97,9 +100,9 @@ class Study(TypedDict):
     experiment: Name
     hash: Hash
     grid: GridOf
+    config: ConfigOf
+    data: DataOf
     generated: NotRequired[bool]
-    config: NotRequired[ConfigOf]
-    data: NotRequired[DataOf]
 
 
 class SumsOf(TypedDict):
@@ -118,8 +121,8 @@ class Earlier(TypedDict):
     """A commit that made a part of the cells."""
 
     commit: NotRequired[Text | None]
-    started: NotRequired[Text]
-    finished: NotRequired[Text]
+    started: NotRequired[Date]
+    finished: NotRequired[Date]
     seconds: NotRequired[Amount]
 
 
@@ -138,8 +141,8 @@ class Machine(TypedDict):
     processor: NotRequired[Text]
     cores: NotRequired[Count | None]
     device: NotRequired[Text]
-    started: NotRequired[Text]
-    finished: NotRequired[Text]
+    started: NotRequired[Date]
+    finished: NotRequired[Date]
     seconds: NotRequired[Amount]
 
 

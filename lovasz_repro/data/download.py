@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from lovasz_repro.errors import DISK, UserError
-from lovasz_repro.files import about
+from lovasz_repro.files import about, regular
 
 TIMEOUT_SECONDS = 60
 CHUNK_BYTES = 1 << 20
@@ -39,7 +39,7 @@ class Download:
         return self._matches(self.path)
 
     def _matches(self, path: Path) -> bool:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             found = hashlib.file_digest(
                 file, lambda: ALGORITHMS[self.algorithm](usedforsecurity=False)
             )

@@ -51,6 +51,8 @@ class _Files(IndexDataCacheFile):
 
 
 def _check(path: Path) -> None:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path} is not a file")
     with contextlib.suppress(FileNotFoundError):
         content = path.read_bytes()
         if hashlib.sha256(content[:-DIGEST_BYTES]).digest() != content[-DIGEST_BYTES:]:

@@ -24,7 +24,7 @@ from torch.hub import HASH_REGEX
 
 from lovasz_repro.data.download import Download
 from lovasz_repro.errors import UserError
-from lovasz_repro.files import atomic
+from lovasz_repro.files import atomic, regular
 
 DEEPLAB_URL = (
     "https://github.com/google-coral/test_data/raw/master/deeplabv3_mnv2_pascal_quant.tflite"
@@ -94,6 +94,7 @@ def _get_deeplab(path: Path, console: Console) -> None:
 
 def _check(path: Path, expected: str) -> None:
     """Raises: UserError where the file is no state dict, or one of other tensors."""
+    regular(path)
     try:
         found = contents_digest(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds for a file that is not a state dict

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 from lovasz_repro.errors import UserError
+from lovasz_repro.files import regular
 
 FILE_BYTES = 32 << 20
 """Of one file. The largest, an images.csv of VOC's 1,449 val images, takes 0.3 MB."""
@@ -71,10 +72,13 @@ def _unpack(archive: Path) -> dict[str, bytes]:
     """All files of an archive, each checked against the sum that the archive keeps of it."""
     name = ""
     try:
-        with zipfile.ZipFile(archive) as file:
+        with zipfile.ZipFile(regular(archive)) as file:
             members = file.infolist()
             size = 0
             for member in members:
+                if not member.filename.isprintable():
+                    said = repr(member.filename[:200])
+                    raise UserError(f"{archive}: a file in it cannot be called {said}")
                 name = member.filename
                 size += member.file_size
                 if member.file_size > FILE_BYTES or size > ALL_BYTES:
@@ -110,4 +114,5 @@ def _unpack(archive: Path) -> dict[str, bytes]:
 
 def _damaged(archive: Path, name: str, error: Exception) -> UserError:
     where = archive / name if name else archive
-    return UserError(f"{where}: damaged ({type(error).__name__}: {error}); get the archive anew")
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return UserError(f"{where}: damaged ({said}); get the archive anew")

@@ -26,7 +26,7 @@ from PIL import Image
 
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
-from lovasz_repro.files import sha256, write_bytes, write_json
+from lovasz_repro.files import regular, sha256, write_bytes, write_json
 from lovasz_repro.records import Cell, Json, Records, load
 from lovasz_repro.records.agreement import GAIN
 from lovasz_repro.report.style import style
@@ -145,7 +145,9 @@ def _image_iou(images: pd.DataFrame, cell: Cell, image_id: str) -> float:
 def _prediction(path: Path, image_id: str) -> Mask:
     """`(MASK_SIDE, MASK_SIDE)`: the foreground of one val image, at the top left of its canvas."""
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as arrays:  # which closes a damaged file
+        with np.load(
+            io.BytesIO(regular(path).read_bytes())
+        ) as arrays:  # which closes a damaged file
             ids, masks = arrays["ids"], arrays["masks"]
         rows = np.flatnonzero(ids == image_id)
         if not rows.size:

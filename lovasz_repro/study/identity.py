@@ -72,12 +72,16 @@ def _continued(machine: Json, there: Json) -> Json:
 
 def close_run(workspace: Workspace) -> None:
     """Note in `machine.json` when the study was complete."""
-    machine = read_json(workspace.folder / "machine.json")
+    path = workspace.folder / "machine.json"
+    machine = read_json(path, schema.Machine)
     finished = datetime.datetime.now(datetime.UTC)
-    seconds = (finished - datetime.datetime.fromisoformat(machine["started"])).total_seconds()
+    if "started" not in machine:
+        raise UserError(f"{path}: there is no started; delete it and run the study again")
+    started = datetime.datetime.fromisoformat(machine["started"].upper())
+    seconds = (finished - started).total_seconds()
     seconds = max(round(seconds), 0)  # a clock may have been set back
     machine |= {"finished": finished.isoformat(timespec="seconds"), "seconds": seconds}
-    write_json(workspace.folder / "machine.json", machine)
+    write_json(path, machine)
 
 
 def _grid(cells: Sequence[Cell], earlier: Json | None = None) -> Json:

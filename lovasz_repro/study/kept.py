@@ -9,7 +9,9 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
+import msgspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse
@@ -17,8 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lovasz_repro import files, schema
-from lovasz_repro.config import Network
-from lovasz_repro.data.voc import CATEGORIES
+from lovasz_repro.config import NUMERICS_VERSION, Data, Network, Runtime, settings_digest
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import sha256
 from lovasz_repro.models.deeplab import DeepLab, build, state_digest
@@ -59,6 +60,18 @@ def drop_others(run: Path, category: str, digest: str) -> None:
             path.unlink(missing_ok=True)
 
 
+class Settings(TypedDict):
+    """What `study.json` says of how a cell's network is made and fed."""
+
+    network: Network
+    data: Data
+    runtime: Runtime
+
+
+class Config(TypedDict):
+    config: Settings
+
+
 @dataclass(frozen=True)
 class Trained:
     """A cell's network, ready to predict.
@@ -66,13 +79,13 @@ class Trained:
     Attributes:
         network: normalised canvases (B, 3, S, S) -> logits (B, 1, h, w) on the grid.
         base: the base network; its `mean`, `std` and `stride` are those of the input and the grid.
-        config: of the experiment, as `study.json` has it.
+        settings: of the experiment, as `study.json` has them.
         result: the cell's `result.json`. label: the category's in the masks.
     """
 
     network: nn.Module
     base: DeepLab
-    config: Json
+    settings: Settings
     result: Json
     label: int
 
@@ -90,15 +103,16 @@ def load_cell(folder: Path) -> Trained:
         raise UserError(f"--cell: {folder} is not the folder of a finished cell (no result.json)")
     run = folder.parents[3]
     study = files.read_json(run / "study.json", schema.Study)
-    config: Json = study["config"]
-    if config.get("task") == "multiclass":
+    if study["config"].get("task") == "multiclass":
         raise UserError(f"{folder}: a multi-class cell keeps no weights to predict with")
+    settings = _settings(run / "study.json", study)
     result = files.read_json(folder / "result.json", schema.Result)
     here = Cell(*(result[key] for key in ("category", "loss", "fold", "seed")))
     if run / here.path != folder or result["hash"] != study["hash"]:
         raise UserError(f"{folder}: result.json is of another cell, {here}, or of another study")
-    network = Network(**_tuples(config["network"]) | {"weights": "of the base"})
-    classes = config["data"].get("classes", list(CATEGORIES))
+    network, classes = settings["network"], settings["data"].classes
+    if here.category not in classes:
+        raise UserError(f"{folder / 'result.json'}: category: study.json has no {here.category}")
     base, digest = stored_base(run / "base" / f"fold{result['fold']}", network, len(classes) + 1)
     if digest != result["base"]:
         raise UserError(f"{folder}: trained from another base network than the one in {run}/base")
@@ -108,7 +122,26 @@ def load_cell(folder: Path) -> Trained:
     if result["loss"] != UNTRAINED:
         _load(trained, folder, result, study["experiment"])
     whole = trained if frozen is None else _Behind(frozen, trained)
-    return Trained(whole.eval(), base, config, result, label)
+    return Trained(whole.eval(), base, settings, result, label)
+
+
+def _settings(path: Path, study: Json) -> Settings:
+    """The settings in study.json. Raises: UserError naming a key of another kind, or the hash where
+    any other value was edited."""
+    config = study["config"]
+    # The network's weights are those of the base.
+    network = {**config.get("network", {}), "weights": "of the base"}
+    there = {"config": {**config, "network": network}}
+    try:
+        if wrong := schema.problem(there, Config):
+            raise UserError(wrong)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    versions = range(1, NUMERICS_VERSION + 1)
+    if study["hash"] not in [settings_digest(config, study["data"], v) for v in versions]:
+        raise UserError(f"{path}: hash: not that of its config and data, which were edited")
+    settings: Settings = msgspec.convert(there, Config)["config"]
+    return settings
 
 
 def stored_base(folder: Path, network: Network, labels: int) -> tuple[DeepLab, str]:
@@ -116,8 +149,8 @@ def stored_base(folder: Path, network: Network, labels: int) -> tuple[DeepLab, s
 
     Raises: UserError where it is missing, damaged or not the one that `result.json` describes.
     """
+    file = files.regular(folder / "network.pt")
     base = build(network, labels=labels, pretrained=False)
-    file = folder / "network.pt"
     try:
         base.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -132,13 +165,14 @@ def stored_base(folder: Path, network: Network, labels: int) -> tuple[DeepLab, s
             f"{file}: not the network that result.json beside it describes; delete {folder} to "
             "have it made again"
         )
+    _check_finite(base, file)
     base.freeze_batchnorm = True  # the cells fine-tune with the base's statistics
     return base.eval(), digest
 
 
 def _load(network: nn.Module, folder: Path, result: Json, experiment: str) -> None:
-    path = folder / FILE
-    if not path.is_file():
+    path = files.regular(folder / FILE)
+    if not path.exists():
         cell = {key: str(result[key]) for key in ("category", "loss", "fold", "seed")}
         options = " ".join(f"--{key} {shlex.quote(value)}" for key, value in cell.items())
         raise UserError(
@@ -151,7 +185,15 @@ def _load(network: nn.Module, folder: Path, result: Json, experiment: str) -> No
     try:
         network.load_state_dict(parse(content))
     except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path}: does not fit the network ({error})") from error
+        said = " ".join(str(error).split())
+        raise UserError(f"{path}: does not fit the network ({said})") from error
+    _check_finite(network, path)
+
+
+def _check_finite(network: nn.Module, path: Path) -> None:
+    for name, value in network.state_dict().items():
+        if not value.isfinite().all():
+            raise UserError(f"{path}: {name} is not finite")
 
 
 class _Behind(nn.Module):
@@ -167,8 +209,3 @@ class _Behind(nn.Module):
         features = self.frozen(images.contiguous(memory_format=torch.channels_last))
         logits: Tensor = self.trained(features.half().float())
         return logits
-
-
-def _tuples(values: Json) -> Json:
-    """What JSON gave back as lists is tuples in the configuration of a network."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

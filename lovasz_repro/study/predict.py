@@ -83,7 +83,7 @@ def predict(
     loader = DataLoader(
         Canvases(paths, trained), batch_size=batch, collate_fn=lambda rows: _batch(rows, trained)
     )
-    precision = trained.config["runtime"]["precision"]
+    precision = trained.settings["runtime"].precision
     run(module, loader, Runtime(device=_device(device), precision=precision), Writer(paths, wanted))
     return len(paths)
 
@@ -134,7 +134,7 @@ class Canvases(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __init__(self, paths: Sequence[Path], trained: Trained) -> None:
         self.paths = paths
-        self.size: int = trained.config["data"]["image_size"]
+        self.size: int = trained.settings["data"].image_size
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -130,13 +130,8 @@ class Workspace:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the settings. Without the images' content, which `open_run` compares apart:
-        records of a report can be gone on with where the same images are."""
-        lists = {
-            name: {key: value for key, value in entry.items() if key != "content"}
-            for name, entry in self.data["lists"].items()
-        }
-        return self.config.digest({**self.data, "lists": lists})
+        """Hash of the settings. Without the images' content, which `open_run` compares."""
+        return self.config.digest(self.data)
 
     @cached_property
     def images(self) -> ImageCache:

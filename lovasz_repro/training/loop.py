@@ -187,7 +187,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises: ValueError where its bytes are others, and whatever torch raises.
     """
-    content = path.read_bytes()
+    content = files.regular(path).read_bytes()
     body, digest = content[:-_DIGEST], content[-_DIGEST:]
     if files.sha256(body).encode() != digest:
         raise ValueError(f"{path}: not the bytes that were written")

@@ -14,7 +14,8 @@ from tests.faults.harness import FAULTS, Fault
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- faults:begin -->\n", "<!-- faults:end -->\n"
 MODULES = (
-    "test_stopped", "test_damaged", "test_state", "test_strangers", "test_fuzz", "test_compiled",
+    "test_stopped", "test_damaged", "test_state", "test_strangers", "test_kept", "test_fuzz",
+    "test_compiled",
 )  # fmt: skip
 
 

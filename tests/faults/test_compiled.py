@@ -27,7 +27,7 @@ def hits():
     return sum(loop.total.stats.cache_hits.values())
 """
 DAMAGE = """
-import pathlib, random, sys
+import os, pathlib, random, sys
 assert hits() == 0 and hits() == 1
 chance = random.Random(0)
 for suffix in (".nbi", ".nbc"):
@@ -41,6 +41,9 @@ for suffix in (".nbi", ".nbc"):
         path.write_bytes(content if damage < 0 else content[:damage])
         assert hits() == 0, (suffix, damage)
         assert hits() == 1, (suffix, damage)
+    path.unlink()
+    os.mkfifo(path)
+    assert hits() == 0 and hits() == 1, suffix
 """
 
 
@@ -55,7 +58,8 @@ def run(code: str, folder: Path, cache: Path) -> None:
 
 
 @shows(
-    Fault("bits flipped in the kept machine code of the losses, or its files cut",
+    Fault("bits flipped in the kept machine code of the losses, its files cut, or a pipe in their "
+          "place",
           "nothing: what is damaged is compiled again", "nothing", "nothing to do"),
 )  # fmt: skip
 def test_compiled_loops_damaged(tmp_path: Path) -> None:

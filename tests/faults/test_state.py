@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,18 @@ import torch
 from PIL import Image
 
 from lovasz_repro.__main__ import main
+from lovasz_repro.config import Network
 from lovasz_repro.data import integrity
 from lovasz_repro.data.cache import ImageCache
 from lovasz_repro.data.integrity import check_cache, content_digest
 from lovasz_repro.data.voc import VOC
-from lovasz_repro.errors import UserError
+from lovasz_repro.errors import DISK, UserError
 from lovasz_repro.files import read_json, write_json
 from lovasz_repro.records import load
+from lovasz_repro.report.gallery import _prediction
 from lovasz_repro.study import cell as loop_of_cells
 from lovasz_repro.study import grid as study
+from lovasz_repro.study.kept import stored_base
 from lovasz_repro.study.predict import read as read_image
 from lovasz_repro.training import loop as training
 from lovasz_repro.training import segmenter
@@ -302,15 +306,34 @@ def test_deep_images(voc: VOC, tmp_path: Path, dtype: Any) -> None:
 
 
 @shows(
-    Fault("a named pipe in place of a record or of an image to predict",
-          "one line that names it", "nothing"),
+    Fault("a named pipe or a folder in place of a record, of `records.zip`, of a base network, of "
+          "kept weights or of an image to predict", "one line that names it", "nothing"),
+    Fault("a named pipe or a folder in place of `resume.ckpt`",
+          "“training starts over”, with the pipe's name; one line that names the folder",
+          "that training's steps so far", "delete the folder, then the same command"),
 )  # fmt: skip
-def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
-    path = tmp_path / "study.json"
-    os.mkfifo(path)
-    for read in (read_json, read_image):
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_pipes_are_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    readers: dict[str, Callable[[Path], Any]] = {
+        "study.json": read_json,
+        "image.jpg": read_image,
+        "records.zip": load,
+        "resume.ckpt": read_checkpoint,
+        "network.pt": lambda path: stored_base(path.parent, Network(), 21),
+        "predictions.npz": lambda path: _prediction(path, "an image"),
+    }
+    for name, read in readers.items():
+        make(path := tmp_path / name)
         with pytest.raises(UserError, match=rf"{path}: .*not a file"):
             read(path)
+    path = tmp_path / "resume.ckpt"
+    if path.is_dir():
+        with pytest.raises(OSError, match=str(path)) as error:
+            training._resumable(path, 0.5, 300, "base")
+        assert error.value.errno in DISK
+    else:
+        assert training._resumable(path, 0.5, 300, "base") is None
+        assert not path.exists()
 
 
 @shows(

@@ -92,11 +92,17 @@ RESULT = f"{CELL}/result.json"
 GALLERY = "gallery/gallery.json"
 NOT_OF_ITS_KIND = [
     ("study.json", drop("grid"), "there is no .*grid"),
+    ("study.json", drop("config"), "there is no config"),
+    ("study.json", drop("data"), "there is no data"),
+    ("study.json", put("config", value=[]), "config: expected object, got array"),
+    ("study.json", put("data", "lists", value=7), r"data\.lists: expected object, got int"),
     ("study.json", put("grid", "losses", value=["../../x"]), r"grid\.losses\[0\]: not a name"),
     ("study.json", put("grid", "folds", value=[0, 0]), r"grid\.folds: an entry is there twice"),
     ("study.json", put("grid", "seeds", value=list(range(10**6))), "grid: .*, more than"),
     ("study.json", put("experiment", value="<b>"), "experiment: not a name"),
     ("machine.json", put("seconds", value=-1), "seconds: expected float >= 0"),
+    ("machine.json", put("started", value="yesterday"), "started: invalid RFC3339"),
+    ("machine.json", put("started", value="2026-01-01T00:00:00"), "started: expected `?datetime"),
     ("tuning.json", put("fold0", "hinge", "trials", 0, "image_iou", value=1.5),
      r"fold0\.hinge\.trials\[0\]\.image_iou: expected float <= 1"),
     ("base/fold0/result.json", put("miou", value="much"), "miou: expected float, got str"),
@@ -215,7 +221,7 @@ EDITED: list[tuple[str, str, Callable[[Path], None]]] = [
     ("base: cdcdcdcd", RESULT, at(RESULT, "base", value="cd" * 32)),
     ("fold0.hinge.at_edge:", "tuning.json", other_edge),
     ("present: 0.1 at 0, but images.csv beside it gives", CURVE, other_curve("present", 16, 0.1)),
-    ("absent: 0 at 0, but images.csv beside it gives", CURVE, other_curve("absent", slice(16), 0.0)),
+    ("absent: 0 at 0, but images.csv beside it", CURVE, other_curve("absent", slice(16), 0.0)),
     ("absent: lower at a higher threshold", CURVE, other_curve("absent", 3, 1.0)),
     ("present: above the mean of oracle_iou", CURVE, other_curve("present", 3, 1.0)),
     ("threshold: not in ascending order", CURVE, other_curve("threshold", 3, -9.0)),
@@ -226,8 +232,8 @@ EDITED: list[tuple[str, str, Callable[[Path], None]]] = [
 
 
 @shows(
-    Fault("a score, rate or count edited in one record, its sums made right again",
-          "one line that names the file and the number, and what the others give", "nothing",
+    Fault("a score, rate, count, hash or image edited or made up in one record, its sums made right "
+          "again", "one line that names the file and the key, and what the others give", "nothing",
           "delete what it names, then the study"),
 )  # fmt: skip
 @pytest.mark.parametrize(("said", "name", "edit"), EDITED, ids=[said for said, *_ in EDITED])
@@ -302,6 +308,16 @@ def test_bomb(runs: Path, lies: bool) -> None:
     said = "study.json: damaged" if lies else "study.json: too large to be read"
     with pytest.raises(UserError, match=said):
         load(path)
+
+
+def test_a_name_of_two_lines(tmp_path: Path) -> None:
+    path = tmp_path / "records.zip"
+    path.write_bytes(pack({"study.json": b"{}", "cells/two\nlines": b""}))
+    with pytest.raises(
+        UserError, match=r"a file in it cannot be called 'cells/two\\nlines'"
+    ) as error:
+        load(path)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["study.json", f"{CELL}/cost.json"])

@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lovasz_repro.config import Base, Cells, Data, Experiment, Network, Optim, Runtime
-from lovasz_repro.files import sha256
+from lovasz_repro.files import sha256, write_json
+from lovasz_repro.records import TABLES, Cell
+from lovasz_repro.study.base import base_network
+from lovasz_repro.study.identity import open_run
+from lovasz_repro.study.kept import keep
+from lovasz_repro.study.launch import held
+from lovasz_repro.study.workspace import Workspace
 from tests.helpers.places import ROOT
 
 UNREPRODUCIBLE = {"machine.json", "cost.json", "owner.json", ".lock"}
@@ -59,3 +65,21 @@ def tiny(
         cells=Cells(["bird", "cat"], ["cross_entropy", "lovasz_hinge"], [0], [0]),
         runtime=Runtime(device="cpu", overlays=2),
     )  # fmt: skip
+
+
+def kept_cell(config: Experiment) -> Path:
+    """The folder of a cell with its weights: those of the base network, which is made here."""
+    workspace = Workspace(config)
+    cell = Cell("bird", "hinge", 0, 0)
+    with held(workspace.folder):
+        open_run(workspace, [cell])
+        base, digest = base_network(workspace, 0)
+    _, top = base.split(config.network.train, config.network.split)
+    folder = workspace.folder / cell.path
+    weights = keep(folder, top.binary(config.data.label(cell.category), config.network.score))
+    sums = dict.fromkeys(TABLES["binary"], "0" * 64)
+    result = {**vars(cell), "hash": workspace.digest, "base": digest, "lr": 0.02, "steps": 6}
+    result |= {"threshold": 0.0, "images": 1, "files": sums, "weights": weights}
+    result |= dict.fromkeys(("image_iou", "tuned_image_iou", "dataset_iou"), 0.5)
+    write_json(folder / "result.json", result)
+    return folder

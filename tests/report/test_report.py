@@ -408,7 +408,7 @@ class TestIncomplete:
         mixed |= {"at_edge": True, "trials": best}
         write_json(runs / "tuning.json", tuning)
         text = text_of(runs)
-        assert re.findall(r"^\| (.*) \| (\d) \|.*\| diverged \|$", text, re.MULTILINE) == [
+        assert re.findall(r"^\| (.*) \| (\d) \|.*\| diverged \|", text, re.MULTILINE) == [
             (style(loss).label, "1")
         ]
         assert "lies the rate of cross-entropy + Lovász (fold 0)." in text
