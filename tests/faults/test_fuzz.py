@@ -14,26 +14,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from lovasz_repro.data.cache import ImageCache
+from lovasz_repro.config import Experiment
+from lovasz_repro.data.cache import ImageCache, computed
 from lovasz_repro.data.shapes import generate
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
-from lovasz_repro.files import CHECKSUM, json_bytes
-from lovasz_repro.records import Cell, load
+from lovasz_repro.files import CHECKSUM, json_bytes, write_json
+from lovasz_repro.records import Cell, Grid, load, write_cell
+from lovasz_repro.records.agreement import label_scores
 from lovasz_repro.report import background, drawing, gallery, write_report
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.examples import gallery as pictures
+from lovasz_repro.schema import ALL_LABELS
 from lovasz_repro.study.base import base_network
-from lovasz_repro.study.identity import open_run
-from lovasz_repro.study.launch import held
+from lovasz_repro.study.kept import FILE, load_cell
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training import loop as training
 from tests.faults.harness import Fault, shows
 from tests.helpers import photographs, synthetic
-from tests.helpers.studies import tiny
+from tests.helpers.studies import kept_cell, tiny
 
 Read = Callable[[], Any]
 
@@ -139,8 +142,8 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Target]:
     }
     shapes = root / "shapes"
     generate(shapes, train=24, val=6, size=(60, 80))
-    made |= {"cache": _cache(shapes), "base": _base(shapes, root), "checkpoint": _checkpoint(root)}
-    return made
+    made |= {"cache": _cache(shapes), "checkpoint": _checkpoint(root), "labels": _labels(root)}
+    return made | _networks(tiny(shapes, root))
 
 
 def _cache(shapes: Path) -> Target:
@@ -150,26 +153,60 @@ def _cache(shapes: Path) -> Target:
 
     def read() -> Any:
         cache = ImageCache.open(voc, ids, 33, root)
-        return {name: np.asarray(value) for name, value in vars(cache).items() if name != "folder"}
+        arrays = {name: np.asarray(v) for name, v in vars(cache).items() if name != "folder"}
+        features = computed(cache, ["a network"], len(ids), _features)
+        return arrays, {name: np.asarray(value) for name, value in features.items()}
 
     read()
     return Target(sorted(p for p in root.rglob("*") if p.is_file() and p.suffix != ".lock"), read)
 
 
-def _base(shapes: Path, root: Path) -> Target:
-    """The base network's weights and what is said of them."""
-    config = tiny(shapes, root)
-    workspace = Workspace(config)
-    with held(workspace.folder):
-        open_run(workspace, [Cell("bird", "cross_entropy", 0, 0)])
-        base_network(workspace, 0)
+def _features(index: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, Any]:
+    return {"features": np.arange(500) * index[:, None], "labels": index.astype(np.uint8)}
 
-    def read() -> Any:
+
+def _networks(config: Experiment) -> dict[str, Target]:
+    """A base network's weights, a cell's, and what is said of them."""
+    cell = kept_cell(config)
+    base = cell.parents[3] / "base" / "fold0"
+
+    def read_base() -> Any:
         network, digest = base_network(Workspace(config), 0)
         return digest, {name: value.numpy() for name, value in network.state_dict().items()}
 
-    folder = workspace.base_folder(0)
-    return Target([folder / "network.pt", folder / "result.json"], read)
+    def read_cell() -> Any:
+        trained = load_cell(cell)
+        state = trained.network.state_dict()
+        return trained.label, {name: value.numpy() for name, value in state.items()}
+
+    said = [cell / "result.json", cell.parents[3] / "study.json"]
+    return {
+        "base": Target([base / "network.pt", base / "result.json"], read_base),
+        "weights": Target([*3 * [cell / FILE], *said], read_cell),
+    }
+
+
+def _labels(root: Path) -> Target:
+    """The records of a small multi-class study."""
+    runs = root / "labels"
+    grid = Grid(["bird"], ["cross_entropy", "soft_jaccard"], [0], [0])
+    made = synthetic.study(grid, "labels", False, 6)
+    made["grid"]["categories"] = [ALL_LABELS]
+    made["config"]["task"] = "multiclass"
+    write_json(runs / "study.json", made)
+    draw = np.random.default_rng(0)
+    truth = draw.integers(50, 99, 24)
+    for loss in grid.losses:
+        tp = draw.integers(0, 50, 24)
+        rows = pd.DataFrame({"id": np.repeat(list("abcdef"), 4), "label": [0, 1, 2, 3] * 6})
+        rows = rows.assign(tp=tp, fp=draw.integers(0, 50, 24), fn=truth - tp)
+        curve = pd.DataFrame({"step": [0, 6], "train_loss": [np.nan, 0.5], "miou": [0.25, 0.5]})
+        cell = Cell(ALL_LABELS, loss, 0, 0)
+        result = {**vars(cell), "hash": synthetic.HASH, "base": "ab", "lr": 0.1, "steps": 6}
+        result |= {"batch_size": 4, **label_scores(rows)}
+        tables = {"classes.csv": rows, "curve.csv": curve}
+        write_cell(runs / cell.path, tables, result, synthetic.cost(cell), "multiclass")
+    return Target(sorted(p for p in runs.rglob("*") if p.is_file()), lambda: read_records(runs))
 
 
 def _checkpoint(root: Path) -> Target:
@@ -188,21 +225,21 @@ def _checkpoint(root: Path) -> Target:
 
 
 STRIKES = {
-    "records": 700, "archive": 500, "predictions": 200, "cache": 300, "base": 100,
-    "checkpoint": 200,
+    "records": 700, "archive": 500, "predictions": 200, "cache": 400, "base": 100,
+    "checkpoint": 200, "labels": 200, "weights": 60,
 }  # fmt: skip
 
 
 @shows(
-    Fault("any bit of a record, archive, cached array, checkpoint or base network flipped, or the "
-          "file cut anywhere",
+    Fault("any bit of a record, archive, cached array, checkpoint, base network or of kept weights "
+          "flipped, or the file cut anywhere",
           "one line that names the file; nothing where no number changes", "nothing",
           "what the line says"),
 )  # fmt: skip
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", STRIKES)
 def test_flips_and_cuts(targets: dict[str, Target], kind: str) -> None:
-    assert sum(STRIKES.values()) == 2000
+    assert sum(STRIKES.values()) == 2360
     draw = np.random.default_rng([7, *kind.encode()])
     came_of = Counter(strike(targets[kind], draw) for _ in range(STRIKES[kind]))
     print(kind, dict(came_of))

@@ -232,9 +232,9 @@ EDITED: list[tuple[str, str, Callable[[Path], None]]] = [
 
 
 @shows(
-    Fault("a score, rate, count, hash or image edited or made up in one record, its sums made right "
-          "again", "one line that names the file and the key, and what the others give", "nothing",
-          "delete what it names, then the study"),
+    Fault("a score, rate, count, hash or image edited or made up in one record, its sums made "
+          "right again", "one line that names the file and the key, and what the others give",
+          "nothing", "delete what it names, then the study"),
 )  # fmt: skip
 @pytest.mark.parametrize(("said", "name", "edit"), EDITED, ids=[said for said, *_ in EDITED])
 def test_edited(runs: Path, said: str, name: str, edit: Callable[[Path], None]) -> None:
