@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _terminable() as received:
         given = list(sys.argv[1:] if arguments is None else arguments)
         top = parser()
+        if not given:
+            print(top.format_help(), file=sys.stderr)
         try:
             options = top.parse_args(given)
             command = options.subcommand
@@ -119,12 +121,15 @@ def _predict(options: Namespace) -> int:
     with environment.importing():
         from lovasz_repro.study.predict import predict
 
-    count = predict(
+    count, broken = predict(
         options.cell, options.images, options.out, threshold=options.threshold,
         probabilities=options.probabilities, device=options.device, batch=options.batch,
     )  # fmt: skip
-    print(f"{count} image{'s' * (count != 1)}: masks and overlays in {options.out}")
-    return 0
+    if count:
+        print(f"{count} image{'s' * (count != 1)}: masks and overlays in {options.out}")
+    for message in broken:
+        _said(message, 1)
+    return 1 if broken else 0
 
 
 def _experiment(options: Namespace) -> Experiment:

@@ -58,8 +58,8 @@ class Wanted:
 def predict(
     cell: Path, images: Path, out: Path, *, threshold: float | str = 0.0,
     probabilities: bool = False, device: str = "auto", batch: int = 8,
-) -> int:  # fmt: skip
-    """Write masks and overlays of an image, or of all images of a folder. Returns how many.
+) -> tuple[int, list[str]]:  # fmt: skip
+    """Write masks and overlays of an image, or of all images of a folder.
 
     Args:
         cell: folder of a finished cell with its weights.
@@ -67,6 +67,8 @@ def predict(
         probabilities: also the sigmoid of the logits, float16 (H, W). They are probabilities as far
             as the training loss makes them so: hinge losses do not.
         batch: images at once.
+
+    Returns: how many images; of each further one that cannot be read what is wrong with it.
 
     Raises: UserError naming the file or folder that is missing or wrong.
     """
@@ -80,12 +82,11 @@ def predict(
     module = BinarySegmenter(
         trained.network, cross_entropy, Optim(), lr=0.0, stride=trained.base.stride
     )
-    loader = DataLoader(
-        Canvases(paths, trained), batch_size=batch, collate_fn=lambda rows: _batch(rows, trained)
-    )
-    precision = trained.settings["runtime"].precision
-    run(module, loader, Runtime(device=_device(device), precision=precision), Writer(paths, wanted))
-    return len(paths)
+    canvases = Canvases(paths, trained)
+    loader = DataLoader(canvases, batch_size=batch, collate_fn=lambda rows: _batch(rows, trained))
+    runtime = Runtime(device=_device(device), precision=trained.settings["runtime"].precision)
+    run(module, loader, runtime, Writer(canvases, wanted))
+    return len(paths) - len(canvases.broken), list(canvases.broken.values())
 
 
 def _device(name: str) -> Any:
@@ -130,17 +131,28 @@ def read(path: Path) -> NDArray[np.uint8]:
 
 
 class Canvases(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Images on canvases: (3, S, S) uint8, size on the canvas, size in the file."""
+    """Images on canvases: (3, S, S) uint8, size on the canvas, size in the file.
+
+    An image that cannot be read is one black pixel.
+
+    Attributes:
+        broken: by index what is wrong with it.
+    """
 
     def __init__(self, paths: Sequence[Path], trained: Trained) -> None:
         self.paths = paths
         self.size: int = trained.settings["data"].image_size
+        self.broken: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        image = read(self.paths[index])
+        try:
+            image = read(self.paths[index])
+        except UserError as error:
+            self.broken[index] = str(error)
+            image = np.zeros((1, 1, 3), np.uint8)
         small = on_canvas(image, self.size).copy()  # torch wants it writable
         height, width = small.shape[:2]
         canvas = torch.zeros(3, self.size, self.size, dtype=torch.uint8)
@@ -161,12 +173,12 @@ def _batch(rows: list[tuple[Tensor, Tensor, Tensor]], trained: Trained) -> Batch
 class Writer(BasePredictionWriter):
     """Writes each batch as it is predicted, and shows how far it is."""
 
-    def __init__(self, paths: Sequence[Path], wanted: Wanted) -> None:
+    def __init__(self, canvases: Canvases, wanted: Wanted) -> None:
         super().__init__("batch")
-        self.paths = paths
+        self.canvases = canvases
         self.wanted = wanted
         self.bar = progress()
-        self.task = self.bar.add_task("Predicting", total=len(paths), state="")
+        self.task = self.bar.add_task("Predicting", total=len(canvases), state="")
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.bar.start()
@@ -177,7 +189,8 @@ class Writer(BasePredictionWriter):
     ) -> None:  # fmt: skip
         assert batch_indices is not None
         for index, logits in zip(batch_indices, prediction, strict=True):
-            _write(self.paths[index], logits, self.wanted)
+            if index not in self.canvases.broken:
+                _write(self.canvases.paths[index], logits, self.wanted)
             self.bar.advance(self.task)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

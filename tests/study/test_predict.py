@@ -184,6 +184,33 @@ def test_what_is_wrong_with_images_is_said_in_one_line(
     assert "a.jpg and a.png would both be a.png" in error(folder)
 
 
+def test_a_broken_image_does_not_stop_the_others(
+    finished: Path, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole batch of two may be broken, as b and c are here, and the last one, too."""
+    folder, out = tmp_path / "in", tmp_path / "o"
+    folder.mkdir()
+    for name, image in (("a", "val_000001"), ("d", "val_000002")):
+        shutil.copy(images(shapes_root) / f"{image}.jpg", folder / f"{name}.jpg")
+    for name in "bce":
+        (folder / f"{name}.jpg").write_bytes((folder / "a.jpg").read_bytes()[:300])
+    command = ["predict", "--cell", str(finished / CELL), "--out", str(out), "--batch", "2"]
+    assert main([*command, str(folder)]) == 1
+    said = capsys.readouterr()
+    assert said.out == f"2 images: masks and overlays in {out}\n"
+    named = [f"lovasz-repro: {folder / name}.jpg: cannot be decoded" for name in "bce"]
+    assert [line.split(" (")[0] for line in said.err.splitlines()] == named
+    assert sorted(path.name for path in out.rglob("*.png")) == ["a.png"] * 2 + ["d.png"] * 2
+    beside_broken = pixels(out / "masks/a.png")
+    assert main([*command, str(folder / "a.jpg")]) == 0
+    assert (pixels(out / "masks/a.png") == beside_broken).all()
+    capsys.readouterr()
+    assert main([*command, str(folder / "b.jpg")]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+
+
 def test_the_best_of_a_category_is_kept_and_made_again(
     finished: Path, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
