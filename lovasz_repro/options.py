@@ -21,7 +21,7 @@ def parser() -> ArgumentParser:
     top = Parser(
         prog="lovasz-repro", formatter_class=_Help,
         description="Binary segmentation of Pascal VOC's categories under several losses: train, "
-        "study, report. `lovasz-repro COMMAND --help` describes every option.",
+        "study, predict, report. `lovasz-repro COMMAND --help` describes every option.",
     )  # fmt: skip
     commands = top.add_subcommands(metavar="COMMAND", title="commands", description=None)
 
@@ -126,7 +126,7 @@ def parser() -> ArgumentParser:
     weights.add_argument("--root", type=Path, default=Path("data/weights"), help="where they go")
     actions.add_subcommand("weights", weights, help=text)
 
-    subjects = _group(commands, "bench", "measure speed")
+    subjects = _group(commands, "bench", "measure the speed of losses and of training steps")
     text = "losses against smp, kornia and cross-entropy"
     loss = Parser(description=text)
     loss.add_argument(
@@ -190,11 +190,11 @@ class Parser(ArgumentParser):
 
 
 class _Help(DefaultHelpFormatter):
-    """Without the type where it is a list of choices, which stands there already."""
+    """Types as a person writes them; none where it is a list of choices, which stands there."""
 
     def _get_type_str(self, action: Any) -> str | None:
         text: str | None = super()._get_type_str(action)
-        return None if text and "Literal[" in text else text
+        return None if not text or "Literal[" in text else re.sub(r"<class '(\w+)'>", r"\1", text)
 
 
 def _experiment(description: str, usage: str) -> ArgumentParser:
@@ -216,8 +216,10 @@ def explained(error: OptionError, top: ArgumentParser, arguments: Sequence[str])
         names = [name.split(".")[-1] for name in missing[1].split(", ")]
         hint = "; --config with a file of experiments/ has it" if names == ["name"] else ""
         return f"missing: {', '.join(f'--{name}' for name in names)}{hint}"
-    if bare := re.search(r'expected "subcommand" to be one of {(.*?)}', message):
-        return f"missing: a command; there is {', '.join(re.findall(r'[a-z]+', bare[1]))}"
+    if re.match(r'expected "[\w.]+" to be one of', message):  # it names the first five
+        subcommands = _command(top, arguments)._subcommands_action
+        assert subcommands is not None
+        return f"missing: a command; there is {', '.join(subcommands.choices)}"
     if absent := re.search(r'Parser key "config":.*does not exist: \'(.*?)\'', message, re.DOTALL):
         there = [str(path) for path in sorted(EXPERIMENTS.glob("*.yaml"))]
         return f"config: {absent[1]} does not exist; {choices(_shown(absent[1]), there)}"
@@ -274,14 +276,19 @@ def _keys_near(key: str, there: list[str]) -> str:
     return choices(key, beside or [k for k in there if "." not in k])
 
 
-def _keys(top: ArgumentParser, arguments: Sequence[str]) -> Iterator[str]:
-    """The option names of the command that the arguments name, without dashes."""
+def _command(top: ArgumentParser, arguments: Sequence[str]) -> ArgumentParser:
+    """The parser of the command that the arguments name."""
     command = top
     for argument in arguments:
         subcommands = command._subcommands_action
         if subcommands is not None and argument in subcommands.choices:
             command = subcommands.choices[argument]
-    for action in command._actions:
+    return command
+
+
+def _keys(top: ArgumentParser, arguments: Sequence[str]) -> Iterator[str]:
+    """The option names of the command that the arguments name, without dashes."""
+    for action in _command(top, arguments)._actions:
         names = [n[2:] for n in action.option_strings if n.startswith("--")]
         yield from (n for n in names[-1:] if n != "help" and not n.startswith("print_"))
 

@@ -119,7 +119,7 @@ CELL = ["--category", "bird", "--loss", "hinge"]
         ([*DEMO, *CELL, "--optim", "x.yaml"], ["optim: 'x.yaml' is neither a YAML file nor"]),
         (DEMO, ["missing: --category, --loss"]),
         (["fit", *CELL], ["missing: --name; --config with a file"]),
-        ([], ["missing: a command", "fit, study"]),
+        (["data"], ["missing: a command; there is fetch, check, shapes, weights"]),
         (["stud"], ["no 'stud'; did you mean study?"]),
         (["data", "chek"], ["no 'chek'; did you mean check?"]),
         (
@@ -205,7 +205,28 @@ def test_help_describes_every_command_and_key(capsys: pytest.CaptureFixture[str]
         main(["fit", "--help"])
     out = capsys.readouterr().out
     assert "longest side in the cache in pixels" in " ".join(out.split())
-    assert "Literal" not in out
+
+
+def test_help_writes_types_as_a_person_does(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("fit", "predict", "report", "data shapes", "bench gpu"):
+        with pytest.raises(SystemExit):
+            main([*command.split(), "--help"])
+        out = capsys.readouterr().out
+        assert not re.search("Literal|<class", out), command
+        assert command == "fit" or "type: Path" in " ".join(out.split())
+
+
+def test_all_commands_are_named_with_what_they_do(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a command as with --help: each on a line of its own with words beside it."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    asked = capsys.readouterr().out
+    assert main([]) == 1
+    error = capsys.readouterr().err
+    assert asked in error
+    names = ["fit", "study", "predict", "report", "data", "bench"]
+    assert re.findall(r"^    (\w+) +\w.* \w+", asked, re.MULTILINE) == names
+    assert error.splitlines()[-1].endswith(f"missing: a command; there is {', '.join(names)}")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
