@@ -33,16 +33,25 @@ def test_selection_holds_every_positive_and_as_many_negatives() -> None:
     assert not np.array_equal(chosen, balanced_selection(positive, 1.0, seed=4))
 
 
+@pytest.mark.parametrize("negatives", [0.0, 0.5, 2.0])
+def test_selection_holds_so_many_negatives_per_positive(negatives: float) -> None:
+    positive = np.arange(100) % 5 == 0
+    chosen = balanced_selection(positive, negatives, seed=3)
+    assert positive[chosen].sum() == 20
+    assert (~positive[chosen]).sum() == 20 * negatives
+
+
 def test_selection_takes_the_negatives_there_are() -> None:
     positive = np.arange(10) != 4
     assert len(balanced_selection(positive, 1.0, seed=0)) == 10
 
 
-def plan(seed: int = 0) -> SamplePlan:
+def plan(seed: int = 0, share: float = 0.5) -> SamplePlan:
     index = np.arange(100, 200)
     return balanced_plan(
-        index, index % 10 == 0, 0.5, seed=seed, batch_size=10, scale=(0.5, 1.5), flip=True, what=""
-    )
+        index, index % 10 == 0, share, seed=seed, batch_size=10, scale=(0.5, 1.5), flip=True,
+        what="",
+    )  # fmt: skip
 
 
 def test_a_draw_depends_on_seed_and_step_alone() -> None:
@@ -62,6 +71,12 @@ def test_half_the_draws_hold_the_category() -> None:
         assert ((draws.scale >= 0.5) & (draws.scale < 1.5)).all()
     flips = np.concatenate([plan().draw(step).flip for step in range(200)])
     assert 0.45 < flips.mean() < 0.55
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_so_large_a_share_of_the_draws_holds_the_category(share: float) -> None:
+    for step in range(20):
+        assert (plan(share=share).draw(step).index % 10 == 0).sum() == 10 * share
 
 
 def test_a_category_in_no_training_image_is_an_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from sklearn.metrics import jaccard_score
 from lovasz_repro.config import Experiment, Network, Optim
 from lovasz_repro.data.binary import SamplePlan
 from lovasz_repro.data.datamodule import Batch
-from lovasz_repro.data.voc import VOC
+from lovasz_repro.data.voc import VOC, VOID
 from lovasz_repro.files import read_json
 from lovasz_repro.models.deeplab import build
 from lovasz_repro.records import IMAGE_COLUMNS, UNTRAINED, Cell
 from lovasz_repro.study.base import base_network
-from lovasz_repro.study.cell import Choice, run_cell
+from lovasz_repro.study.cell import Choice, Setting, run_cell
 from lovasz_repro.study.identity import open_run
 from lovasz_repro.study.launch import held
 from lovasz_repro.study.workspace import Workspace
@@ -269,6 +270,44 @@ def test_nothing_is_trained_on_held_out_or_val_images(
     assert seen  # the base's draws and the cell's
     assert not seen & set(held_out.tolist())
     assert not seen & set(workspace.index("val", 0).tolist())
+
+
+def test_which_images_are_scored_follows_negatives_and_val_seed(
+    shapes_root: Path, tmp_path: Path
+) -> None:
+    config = tiny(shapes_root, tmp_path)
+
+    def scored(**keys: Any) -> tuple[set[int], set[int]]:
+        """With the category and without it."""
+        workspace = Workspace(replace(config, data=replace(config.data, **keys)))
+        chosen = workspace.selection("bird", np.arange(len(workspace.images.ids)))
+        present = workspace.present("bird")[chosen]
+        return set(chosen[present].tolist()), set(chosen[~present].tolist())
+
+    with_it, without = scored()
+    assert len(without) == len(with_it) > 1
+    for negatives in (0.0, 0.5, 1.5):
+        sizes = [len(part) for part in scored(negatives=negatives)]
+        assert sizes == [len(with_it), round(negatives * len(with_it))]
+    others = scored(val_seed=1)
+    assert others[0] == with_it
+    assert len(others[1]) == len(without)
+    assert others[1] != without
+
+
+def test_what_a_cell_draws_follows_positive_fraction_and_void_in_empty(
+    shapes_root: Path, tmp_path: Path
+) -> None:
+    config = tiny(shapes_root, tmp_path)
+    data = replace(config.data, positive_fraction=0.75, void_in_empty="void")
+    workspace = Workspace(replace(config, data=data))
+    setting = Setting(workspace, "bird", 0)
+    train_index, val_index, _ = setting.indices()
+    batches = setting.train("hinge", 0.01, 0, train_index, val_index, None, None, "")[2]
+    for step in range(5):  # of 4 images
+        assert workspace.present("bird")[batches.plan.draw(step).index].sum() == 3
+    void = torch.full((1, 2, 2), VOID, dtype=torch.uint8)
+    assert batches.task.target(void, torch.tensor([False])).eq(VOID).all()
 
 
 def test_study_json_says_what_the_hash_stands_for(finished: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from torch import nn
 from torch.utils.data import DataLoader
 
 from lovasz_repro.config import Network, Optim
@@ -101,6 +103,29 @@ def test_every_epoch_has_steps_of_its_own(
     assert drawn == list(range(9))
     assert second.train_seconds > first.train_seconds > 0
     assert second.validate_seconds > first.validate_seconds > 0
+
+
+def test_weight_decay_shrinks_a_weight_without_gradient() -> None:
+    for decay in (0.0, 0.5):
+        network = nn.Linear(1, 1)
+        optim = replace(OPTIM, weight_decay=decay, momentum=0.0)
+        made = BinarySegmenter(network, hinge, optim, 0.1, 16).configure_optimizers()
+        with torch.no_grad():
+            network.weight.fill_(1)
+        (0 * network(torch.ones(1))).sum().backward()
+        made["optimizer"].step()
+        assert network.weight.item() == pytest.approx(1 - 0.1 * decay)
+
+
+def test_the_rate_drops_by_its_factor_after_its_share_of_the_steps() -> None:
+    optim = replace(OPTIM, steps=10, validate_every=10, drop_at=0.3, drop_factor=0.01)
+    made = BinarySegmenter(nn.Linear(1, 1), hinge, optim, 2.0, 16).configure_optimizers()
+    rates = []
+    for _ in range(optim.steps):
+        rates.append(made["optimizer"].param_groups[0]["lr"])
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    assert rates == pytest.approx([2.0] * 3 + [0.02] * 7)
 
 
 def test_deterministic_for_a_while() -> None:
