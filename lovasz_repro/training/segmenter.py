@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
@@ -237,8 +238,10 @@ class MultiSegmenter(BaseSegmenter):
 class BinarySegmenter(Segmenter):
     """One category against the rest under any loss, measured by all four losses and image-IoU.
 
-    A checkpoint of a cell holds the arguments as plain values, so that `load_from_checkpoint(path)`
-    needs no others. Where a part of the network is frozen, that is the network behind it.
+    A finished cell that kept its weights: `lovasz_repro.study.kept.load_cell(folder).network`.
+    A checkpoint of your own Trainer: `load_from_checkpoint(path, network=...)`, and `loss=...`
+    where that is a function. It holds the other arguments; one of a cell in training holds all,
+    its network the part behind what is frozen.
 
     Args:
         network: as in `Segmenter`, or the arguments of `part_of_network`.
@@ -263,6 +266,10 @@ class BinarySegmenter(Segmenter):
         optim = optim if isinstance(optim, Optim) else Optim(**optim)
         super().__init__(network, optim, lr, stride)
         self._loss = loss if callable(loss) else make_loss(loss)
+        plain = {"optim": asdict(optim), "lr": lr, "stride": stride}
+        if not callable(loss):
+            plain["loss"] = loss
+        self.save_hyperparameters(plain, logger=False)
         self.threshold = 0.0
         self.image_iou = ImageIoU()
         means: dict[str, Metric | MetricCollection] = {}
