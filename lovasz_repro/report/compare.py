@@ -76,7 +76,8 @@ def _gains(scores: dict[str, Scores], links: Sequence[Link]) -> Section:
     if table.empty:
         title = headings.gains_by_experiment(table)
         return Section("gain-by-experiment", "Gains", title, [nothing("comparisons")])
-    blocks: list[Block] = []
+    verdict = headings.agreement(table)
+    blocks: list[Block] = [Paragraph(verdict, lead=True)] if verdict else []
     for subset, text in SUBSETS.items():
         own = table[table["subset"] == subset]
         panels = [(name, own[own["experiment"] == name]) for name in scores]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from lovasz_repro.analysis.claims import LOVASZ, Claim
@@ -149,8 +150,38 @@ def gains_by_experiment(table: pd.DataFrame) -> str:
     rows = table[table["loss"] == LOVASZ]
     if rows.empty:
         return "In no experiment can the Lovász hinge be compared to cross-entropy"
-    found = [f"{with_interval(row)} in {row['experiment']}" for _, row in rows.iterrows()]
-    return f"The Lovász hinge gains {listed(found)}"
+    return f"The Lovász hinge gains {_each(rows)}"
+
+
+def agreement(table: pd.DataFrame) -> str:
+    """What the comparison page opens with: whether the experiments agree about the Lovász hinge.
+    Empty for fewer than two. table: as above, of all images and of those with the category."""
+    rows = table[table["loss"] == LOVASZ]
+    whole, present = (rows[rows["subset"] == name] for name in ("all", "present"))
+    if len(whole) < 2:
+        return ""
+    text = f"On all images {_signs(whole)}."
+    if len(present):
+        text += f" On images with the category {_signs(present)}: {_each(present)}."
+    return text
+
+
+def _each(rows: pd.DataFrame) -> str:
+    return listed([f"{with_interval(row)} in {row['experiment']}" for _, row in rows.iterrows()])
+
+
+def _signs(rows: pd.DataFrame) -> str:
+    if (rows["low"] > 0).any() and (rows["high"] < 0).any():
+        return "the experiments contradict each other about the gain over cross-entropy"
+    open_in = rows.loc[(rows["low"] <= 0) & (rows["high"] >= 0), "experiment"].astype(str)
+    signs = set(np.sign(rows["difference"]))
+    text = "the sign of the gain over cross-entropy is not the same in every experiment"
+    if len(signs) == 1:
+        word = {1.0: "positive", 0.0: "zero", -1.0: "negative"}[signs.pop()]
+        text = f"the gain over cross-entropy is {word} in every experiment"
+    return text + f", with an interval that holds zero in {listed(list(open_in))}" * (
+        len(open_in) > 0
+    )
 
 
 def base_strength(table: pd.DataFrame) -> str:

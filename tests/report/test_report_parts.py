@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from lovasz_repro.__main__ import main
+from lovasz_repro.analysis.written import points
 from lovasz_repro.files import read_json, write_bytes, write_json
 from lovasz_repro.records import Json, Records, load
-from lovasz_repro.report import drawing
+from lovasz_repro.report import drawing, headings
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.axes import window
 from lovasz_repro.report.markdown import escaped
@@ -188,6 +189,41 @@ class TestCompare:
         base = pd.read_csv(out / "tables/base-strength-table.csv").set_index("experiment")["base"]
         assert base["weak"].nunique() == 1
         assert base["weak"].iloc[0] < base["strong"].iloc[0]
+
+    def test_the_page_opens_with_whether_the_experiments_agree(
+        self, reports: list[Path], tmp_path: Path
+    ) -> None:
+        out = tmp_path / "page"
+        assert main(["report", "--compare", *map(str, reports), "--out", str(out)]) == 0
+        table = pd.concat(
+            pd.read_csv(out / "tables" / f"gains{part}-table.csv") for part in ("", "-present")
+        )
+        verdict = (out / "report.md").read_text("utf-8").split("\n\n")[2]
+        assert verdict == headings.agreement(table)
+        assert f'<p class="lead">{verdict}</p>' in (out / "index.html").read_text("utf-8")
+
+    @pytest.mark.parametrize(
+        ("gains", "said"),
+        [
+            ([(2, 1, 3), (1, 0.5, 2)], "is positive in every experiment."),
+            ([(-2, -3, -1), (-1, -2, 1)], "is negative in every experiment, with an interval that "
+             "holds zero in e1."),
+            ([(2, 1, 3), (-1, -2, 1)], "the sign of the gain over cross-entropy is not the same in "
+             "every experiment, with an interval that holds zero in e1."),
+            ([(2, 1, 3), (-1, -2, -0.5)], "the experiments contradict each other"),
+        ],
+    )  # fmt: skip
+    def test_signs_and_intervals_say_whether_experiments_agree(
+        self, gains: list[tuple[float, float, float]], said: str
+    ) -> None:
+        table = pd.DataFrame(gains, columns=["difference", "low", "high"]) / 100
+        table["experiment"] = [f"e{place}" for place in range(len(gains))]
+        table = table.assign(loss="lovasz_hinge", subset="all")
+        assert said in headings.agreement(table)
+        present = table.assign(subset="present")
+        numbers = f"{points(gains[0][0] / 100)} points ["
+        assert numbers in headings.agreement(pd.concat([table, present]))
+        assert headings.agreement(table[:1]) == ""
 
     def test_a_report_without_the_untrained_network_is_named(
         self, reports: list[Path], tmp_path: Path
