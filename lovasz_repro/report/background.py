@@ -49,20 +49,20 @@ def surrogates() -> Section:
             picture(
                 "surface",
                 "Contour plots of the Lovász hinge over the scores of two pixels, one for each of "
-                "the four labelings.",
-                "The Lovász hinge of two pixels over both scores, for the four labelings (label of "
-                "pixel 1, label of pixel 2). Every contour is half a unit.",
+                "the four cases of what they are in truth.",
+                "The Lovász hinge of two pixels over both scores (logits), for each case of what "
+                "the two are in truth. Contours lie 0.5 apart.",
                 surrogate_figures.surface(),
             ),
             Paragraph(_sweep_sentence(sweeps)),
             picture(
                 "bias",
-                "Jaccard loss and four surrogates over a bias added to all scores, at three shares "
+                "1 − IoU and four training losses over a bias added to all scores, at three shares "
                 "of foreground, each with its least point marked.",
                 "Losses over one bias that is added to all scores; these are normal with variance "
                 "1 around +½ on foreground and −½ on background. Each curve's least point is "
-                "marked; the dotted line "
-                f"is the bias that the Jaccard loss itself asks for. {PIXELS:,} pixels at the "
+                "marked; the dotted line is the bias with the least Jaccard loss, 1 − IoU. "
+                f"{PIXELS:,} pixels at the "
                 "quantiles of the two distributions, nothing drawn at random.",
                 surrogate_figures.bias(sweeps),
             ),
@@ -115,8 +115,8 @@ def _sweep_table(sweeps: list[Sweep]) -> Table:
         rows.append(row)
     return Table(
         "bias-table",
-        "Jaccard loss paid at the bias that minimises each loss (the bias behind it); the "
-        "surrogate that pays least in bold.",
+        "Jaccard loss, 1 − IoU, paid at the bias that minimises each loss (the bias behind it); "
+        "the loss that pays least in bold.",
         ("minimised", *(f"{100 * one.share:g} % foreground" for one in sweeps)),
         rows,
         pd.DataFrame(data),

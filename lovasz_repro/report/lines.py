@@ -86,7 +86,7 @@ def prevalence(table: pd.DataFrame, losses: list[str]) -> Draw:
         limit(axes, limits, upright=True)
         _beyond(axes, shown, losses)
         top = axes.get_ylim()[1]
-        for share, text in ((NATURAL, "VOC, 7 %"), (0.5, "val set here, 50 %")):
+        for share, text in ((NATURAL, "VOC’s own list, 7 %"), (0.5, "val set here, 50 %")):
             axes.axvline(100 * share, color=INK, lw=1, ls=(0, (2, 3)), alpha=0.7)
             axes.annotate(
                 text, (100 * share, top), xytext=(4 if share < 0.5 else -4, -2),

@@ -295,8 +295,8 @@ def _labels(table: pd.DataFrame) -> Section:
             "per-label",
             f"IoU by loss for {count(len(names), 'label')}, and the difference of {NAME} per batch "
             f"to cross-entropy, from {names.iloc[0]} to {names.iloc[-1]}.",
-            f"IoU over all val images by label and training loss, and the paired difference of "
-            f"{NAME} per batch to cross-entropy with its 95 % interval; sorted by that difference.",
+            f"IoU over all val images by label and training loss, and the difference of {NAME} per "
+            "batch to cross-entropy on the same images with its 95 % interval; sorted by it.",
             figures.per_category(table, pairs, LOVASZ_SOFTMAX, "IoU", f"Gain of {NAME}, points"),
         ),
         tables.gains_table(
@@ -347,7 +347,7 @@ def _curves(scores: LabelScores, curves: pd.DataFrame) -> Section:
         "curves",
         f"mIoU and its gain over cross-entropy for {prose.loss_names(losses)}.",
         "mIoU over training steps on every fifth val image, on the network’s grid, by training "
-        "loss; step 0 is the network before. The second panel is the paired difference to "
+        "loss; step 0 is the network before. The second panel is the difference to "
         "cross-entropy at the same step. Line: median over folds and seeds; band: the middle half.",
         lines.curves(table),
     )

@@ -190,7 +190,7 @@ def per_category(study: Study) -> Section:
     if len(pairs):
         blocks.append(
             Paragraph(
-                "Counted are categories in which the 95 % interval of the paired difference lies "
+                "Counted are categories in which the 95 % interval of the difference lies "
                 "on one side of zero; categories are not corrected for being many. The p values "
                 "below are."
             )
@@ -201,8 +201,8 @@ def per_category(study: Study) -> Section:
                 f"Image-IoU by loss in {count(len(pairs), 'category')}, and the difference of the "
                 f"Lovász hinge to cross-entropy, from {pairs['category'].iloc[0]} (largest gain) "
                 f"to {pairs['category'].iloc[-1]}.",
-                "Image-IoU by category and training loss, and the paired difference of the Lovász "
-                "hinge to cross-entropy with its 95 % interval; sorted by that difference.",
+                "Image-IoU by category and training loss, and the difference of the Lovász hinge "
+                "to cross-entropy on the same images with its 95 % interval; sorted by it.",
                 figures.per_category(levels, pairs, LOVASZ),
             )
         )
@@ -222,7 +222,7 @@ def training_curves(study: Study) -> Section:
             f"Four validation losses, image-IoU and its gain over training steps for {shown}.",
             "Validation measures over training steps, by training loss; step 0 is the network "
             "before training, where it was scored. Losses are relative to the first validation of "
-            "their category. The last panel is the paired difference in image-IoU to cross-entropy "
+            "their category. The last panel is the difference in image-IoU to cross-entropy "
             "at the same step. Line: median over categories; band: the middle half of the "
             "categories.",
             lines.curves(table),

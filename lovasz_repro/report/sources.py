@@ -21,28 +21,28 @@ CONTROLS = {
     "own_tuning": "gain by choosing its own threshold",
 }
 CONTROL_TITLES = {
-    "zero_vs_tuned_reference": "cross-entropy’s chosen",
-    "both_tuned": "both chosen",
-    "own_tuning": "own chosen, against itself",
+    "zero_vs_tuned_reference": "loss at 0,\ncross-entropy at chosen",
+    "both_tuned": "loss and cross-entropy\nat chosen",
+    "own_tuning": "loss at chosen,\nagainst itself at 0",
 }
-PIXELS = {"recall": "recall", "missed": "missed", "false": "false"}
+PIXELS = {"recall": "recall", "missed": "missed pixels", "false": "false pixels"}
 PART_TEXTS = {
     "gain": "gain at threshold 0",
-    "operating_point": "= operating point",
+    "operating_point": "= from the threshold",
     "both_chosen": "+ left with both thresholds chosen",
     "present": "= images with the category",
-    "shape": "    of it: shape",
-    "placement": "    of it: nearness to each image’s own threshold",
+    "shape": "    of it: mask shape",
+    "placement": "    of it: 0 nearer to each image’s own best threshold",
     "absent": "+ images without it",
     "oracle": "IoU with the category at each image’s own best threshold",
 }
 PART_TITLES = {
-    "operating_point": "operating point",
-    "both_chosen": "left, both chosen",
-    "absent": "images without it",
-    "present": "images with it",
-    "shape": "of these: shape",
-    "placement": "of these: nearness",
+    "operating_point": "from the threshold",
+    "both_chosen": "left at chosen thresholds",
+    "absent": "without the category",
+    "present": "with the category",
+    "shape": "with it: mask shape",
+    "placement": "with it: threshold",
 }
 SHARES = (0.02, NATURAL, 0.15, 0.25, 0.5)
 """Of images with the category, in the table."""
@@ -63,19 +63,20 @@ def parts(study: Study) -> Section:
         Paragraph(
             "An image without the category scores 1 where nothing is predicted and 0 where any "
             "pixel is, so half of image-IoU is all-or-nothing. The gain is therefore split "
-            "twice, exactly in every category. First by threshold: the operating point (the gain "
-            "at 0 minus the gain with both thresholds chosen on held-out images) and what is left "
-            "add up to the gain. Second by presence: what images with and without the category "
-            "contribute to the mean add up to the gain, and the former is the sum of shape (the "
-            "change of IoU at each image’s own best threshold, which no threshold can make) and "
-            "nearness to that threshold. The two splits do not add to each other."
+            "twice, exactly in every category. First by threshold: what comes from the threshold "
+            "(the gain at 0 minus the gain with both thresholds chosen on held-out images) and "
+            "what is left add up to the gain. Second by image: what images with and without the "
+            "category contribute to the mean add up to the gain, and the former is the sum of mask "
+            "shape (the change of IoU at each image’s own best threshold, which no threshold can "
+            "make) and threshold (how much nearer 0 lies to that best one). The two splits do not "
+            "add to each other."
         ),
         picture(
             "decomposition",
             "Six parts of the gain in image-IoU over cross-entropy by training loss.",
             "Parts of the gain over cross-entropy, mean over categories with 95 % interval. "
-            "Operating point + left = gain; images without + images with = gain; shape + nearness "
-            "= images with.",
+            "From the threshold + left at chosen thresholds = gain; without + with the category = "
+            "gain; mask shape + threshold = with the category.",
             figures.forests([(text, named[k]) for k, text in PART_TITLES.items()], "points"),
         ),
         tables.gains_table(
@@ -103,12 +104,14 @@ def _subsets(study: Study) -> list[Block]:
             "subsets",
             "Gain in image-IoU over cross-entropy by training loss, on images with and without the "
             "category and in four groups of object size.",
-            "Gain in image-IoU over cross-entropy, mean over categories with 95 % interval. By "
-            "presence: images with and without the category. By object size: images with it, in "
+            "Gain in image-IoU over cross-entropy, mean over categories with 95 % interval. First: "
+            "images with and without the category. By object size: images with it, in "
             "quarters by the share of the image that the object covers (each category’s own "
             "quarters; the borders shown are means over categories). An arrow with a number lies "
             "beyond the axis.",
-            figures.subsets([("By presence", table, PRESENCE), ("By object size", table, labels)]),
+            figures.subsets(
+                [("Category in the image?", table, PRESENCE), ("By object size", table, labels)]
+            ),
         ),
         tables.gains_table(
             "subsets-table",
@@ -183,7 +186,8 @@ def operating_point(study: Study) -> Section:
         picture(
             "thresholds",
             "Differences in image-IoU with 95 % intervals by loss, with thresholds at 0 or chosen.",
-            "Threshold control, mean over categories with 95 % interval. First: each loss at "
+            "Is the gain only a better threshold? Mean over categories with 95 % interval; chosen: "
+            "the threshold that is best on held-out images. First: each loss at "
             "threshold 0 against cross-entropy at a chosen threshold. Second: both at chosen "
             "thresholds. Third: each loss at a chosen threshold against itself at 0.",
             figures.forests(
@@ -193,7 +197,7 @@ def operating_point(study: Study) -> Section:
         ),
         tables.gains_table(
             "thresholds-table",
-            "The threshold control in points.",
+            "The same differences in points.",
             "comparison",
             [(text, by_label[label]) for label, text in CONTROLS.items()],
             table,

@@ -34,7 +34,7 @@ def surface() -> Draw:
                 AXIS, AXIS, values[labeling], LEVELS[1:], colors=INK, linewidths=0.7
             )
             axes.clabel(lines, fmt="%g", fontsize=7.5 if narrow else 9)
-            title = f"{SIGNS[labeling[0]]}, {SIGNS[labeling[1]]}"
+            title = f"pixel 1 {SIGNS[labeling[0]]}\npixel 2 {SIGNS[labeling[1]]}"
             axes.set_title(title, fontsize=8 if narrow else 10.5)
             axes.set_aspect("equal")
             axes.grid(visible=False)
@@ -76,13 +76,13 @@ def bias(sweeps: Sequence[Sweep]) -> Draw:
             axes.set_xlim(float(BIASES[0]), float(BIASES[-1]))
             axes.set_title(f"{100 * sweep.share:g} % foreground")
             axes.tick_params(labelbottom=True)
-            axes.set_xlabel("bias")
+            axes.set_xlabel("bias added to all scores")
         for axes in np.atleast_1d(panels) if narrow else panels[:1]:
             axes.set_ylabel("loss, logarithmic")
         names = ("jaccard", *SWEPT)
         figure.legend(
             [Line2D([], [], color=c, ls=line, marker=m) for c, line, m in map(_look, names)],
-            ["Jaccard loss", *(style(name).label for name in SWEPT)],
+            ["1 − IoU", *(style(name).label for name in SWEPT)],
             loc="outside upper left", ncols=1 if narrow else 5, fontsize=9, handlelength=2.4,
             columnspacing=1.2,
         )  # fmt: skip

@@ -65,7 +65,7 @@ def decision_table(table: pd.DataFrame) -> Table:
         "decisions",
         "Which loss to use: the training loss with the highest mean over categories, its gain over "
         "cross-entropy in points with 95 % interval, and the losses that are not told apart from "
-        "it (the interval of the paired difference includes zero; they need not be as good). The "
+        "it (the interval of the difference to it includes zero; they need not be as good). The "
         "interval is not corrected for the choice of the best. Half of the images hold the "
         "category.",
         (
@@ -254,9 +254,9 @@ def category_table(levels: pd.DataFrame, pairs: pd.DataFrame, expected: Sequence
         rows.append([*row[:1], *pair, *row[1:]])
     return Table(
         "categories",
-        "By category the paired difference of the Lovász hinge to cross-entropy in points, its "
-        "95 % interval, and its p value after Holm over all losses and categories; then image-IoU "
-        "in percent by training loss, the best in bold.",
+        "By category the difference of the Lovász hinge to cross-entropy on the same images in "
+        "points, its 95 % interval, and its p value after Holm over all losses and categories; "
+        "then image-IoU in percent by training loss, the best in bold.",
         ("category", "Lovász − cross-entropy", "p (Holm)", *(style(loss).label for loss in losses)),
         rows,
         levels,

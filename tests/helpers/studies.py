@@ -27,7 +27,8 @@ def command(shapes_root: Path, runs: Path) -> list[str]:
         "--base.optim.steps", "6", "--base.optim.validate_every", "3",
         "--base.optim.batch_size", "4", "--optim.batch_size", "4",
         "--optim.steps", "6", "--optim.validate_every", "2",
-        "--tuning.lrs", "[0.001, 0.01]", "--tuning.categories", "[bird]", "--tuning.steps", "[6]",
+        "--tuning.lrs", "[0.001, 0.01]", "--tuning.extend", "0", "--tuning.categories", "[bird]",
+        "--tuning.steps", "[6]",
         "--cells.categories", "[bird, cat]", "--cells.losses", "[cross_entropy, lovasz_hinge]",
         "--cells.seeds", "[0]", "--runtime.device", "cpu",
         # Sums, and so the last digits, depend on their number.

@@ -220,6 +220,14 @@ class TestContent:
             "practice",
         ]
 
+    def test_titles_and_captions_use_no_words_of_ours(self, written: tuple[Path, Path]) -> None:
+        """Words that a segmentation engineer would not know at once."""
+        texts = [written[1] / "report.md", *(written[1] / "figures").glob("*.svg")]
+        assert len(texts) > 10
+        ours = r"operating point|nearness|labeling|paired difference|\btuned|\breference"
+        for path in texts:
+            assert not re.findall(ours, path.read_text("utf-8")), path.name
+
     def test_headings_never_skip_a_level(self, written: tuple[Path, Path]) -> None:
         page = (written[1] / "index.html").read_text("utf-8")
         levels = [int(level) for level in re.findall(r"<h(\d)", page)]

@@ -67,6 +67,7 @@ def test_every_loss_gets_the_same_trials(path: Path) -> None:
     config = shipped(path, Path(), Path())
     tuning = config.tuning
     assert tuning.lrs
+    assert tuning.extend  # a best rate at the edge of the range is tried beyond
     if path.stem != "demo" and config.task == "binary":
         assert len(set(tuning.categories)) >= 6
         assert len(set(tuning.seeds)) >= 2
