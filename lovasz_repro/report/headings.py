@@ -179,9 +179,9 @@ def _signs(rows: pd.DataFrame) -> str:
     if len(signs) == 1:
         word = {1.0: "positive", 0.0: "zero", -1.0: "negative"}[signs.pop()]
         text = f"the gain over cross-entropy is {word} in every experiment"
-    return text + f", with an interval that holds zero in {listed(list(open_in))}" * (
-        len(open_in) > 0
-    )
+    if len(open_in):
+        text += f", with an interval that holds zero in {listed(list(open_in))}"
+    return text
 
 
 def base_strength(table: pd.DataFrame) -> str:

@@ -187,7 +187,7 @@ def test_what_is_wrong_with_images_is_said_in_one_line(
 def test_a_broken_image_does_not_stop_the_others(
     finished: Path, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The whole batch of two may be broken, as b and c are here, and the last one, too."""
+    """Nor where all of a batch is broken, as the last one is here, which holds e alone."""
     folder, out = tmp_path / "in", tmp_path / "o"
     folder.mkdir()
     for name, image in (("a", "val_000001"), ("d", "val_000002")):
