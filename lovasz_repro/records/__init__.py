@@ -249,7 +249,9 @@ def load(runs: Path, gallery: bool = True) -> Records:
     if gallery:
         entries = _optional(stored, "gallery/gallery.json", schema.Gallery).get("images", [])
     if wrong := agreement.gallery_problem(entries, images):
-        raise UserError(f"{stored.path('gallery/gallery.json')}: {wrong}; run the study again")
+        if not (missing or stale or failed):
+            raise UserError(f"{stored.path('gallery/gallery.json')}: {wrong}; run the study again")
+        entries = []  # of an earlier state: the study makes them again when it ends
     return Records(
         study=study,
         machine=_optional(stored, "machine.json", schema.Machine),

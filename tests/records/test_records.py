@@ -104,6 +104,20 @@ def test_a_zip_is_read_as_its_folder(tmp_path: Path) -> None:
             assert value == vars(archive)[name], name
 
 
+def test_pictures_of_an_earlier_state_are_left_out_of_a_partial_study(tmp_path: Path) -> None:
+    write_study(tmp_path, categories=GRID.categories, losses=["cross_entropy", "lovasz_hinge"])
+    whole = load(tmp_path)
+    (chosen, *_) = choose(whole.images, "bird")
+    shown = {**SHOWN, **chosen, "gain": 0.9, "iou": {}, "overlays": {}}
+    write_json(tmp_path / "gallery/gallery.json", {"images": [shown]})
+    with pytest.raises(UserError, match=r"gallery\.json: images\[0\]\.gain: 0\.9"):
+        load(tmp_path)
+    (tmp_path / list(whole.results)[-1].path / "result.json").unlink()
+    records = load(tmp_path)
+    assert len(records.missing) == 1
+    assert records.gallery == []
+
+
 def test_missing_failed_and_stale_cells_are_told_apart(tmp_path: Path) -> None:
     missing, failed, stale = GRID.cells()[:3]
     runs = study(tmp_path, missing=[missing], failed={failed: "loss is NaN"}, stale=[stale])
