@@ -51,7 +51,8 @@ def write_gallery(runs: Path, voc: VOC) -> None:
     pictures: dict[str, bytes] = {}
     for category in records.grid.categories:
         for choice in choose(records.images, category):
-            entry, files = _show(records, runs, voc, choice)
+            shown = {**choice, "seed": _seed(records, runs, choice)}
+            entry, files = _show(records, runs, voc, shown)
             entries.append(entry)
             pictures |= files
     folder = runs / "gallery"
@@ -95,6 +96,20 @@ def choose(images: pd.DataFrame, category: str) -> list[Json]:
             },
         )
     return list(chosen.values())
+
+
+def _seed(records: Records, runs: Path, choice: Json) -> int:
+    """The first seed whose cells all have their predictions, which the records of a report lack;
+    the choice's own where there is none."""
+    place = (choice["category"], choice["fold"])
+    lacking = {
+        cell.seed
+        for cell in records.results
+        if (cell.category, cell.fold) == place
+        and not (runs / cell.path / "predictions.npz").exists()
+    }
+    seeds = [seed for seed in records.grid.seeds if seed not in lacking]
+    return min(seeds, default=choice["seed"])
 
 
 def _show(records: Records, runs: Path, voc: VOC, choice: Json) -> tuple[Json, dict[str, bytes]]:

@@ -242,8 +242,8 @@ def held_out(records: Records) -> str:
 CHOICE_OF_IMAGES = (
     "Per category, of the validation images that hold it: the one on which the Lovász hinge gains "
     "most image-IoU over cross-entropy (mean over seeds), the median, and the one on which it "
-    "loses most. No image was picked by hand. Predictions are those of the first seed; the thin "
-    "line is the outline of the truth."
+    "loses most. No image was picked by hand. Predictions are those of the first seed that has "
+    "them; the thin line is the outline of the truth."
 )
 WITHOUT_PHOTOGRAPHS = (
     "The photographs are not part of these records, their masks are: on a plain ground a "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,21 @@ def test_a_gallery_of_an_earlier_state_is_made_again(study: tuple[Path, VOC]) ->
     write_gallery(runs, voc)
     assert read_json(path) == whole
     load(runs)
+
+
+def test_where_a_seed_lacks_predictions_another_is_shown(
+    study: tuple[Path, VOC], tmp_path: Path
+) -> None:
+    """The records of a report lack them: a study that goes on from there has the new seeds'."""
+    runs = shutil.copytree(study[0], tmp_path / "runs")
+    before = load(runs).gallery
+    for path in runs.glob("cells/*/*/*-seed0/predictions.npz"):
+        path.unlink()
+    write_gallery(runs, study[1])
+    after = load(runs).gallery
+    assert {entry["seed"] for entry in before} == {0}
+    assert {entry["seed"] for entry in after} == {1}
+    assert [entry["gain"] for entry in before] == [entry["gain"] for entry in after]
 
 
 def test_entries_name_their_pictures_and_scores(study: tuple[Path, VOC]) -> None:
