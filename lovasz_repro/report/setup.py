@@ -35,8 +35,11 @@ def facts(records: Records) -> list[tuple[str, str]]:
     commit = str(machine.get("commit") or NOT_RECORDED)[:12]
     dirty = machine.get("dirty")
     state = "" if dirty is None else ", with uncommitted changes" if dirty else ", clean"
-    if before := [str(e.get("commit") or NOT_RECORDED)[:12] for e in machine.get("earlier", [])]:
-        state += f"; began at {listed(before)}"
+    earlier = machine.get("earlier", [])
+    if earlier:
+        state += (
+            f"; began at {listed([str(e.get('commit') or NOT_RECORDED)[:12] for e in earlier])}"
+        )
     versions = [
         f"{name} {machine[name]}"
         for name in ("python", "torch", "torchvision", "lightning", "timm")
@@ -44,11 +47,13 @@ def facts(records: Records) -> list[tuple[str, str]]:
     ]
     hardware = [str(machine[key]) for key in ("device", "processor") if machine.get(key)]
     cores = f", {machine['cores']} cores" if machine.get("cores") else ""
+    first = earlier[0] if earlier else machine
     dates = [
-        str(machine[key])[:16].replace("T", " ")
-        for key in ("started", "finished")
-        if machine.get(key)
+        str(day)[:16].replace("T", " ")
+        for day in (first.get("started"), machine.get("finished"))
+        if day
     ]
+    worked = [part.get("seconds") for part in (*earlier, machine)]
     done = f"{len(records.results)} of {len(grid.cells())} cells"
     what = count(len(grid.categories), "category")
     axes = [
@@ -64,7 +69,7 @@ def facts(records: Records) -> list[tuple[str, str]]:
         ("Hardware", (", ".join(hardware) + cores) if hardware else NOT_RECORDED),
         ("Versions", ", ".join(versions) or NOT_RECORDED),
         ("Records of (UTC)", " to ".join(dates) or NOT_RECORDED),
-        ("Wall-clock", duration(machine["seconds"]) if machine.get("seconds") else NOT_RECORDED),
+        ("Wall-clock", duration(sum(worked)) if all(worked) else NOT_RECORDED),
         ("Configuration", str(records.study["hash"])[:12]),
     ]
 
