@@ -314,6 +314,7 @@ DDP = ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_fal
 
 
 NUMERIC = ("precision", "devices")
+"""Keys of `Runtime` that change a number beyond its last digits."""
 
 
 @dataclass(frozen=True)
@@ -372,7 +373,7 @@ class Runtime:
                 raise UserError(f"runtime.{key}: {value} is neither whole nor below 1, as Ray asks")
 
     def numeric(self) -> dict[str, Any]:
-        """What changes a number beyond its last digits."""
+        """The values of `NUMERIC`."""
         return {key: getattr(self, key) for key in NUMERIC}
 
 
@@ -545,7 +546,7 @@ def settings_digest(
 
     classes = config.get("data", {}).get("classes")
     default = ["classes"] if classes == list(CATEGORIES) else []  # older records have none
-    tuning, runtime = group("tuning"), group("runtime")
+    tuning, runtime = config.get("tuning", {}), config.get("runtime", {})
     used: dict[str, Any] = {
         "data": group("data", "root", "cache", *default),
         "network": group("network", "weights"),  # its content is in `data`

@@ -118,7 +118,7 @@ class Sums(TypedDict):
 
 
 class Earlier(TypedDict):
-    """A commit that made a part of the cells."""
+    """An earlier commit at which the study ran."""
 
     commit: NotRequired[Text | None]
     started: NotRequired[Date]

@@ -99,17 +99,19 @@ def choose(images: pd.DataFrame, category: str) -> list[Json]:
 
 
 def _seed(records: Records, runs: Path, choice: Json) -> int:
-    """The first seed whose cells all have their predictions, which the records of a report lack;
-    the choice's own where there is none."""
-    place = (choice["category"], choice["fold"])
-    lacking = {
-        cell.seed
-        for cell in records.results
-        if (cell.category, cell.fold) == place
-        and not (runs / cell.path / "predictions.npz").exists()
-    }
-    seeds = [seed for seed in records.grid.seeds if seed not in lacking]
-    return min(seeds, default=choice["seed"])
+    """The first seed that has both losses of the gain, and predictions of all its finished cells;
+    the choice's own where there is none. The records of a report lack predictions."""
+    for seed in sorted(records.grid.seeds):
+        cells = {
+            loss: cell
+            for loss in records.grid.losses
+            if (cell := Cell(choice["category"], loss, choice["fold"], seed)) in records.results
+        }
+        kept = all((runs / cell.path / "predictions.npz").exists() for cell in cells.values())
+        if kept and cells.keys() >= set(GAIN):
+            return seed
+    own: int = choice["seed"]
+    return own
 
 
 def _show(records: Records, runs: Path, voc: VOC, choice: Json) -> tuple[Json, dict[str, bytes]]:
@@ -160,9 +162,8 @@ def _image_iou(images: pd.DataFrame, cell: Cell, image_id: str) -> float:
 def _prediction(path: Path, image_id: str) -> Mask:
     """`(MASK_SIDE, MASK_SIDE)`: the foreground of one val image, at the top left of its canvas."""
     try:
-        with np.load(
-            io.BytesIO(regular(path).read_bytes())
-        ) as arrays:  # which closes a damaged file
+        content = io.BytesIO(regular(path).read_bytes())  # np.load closes a damaged file
+        with np.load(content) as arrays:
             ids, masks = arrays["ids"], arrays["masks"]
         rows = np.flatnonzero(ids == image_id)
         if not rows.size:

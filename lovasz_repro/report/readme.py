@@ -11,7 +11,7 @@ import pandas as pd
 
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import write_bytes
-from lovasz_repro.records import UNTRAINED, Records, load
+from lovasz_repro.records import Records, load
 from lovasz_repro.report import multiclass, prose, quoted, tables
 from lovasz_repro.report.controls import controls_table
 from lovasz_repro.report.document import Table, count
@@ -121,7 +121,7 @@ def _result(every: dict[Path, Records], root: Path) -> str:
     answers = [
         f"- {escaped(multiclass.answer(records))} ([{path.name}]({links[path]}/report.md))"
         for path, records in every.items()
-        if records.multiclass and set(records.grid.losses) != {UNTRAINED}
+        if records.multiclass
     ]
     if not results:
         return "\n".join(answers) or NOTHING

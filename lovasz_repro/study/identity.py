@@ -60,7 +60,7 @@ def open_run(workspace: Workspace, cells: Sequence[Cell]) -> None:
 
 
 def _continued(machine: Json, there: Json) -> Json:
-    """`machine` behind what machine.json holds already: one entry of `earlier` a commit before."""
+    """`machine`, with an entry in `earlier` for each commit that machine.json names already."""
     earlier = there.get("earlier", [])
     if there.get("commit") == machine["commit"]:
         machine["started"] = there.get("started", machine["started"])

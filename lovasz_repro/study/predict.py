@@ -68,7 +68,7 @@ def predict(
             as the training loss makes them so: hinge losses do not.
         batch: images at once.
 
-    Returns: how many images; of each further one that cannot be read what is wrong with it.
+    Returns: the number of images written; a message for each image that cannot be read.
 
     Raises: UserError naming the file or folder that is missing or wrong.
     """

@@ -100,6 +100,14 @@ def test_where_a_seed_lacks_predictions_another_is_shown(
     assert [entry["gain"] for entry in before] == [entry["gain"] for entry in after]
 
 
+def test_a_seed_without_both_losses_is_not_shown(study: tuple[Path, VOC], tmp_path: Path) -> None:
+    runs = shutil.copytree(study[0], tmp_path / "runs")
+    for path in runs.glob("cells/*/lovasz_hinge/*-seed0/result.json"):
+        path.unlink()
+    write_gallery(runs, study[1])
+    assert {entry["seed"] for entry in load(runs).gallery} == {1}
+
+
 def test_entries_name_their_pictures_and_scores(study: tuple[Path, VOC]) -> None:
     runs, _ = study
     records = load(runs)
