@@ -78,8 +78,8 @@ class Data:
         for key in ("views", "negatives", "val_seed"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise UserError(f"data.{key}: {getattr(self, key)} is negative or not finite")
-        for key in ("image_size", "crop_size"):
-            if getattr(self, key) < 1:
+        for key in ("image_size", "crop_size", "negatives"):
+            if getattr(self, key) <= 0:  # scores are told apart by images with and without
                 raise UserError(f"data.{key}: {getattr(self, key)} is not positive")
         if not 0 <= self.positive_fraction <= 1:
             raise UserError(f"data.positive_fraction: {self.positive_fraction} is not in [0, 1]")
@@ -565,3 +565,10 @@ def settings_digest(
     }
     text = json.dumps([version, used, {**data, "lists": lists}], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_settings(study: dict[str, Any], path: Path) -> None:
+    """Raise UserError where the configuration or data in a study.json, at `path`, were edited."""
+    versions = range(1, NUMERICS_VERSION + 1)
+    if study["hash"] not in [settings_digest(study["config"], study["data"], v) for v in versions]:
+        raise UserError(f"{path}: hash: not that of its config and data, which were edited")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lovasz_repro.config import check_settings
 from lovasz_repro.files import write_bytes
 from lovasz_repro.records import Records, load
 from lovasz_repro.report import background, markdown, multiclass, page, sections, sources
@@ -42,9 +43,11 @@ def write_report(runs: Path, out: Path, photographs: bool = True) -> Path:
         The path of the page.
 
     Raises:
-        UserError: records are missing, truncated or malformed; the message names the file.
+        UserError: records are missing, truncated, malformed or edited; the message names the file.
     """
     records = load(runs)
+    if records.study["config"]:  # else the report says that it is not recorded
+        check_settings(records.study, runs / "study.json")
     files = read_files(runs, records)
     if not photographs:
         records, files = without_photographs(records, files)

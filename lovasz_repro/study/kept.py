@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lovasz_repro import files, schema
-from lovasz_repro.config import NUMERICS_VERSION, Data, Network, Runtime, settings_digest
+from lovasz_repro.config import Data, Network, Runtime, check_settings
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import sha256
 from lovasz_repro.models.deeplab import DeepLab, build, state_digest
@@ -137,9 +137,7 @@ def _settings(path: Path, study: Json) -> Settings:
             raise UserError(wrong)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    versions = range(1, NUMERICS_VERSION + 1)
-    if study["hash"] not in [settings_digest(config, study["data"], v) for v in versions]:
-        raise UserError(f"{path}: hash: not that of its config and data, which were edited")
+    check_settings(study, path)
     settings: Settings = msgspec.convert(there, Config)["config"]
     return settings
 

@@ -243,13 +243,15 @@ class Workspace:
     ) -> NDArray[np.int64]:
         """Of these images: those with the category and, drawn once, `data.negatives` without.
 
-        Raises: UserError where none holds the category.
+        Raises: UserError where none holds the category, or each does: they are reported apart.
         """
         data = self.config.data
         present = self.present(category)[index]
-        if not present.any():
-            raise UserError(f"{category}: none of the {len(index)} images to score holds it")
-        return index[balanced_selection(present, data.negatives, data.val_seed, limit)]
+        chosen = balanced_selection(present, data.negatives, data.val_seed, limit)
+        if not present.any() or present[chosen].all():
+            which = "each" if present.any() else "none"
+            raise UserError(f"{category}: {which} of the {len(index)} images to score holds it")
+        return index[chosen]
 
     def data_module(
         self, source: Source, task: Task, plan: SamplePlan, val_index: NDArray[np.int64],

@@ -202,7 +202,7 @@ def _labels(root: Path) -> Target:
         rows = rows.assign(tp=tp, fp=draw.integers(0, 50, 24), fn=truth - tp)
         curve = pd.DataFrame({"step": [0, 6], "train_loss": [np.nan, 0.5], "miou": [0.25, 0.5]})
         cell = Cell(ALL_LABELS, loss, 0, 0)
-        result = {**vars(cell), "hash": synthetic.HASH, "base": "ab", "lr": 0.1, "steps": 6}
+        result = {**vars(cell), "hash": made["hash"], "base": "ab", "lr": 0.1, "steps": 6}
         result |= {"batch_size": 4, **label_scores(rows)}
         tables = {"classes.csv": rows, "curve.csv": curve}
         write_cell(runs / cell.path, tables, result, synthetic.cost(cell), "multiclass")

@@ -358,7 +358,7 @@ def test_pipes_are_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) 
         ("cells.seeds", "[-1]", "cells.seeds: -1"),
         ("cells.losses", "[]", "cells.losses: empty"),
         ("tuning.seeds", "[-5]", "tuning.seeds: -5"),
-        ("data.negatives", "-1", "data.negatives: -1"),
+        ("data.negatives", "0", "data.negatives: 0"),
         ("data.image_size", "-7", "data.image_size: -7"),
     ],
 )
@@ -380,13 +380,15 @@ def test_configuration(
           "a lower `base.optim.lr`"),
     Fault("scores that are not finite at the images' own sizes", "the cell is recorded as failed",
           "that cell", "the same command tries it again"),
-    Fault("a category that no val image holds",
+    Fault("a category that no val image holds, or each holds",
           "its cells are recorded as failed, with this reason", "nothing",
           "take it off `cells.categories`"),
     Fault("a kill between a cell's last write and the removal of its checkpoint",
           "nothing: the next run removes it", "nothing"),
 )  # fmt: skip
-def test_cells(shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells(
+    shapes_root: Path, voc: VOC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     diverging = tiny(shapes_root, tmp_path / "diverging")
     wild = replace(diverging.base, optim=replace(diverging.base.optim, lr=1e30))
     with pytest.raises(UserError, match=r"base\.optim\.lr: the base network of fold 0 diverged"):
@@ -412,6 +414,14 @@ def test_cells(shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     base = config.folder / "base" / "fold0" / "resume.ckpt"
     for path in (left, base):
         path.write_bytes(b"left by a kill")
+    with_bird = [one for one in voc.ids("fold0_val") if 3 in np.unique(voc.mask(one))]
+    (voc.lists_folder / "birds.txt").write_text("\n".join(with_bird))
+    everywhere = tiny(tmp_path / "data", tmp_path / "everywhere")
+    everywhere = replace(everywhere, data=replace(everywhere.data, val_list="birds"))
+    everywhere = replace(everywhere, cells=replace(config.cells, categories=["bird"]))
+    assert study.study(everywhere) == 1
+    failed = load(everywhere.folder).failed
+    assert all(f"bird: each of the {len(with_bird)}" in said for said in failed.values())
     absent = replace(config, cells=replace(config.cells, categories=["bird", "sofa"]))
     assert study.study(absent) == 1
     assert not left.exists()

@@ -246,6 +246,20 @@ def test_edited(runs: Path, said: str, name: str, edit: Callable[[Path], None]) 
 
 
 @shows(
+    Fault("the configuration in `study.json` edited, its sum made right again",
+          "the report ends with one line that names it", "nothing", "get the records anew"),
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value"), [("optim", {}), ("network", {"score": "channel"}), ("data", {"negatives": 2})]
+)
+def test_another_configuration(runs: Path, tmp_path: Path, key: str, value: Any) -> None:
+    rewrite(runs / "study.json", put("config", key, value=value))
+    with pytest.raises(UserError, match=r"study\.json: hash: not that of its config and data"):
+        write_report(runs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@shows(
     Fault("a number edited in any JSON record", "one line that names the file", "nothing",
           "delete it, then the study"),
 )  # fmt: skip

@@ -32,7 +32,6 @@ EFFECT = {
     "hinge": -0.01,
     UNTRAINED: -0.04,
 }
-HASH = "5ca1ab1e"
 RATES = (0.001, 0.003, 0.01, 0.03)
 
 Floats = NDArray[np.float64]
@@ -155,13 +154,14 @@ def write_study(
     another hash. gallery: the entries of gallery.json, whose pictures are the caller's.
     """
     grid = Grid(categories, losses, folds, seeds)
-    write_json(runs / "study.json", study(grid, experiment, generated, images_per_cell))
+    content = study(grid, experiment, generated, images_per_cell)
+    write_json(runs / "study.json", content)
     write_json(runs / "machine.json", MACHINE)
     trained = [loss for loss in losses if loss != UNTRAINED]
     tuning = {f"fold{k}": {loss: tuned(loss, k, categories) for loss in trained} for k in folds}
     write_json(runs / "tuning.json", tuning)
     for fold in folds:
-        write_json(runs / f"base/fold{fold}/result.json", base(fold, categories))
+        write_json(runs / f"base/fold{fold}/result.json", base(fold, categories, content["hash"]))
         write_json(runs / f"base/fold{fold}/cost.json", cost("base", fold))
     for cell in grid.cells():
         if failed and cell in failed:
@@ -169,7 +169,7 @@ def write_study(
         elif cell not in missing:
             shift = effect.get(cell.loss, 0.0)
             lr = 0.0 if cell.loss == UNTRAINED else tuning[f"fold{cell.fold}"][cell.loss]["lr"]
-            digest = "0dd" if cell in stale else HASH
+            digest = "0dd" if cell in stale else content["hash"]
             write_one(runs, cell, images_per_cell, shift, digest, lr)
     if gallery:
         write_json(runs / "gallery/gallery.json", {"images": list(gallery)})
@@ -212,21 +212,22 @@ def study(grid: Grid, experiment: str, generated: bool, count: int) -> Json:
             list(grid.folds), list(grid.seeds),
         ),
     )  # fmt: skip
+    data: Json = {"lists": {k: {"images": n, "sha256": "cd" * 32} for k, n in lists.items()}}
     return {
         "experiment": experiment,
         "generated": generated,
-        "hash": HASH,
+        "hash": config.digest(data),
         "grid": {name: list(value) for name, value in vars(grid).items()},
         "config": _settings(config),
-        "data": {"lists": {k: {"images": n, "sha256": "cd" * 32} for k, n in lists.items()}},
+        "data": data,
     }
 
 
-def base(fold: int, categories: Sequence[str]) -> Json:
+def base(fold: int, categories: Sequence[str], hash_: str) -> Json:
     """The content of a base network's result.json."""
     iou = {name: 0.5 + 0.01 * i for i, name in enumerate(categories)}
     mean = float(np.mean(list(iou.values())))
-    digest = {"hash": HASH, "sha256": "ab" * 32}
+    digest = {"hash": hash_, "sha256": "ab" * 32}
     return {"fold": fold, "miou": mean, "iou": iou, "steps": 300, **digest}
 
 

@@ -286,7 +286,7 @@ def test_which_images_are_scored_follows_negatives_and_val_seed(
 
     with_it, without = scored()
     assert len(without) == len(with_it) > 1
-    for negatives in (0.0, 0.5, 1.5):
+    for negatives in (0.25, 0.5, 1.5):
         sizes = [len(part) for part in scored(negatives=negatives)]
         assert sizes == [len(with_it), round(negatives * len(with_it))]
     others = scored(val_seed=1)
