@@ -12,24 +12,21 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from lovasz_repro import files, records
 from lovasz_repro.config import Optim
 from lovasz_repro.data.binary import balanced_plan
-from lovasz_repro.data.cache import ImageCache
 from lovasz_repro.data.datamodule import DataModule, Task
 from lovasz_repro.data.reading import Source
-from lovasz_repro.data.voc import VOID
 from lovasz_repro.losses import cross_entropy
 from lovasz_repro.records import UNTRAINED, Cell, Json
 from lovasz_repro.schema import without_batch
 from lovasz_repro.study.base import base_network
 from lovasz_repro.study.kept import FILE, drop_others, keep
+from lovasz_repro.study.pictures import log_pictures
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.callbacks import Stopwatch, shown
 from lovasz_repro.training.logs import log_final
@@ -68,11 +65,11 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
         cell.loss, choice.lr, cell.seed, train_index, val_index, optim, folder, str(cell), loggers
     )
     module.threshold, _ = threshold_of_best_image_iou(*setting.predict(module, data, held_out))
-    threshold_found = time.perf_counter()
+    evaluated = -time.perf_counter()
     test(trainer, module, data)
+    evaluated += time.perf_counter()
     if workspace.rank:
         return {}
-    evaluated = time.perf_counter()
     images = pd.DataFrame(module.rows)
     broken = images.columns[~np.isfinite(images.to_numpy(float)).all(0)].tolist()
     if broken:
@@ -81,22 +78,13 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
         )
     images["id"] = [workspace.images.ids[i] for i in images["index"]]
     tp, fp, fn = (int(images[name].sum()) for name in ("tp", "fp", "fn"))
-    result: Json = {
-        **vars(cell),
-        "hash": workspace.digest,
-        "base": setting.base_digest,
-        "lr": choice.lr,
-        "steps": choice.steps,
-        "train_images": len(train_index),
-        "held_out_images": len(held_out),
+    result = setting.described(cell, choice, train_index, held_out) | {
         "threshold": module.threshold,
         "images": len(images),
         "image_iou": float(images["iou"].mean()),
         "tuned_image_iou": float(images["tuned_iou"].mean()),
         "dataset_iou": tp / max(tp + fp + fn, 1),
     }
-    if cell.loss in config.mixtures:
-        result["mixture"] = config.mixtures[cell.loss]
     if config.runtime.keep_weights != "none" and cell.loss != UNTRAINED:
         result["weights"] = keep(folder, module.network)
     else:
@@ -111,15 +99,6 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
     with files.atomic(folder / "predictions.npz") as temporary:
         masks = np.packbits(torch.stack(module.thumbnails).numpy(), axis=-1)
         np.savez_compressed(temporary, ids=images["id"].to_numpy(dtype=str), masks=masks)
-    watch = Stopwatch.of(trainer)
-    cost = {
-        "images": len(images),
-        "train_seconds": watch.train_seconds,
-        "seconds_per_step": watch.train_seconds / max(choice.steps, 1),
-        "validate_seconds": watch.validate_seconds,
-        "evaluate_seconds": evaluated - threshold_found,
-        "total_seconds": time.perf_counter() - started,
-    }
     ious = torch.stack(module.threshold_ious).numpy()
     present = images["has_category"].to_numpy() == 1
     curve = {"threshold": THRESHOLDS.numpy(), "present": ious[present].mean(0)}
@@ -128,11 +107,24 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
         "curve.csv": pd.DataFrame(module.curve),
         "thresholds.csv": pd.DataFrame(curve | {"absent": ious[~present].mean(0)}),
     }
-    records.write_cell(folder, tables, result, cost)
+    records.write_cell(folder, tables, result, cost(trainer, result, started, evaluated))
     if config.runtime.keep_weights == "best":
         drop_others(workspace.folder, cell.category, workspace.digest)
     (folder / "resume.ckpt").unlink(missing_ok=True)
     return result
+
+
+def cost(trainer: pl.Trainer, result: Json, started: float, evaluated: float) -> Json:
+    """What `cost.json` holds. started: on the clock; evaluated: seconds."""
+    watch = Stopwatch.of(trainer)
+    return {
+        "images": result["images"],
+        "train_seconds": watch.train_seconds,
+        "seconds_per_step": watch.train_seconds / max(result["steps"], 1),
+        "validate_seconds": watch.validate_seconds,
+        "evaluate_seconds": evaluated,
+        "total_seconds": time.perf_counter() - started,
+    }
 
 
 class Start:
@@ -154,6 +146,24 @@ class Start:
         spec = self.workspace.config.mixtures.get(without_batch(loss), {})
         mixture = f" {json.dumps(spec, sort_keys=True)}" if spec else ""
         return f"{self.base_digest}, {self.what}, {loss}{mixture}, seed {seed}"
+
+    def described(
+        self, cell: Cell, choice: Choice, train_index: NDArray[np.int64],
+        held_out: NDArray[np.int64],
+    ) -> Json:  # fmt: skip
+        """What `result.json` holds of any cell, binary or not."""
+        mixtures = self.workspace.config.mixtures
+        bare = without_batch(cell.loss)
+        return {
+            **vars(cell),
+            "hash": self.workspace.digest,
+            "base": self.base_digest,
+            "lr": choice.lr,
+            "steps": choice.steps,
+            "train_images": len(train_index),
+            "held_out_images": len(held_out),
+            **({"mixture": mixtures[bare]} if bare in mixtures else {}),
+        }
 
     def optim(self, steps: int, validate_every: int | None = None) -> Optim:
         """The configuration's schedule with so many steps, and validations so far apart."""
@@ -236,46 +246,3 @@ class Setting(Start):
                 logits.append(module(batch.inputs)[:, 0])
                 targets.append(batch.target)
         return torch.cat(logits), torch.cat(targets)
-
-
-def log_pictures(
-    loggers: Sequence[Logger], module: BinarySegmenter, data: DataModule, count: int
-) -> None:
-    """Some fixed val images, to TensorBoard."""
-    boards = [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
-    if not count or not boards:
-        return
-    chosen = np.linspace(0, len(module.rows) - 1, count).astype(int)
-    strips = [
-        overlay(data.source.cache, module.rows[i]["index"], module.thumbnails[i], data.task)
-        for i in chosen
-    ]
-    title = "val/image, truth, prediction, error (red: too much, blue: missed)"
-    for logger in boards:
-        logger.experiment.add_image(title, torch.cat(strips, 1), module.curve[-1]["step"])
-
-
-def overlay(cache: ImageCache, index: int, prediction: Tensor, task: Task) -> Tensor:
-    """(3, C, 4·C) in [0, 1]: image, truth, prediction, error. prediction: (C, C) bool."""
-    side = prediction.shape[-1]
-    height, width = (max(1, round(side * n / cache.sizes[index].max())) for n in cache.sizes[index])
-    h, w = cache.sizes[index]
-
-    def small(array: NDArray[np.uint8], mode: Image.Resampling) -> Tensor:
-        """(side, side, channels): shrunk to the thumbnail's size, at the top left."""
-        picture = Image.fromarray(array).resize((width, height), mode)
-        values = torch.from_numpy(np.array(picture)).view(height, width, -1)
-        return F.pad(values, (0, 0, 0, side - width, 0, side - height))
-
-    canvas = cache.images[index, :, :h, :w].transpose(1, 2, 0)
-    image = small(canvas, Image.Resampling.BILINEAR).permute(2, 0, 1) / 255  # (3, side, side)
-    labels = small(cache.masks[index, :h, :w], Image.Resampling.NEAREST)[None, ..., 0]
-    truth = task.target(labels, labels.eq(task.label or 0).flatten(1).any(1))[0]
-    grey = torch.where(truth == VOID, 0.5, (truth == 1).float())
-    wrong = prediction & (truth == 0)
-    missed = ~prediction & (truth == 1)
-    error = image * 0.35
-    error[:, wrong] = torch.tensor([[0.9], [0.2], [0.1]])
-    error[:, missed] = torch.tensor([[0.1], [0.5], [0.9]])
-    panels = [image, grey.expand(3, -1, -1), prediction.float().expand(3, -1, -1), error]
-    return torch.cat(panels, 2)

@@ -21,10 +21,8 @@ from lovasz_repro.data.datamodule import DataModule, Task
 from lovasz_repro.losses import softmax_cross_entropy
 from lovasz_repro.records import UNTRAINED, Cell, Json
 from lovasz_repro.records.agreement import label_scores
-from lovasz_repro.schema import without_batch
-from lovasz_repro.study.cell import Choice, Start
+from lovasz_repro.study.cell import Choice, Start, cost
 from lovasz_repro.study.workspace import Workspace
-from lovasz_repro.training.callbacks import Stopwatch
 from lovasz_repro.training.logs import log_final
 from lovasz_repro.training.loop import test, train, validate
 from lovasz_repro.training.segmenter import MultiSegmenter
@@ -55,42 +53,25 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
         str(cell), loggers,
     )  # fmt: skip
     data.val_index = val_index
-    trained = time.perf_counter()
+    evaluated = -time.perf_counter()
     test(trainer, module, data)
+    evaluated += time.perf_counter()
     if workspace.rank:
         return {}
-    evaluated = time.perf_counter()
     rows = pd.DataFrame(module.rows.numpy(), columns=["index", "label", "tp", "fp", "fn"])
     rows["id"] = [workspace.images.ids[i] for i in rows["index"]]
-    result: Json = {
-        **vars(cell),
-        "hash": workspace.digest,
-        "base": setting.base_digest,
-        "lr": choice.lr,
-        "steps": choice.steps,
+    result = setting.described(cell, choice, train_index, held_out) | {
         "batch_size": config.batch_size(cell.loss),
-        "train_images": len(train_index),
-        "held_out_images": len(held_out),
         **label_scores(rows),
     }
-    if (bare := without_batch(cell.loss)) in config.mixtures:
-        result["mixture"] = config.mixtures[bare]
     keys = ("loss", "fold", "seed", "lr", "steps", "batch_size")
     log_final(
         loggers, {key: result[key] for key in keys},
         {f"final/{name}": result[name] for name in ("miou", "image_miou")}, choice.steps,
     )  # fmt: skip
-    watch = Stopwatch.of(trainer)
-    cost = {
-        "images": result["images"],
-        "train_seconds": watch.train_seconds,
-        "seconds_per_step": watch.train_seconds / max(choice.steps, 1),
-        "validate_seconds": watch.validate_seconds,
-        "evaluate_seconds": evaluated - trained,
-        "total_seconds": time.perf_counter() - started,
-    }
     tables = {"classes.csv": rows, "curve.csv": pd.DataFrame(module.curve)}
-    records.write_cell(folder, tables, result, cost, config.task)
+    spent = cost(trainer, result, started, evaluated)
+    records.write_cell(folder, tables, result, spent, config.task)
     (folder / "resume.ckpt").unlink(missing_ok=True)
     return result
 
