@@ -164,7 +164,9 @@ def rates(records: Records) -> list[Block]:
         Paragraph(
             "Every loss got the same trials, on images of each fold’s own training list; taken was "
             f"what gave the highest mean {measure} on held-out images, which neither the base "
-            "network nor a trial trained on, and for the cells of that fold alone." + note
+            "network nor a trial trained on, and for the cells of that fold alone."
+            + practice_tables.steps_sentence(tried, measure)
+            + note
         ),
         picture(
             "tuning",

@@ -7,8 +7,17 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from lovasz_repro.analysis.written import points
 from lovasz_repro.records import Cell, Json, Records
-from lovasz_repro.report.document import MISSING, Field, Table, loss_field, percent
+from lovasz_repro.report.document import (
+    MISSING,
+    Field,
+    Table,
+    count,
+    listed,
+    loss_field,
+    percent,
+)
 from lovasz_repro.report.style import ordered
 
 COSTS = ("seconds_per_step", "train_seconds", "evaluate_seconds", "total_seconds")
@@ -97,6 +106,34 @@ def tuning_frame(tuning: Mapping[str, Json]) -> pd.DataFrame:
         "at_edge",
     ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def steps_sentence(tried: pd.DataFrame, measure: str) -> str:
+    """Which number of steps was taken how often, and what the others gave at the same rate; empty
+    where one number was tried. tried: as of `tuning_frame`; measure: as it is called."""
+    column = "miou" if "miou" in tried else "image_iou"
+    changes: dict[tuple[int, int], list[float]] = {}
+    taken: list[int] = []
+    for _, own in tried.groupby(["fold", "loss"]):
+        first = own.groupby("steps")["lr"].nunique().idxmax()  # where the rates were tried
+        others = own[own["steps"] != first]
+        before = own[own["steps"] == first].set_index("lr")[column]
+        for row in others.to_dict("records"):
+            change = row[column] - before[row["lr"]]
+            changes.setdefault((first, row["steps"]), []).append(change)
+        if len(others):
+            taken += own.loc[own["chosen"], "steps"].tolist()
+    if not taken:
+        return ""
+    counts = [f"{n} in {taken.count(n)}" for n in sorted({n for pair in changes for n in pair})]
+    said = f"{listed(counts)} of {count(len(taken), 'choice')}"
+    ranges = [
+        f"{other} instead of {first} change {measure} by {points(min(by))} to {points(max(by))}"
+        for (first, other), every in changes.items()
+        if (by := [change for change in every if math.isfinite(change)])
+    ]
+    said += f"; {listed(ranges)} points" if ranges else ""
+    return f" The number of steps was chosen by the same rule, at the best rate: {said}."
 
 
 def tuning_table(tried: pd.DataFrame) -> Table:

@@ -18,7 +18,12 @@ from lovasz_repro.report import drawing, headings
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.axes import window
 from lovasz_repro.report.markdown import escaped
-from lovasz_repro.report.practice_tables import cost_table, tuning_frame, tuning_table
+from lovasz_repro.report.practice_tables import (
+    cost_table,
+    steps_sentence,
+    tuning_frame,
+    tuning_table,
+)
 from lovasz_repro.report.setup import deviations, facts
 from tests.helpers.synthetic import write_study
 
@@ -95,6 +100,23 @@ class TestTuning:
             ["hinge", "0", "900", "–", "70.0\u00a0‡", "–"],
         ]
         assert [field.text for row in table.rows for field in row if field.best] == ["70.0\u00a0‡"]
+
+    def test_how_the_steps_were_chosen(self) -> None:
+        entry = TUNING["fold0"]["hinge"]
+        fewer = entry | {"steps": 300, "image_iou": 0.65}
+        fewer["trials"] = [*entry["trials"][:6], *trials({(0.01, 900): [0.5, 0.7]})]
+        said = steps_sentence(tuning_frame({"fold0": {"hinge": entry, "mixed": fewer}}), "IoU")
+        assert "300 in 1 and 900 in 1 of 2 choices" in said
+        assert "900 instead of 300 change IoU by −5.0 to +5.0 points" in said
+        lost = entry | {
+            "steps": 300,
+            "trials": [*entry["trials"][:6], *trials({(0.01, 900): [None]})],
+        }
+        assert "300 in 1 and 900 in 0 of 1 choice." in steps_sentence(
+            tuning_frame({"fold0": {"hinge": lost}}), "IoU"
+        )
+        one = entry | {"trials": entry["trials"][:4]}
+        assert steps_sentence(tuning_frame({"fold0": {"hinge": one}}), "IoU") == ""
 
     def test_none_tried(self) -> None:
         assert tuning_frame({}).empty
