@@ -117,20 +117,10 @@ class Sums(TypedDict):
     files: dict[Name, SumsOf]
 
 
-class Earlier(TypedDict):
-    """An earlier commit at which the study ran."""
+class Ran(TypedDict):
+    """At which commit, where and when a study ran."""
 
     commit: NotRequired[Text | None]
-    started: NotRequired[Date]
-    finished: NotRequired[Date]
-    seconds: NotRequired[Amount]
-
-
-class Machine(TypedDict):
-    """machine.json: of the last commit that ran the study."""
-
-    commit: NotRequired[Text | None]
-    earlier: NotRequired[list[Earlier]]
     dirty: NotRequired[bool | None]
     python: NotRequired[Text]
     torch: NotRequired[Text]
@@ -144,6 +134,12 @@ class Machine(TypedDict):
     started: NotRequired[Date]
     finished: NotRequired[Date]
     seconds: NotRequired[Amount]
+
+
+class Machine(Ran):
+    """machine.json: of the last commit that ran the study, and of those before."""
+
+    earlier: NotRequired[list[Ran]]
 
 
 class Trial(TypedDict):

@@ -24,11 +24,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from lovasz_repro import schema
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
-from lovasz_repro.files import regular, sha256, write_bytes, write_json
+from lovasz_repro.files import read_json, regular, sha256, write_bytes, write_json
 from lovasz_repro.records import Cell, Json, Records, load
-from lovasz_repro.records.agreement import GAIN
+from lovasz_repro.records.agreement import GAIN, gallery_problem
 from lovasz_repro.report.style import style
 
 MASK_SIDE = 160  # of the canvas in predictions.npz
@@ -42,17 +43,23 @@ Mask = NDArray[np.bool_]
 def write_gallery(runs: Path, voc: VOC) -> None:
     """Choose the images of a study's records and leave them in `runs/gallery`.
 
-    A study without both losses leaves an empty gallery.
+    A study without both losses leaves an empty gallery. The records of a report lack predictions:
+    where no seed has them, what the gallery shows already of that image is kept.
 
     Raises: UserError naming the file where a cell's predictions are missing or lack an image.
     """
     records = load(runs, gallery=False)
+    before = _before(records, runs / "gallery")
     entries: list[Json] = []
     pictures: dict[str, bytes] = {}
     for category in records.grid.categories:
         for choice in choose(records.images, category):
-            shown = {**choice, "seed": _seed(records, runs, choice)}
-            entry, files = _show(records, runs, voc, shown)
+            seed = _seed(records, runs, choice)
+            if seed is None and (shown := before.get(_image_of(choice))):
+                entry, files = shown
+            else:
+                chosen = choice if seed is None else {**choice, "seed": seed}
+                entry, files = _show(records, runs, voc, chosen)
             entries.append(entry)
             pictures |= files
     folder = runs / "gallery"
@@ -98,9 +105,9 @@ def choose(images: pd.DataFrame, category: str) -> list[Json]:
     return list(chosen.values())
 
 
-def _seed(records: Records, runs: Path, choice: Json) -> int:
+def _seed(records: Records, runs: Path, choice: Json) -> int | None:
     """The first seed that has both losses of the gain, and predictions of all its finished cells;
-    the choice's own where there is none. The records of a report lack predictions."""
+    None where there is none."""
     for seed in sorted(records.grid.seeds):
         cells = {
             loss: cell
@@ -110,8 +117,34 @@ def _seed(records: Records, runs: Path, choice: Json) -> int:
         kept = all((runs / cell.path / "predictions.npz").exists() for cell in cells.values())
         if kept and cells.keys() >= set(GAIN):
             return seed
-    own: int = choice["seed"]
-    return own
+    return None
+
+
+Shown = tuple[str, str, int, str]
+"""Category, id, fold and rule."""
+
+
+def _image_of(entry: Json) -> Shown:
+    return entry["category"], entry["id"], entry["fold"], entry["rule"]
+
+
+def _before(records: Records, folder: Path) -> dict[Shown, tuple[Json, dict[str, bytes]]]:
+    """What a gallery shows already, with its pictures; empty where it is not of these records."""
+    try:
+        entries = read_json(folder / "gallery.json", schema.Gallery)["images"]
+        if gallery_problem(entries, records.images):
+            return {}
+        pictures = [
+            {name: regular(folder / name).read_bytes() for name in entry.get("sha256", {})}
+            for entry in entries
+        ]
+    except (UserError, OSError):
+        return {}
+    return {
+        _image_of(entry): (entry, files)
+        for entry, files in zip(entries, pictures, strict=True)
+        if files and {name: sha256(content) for name, content in files.items()} == entry["sha256"]
+    }
 
 
 def _show(records: Records, runs: Path, voc: VOC, choice: Json) -> tuple[Json, dict[str, bytes]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lovasz_repro.records import UNTRAINED, Records
+from collections.abc import Sequence
+
+from lovasz_repro.records import UNTRAINED, Json, Records
 from lovasz_repro.report.document import count, listed
 
 NOT_RECORDED = "not recorded"
@@ -40,20 +42,21 @@ def facts(records: Records) -> list[tuple[str, str]]:
         state += (
             f"; began at {listed([str(e.get('commit') or NOT_RECORDED)[:12] for e in earlier])}"
         )
+    parts = (*earlier, machine)
     versions = [
-        f"{name} {machine[name]}"
+        f"{name} {there}"
         for name in ("python", "torch", "torchvision", "lightning", "timm")
-        if machine.get(name)
+        if (there := _each(name, parts))
     ]
-    hardware = [str(machine[key]) for key in ("device", "processor") if machine.get(key)]
-    cores = f", {machine['cores']} cores" if machine.get("cores") else ""
+    hardware = [there for key in ("device", "processor") if (there := _each(key, parts))]
+    cores = f", {there} cores" if (there := _each("cores", parts)) else ""
     first = earlier[0] if earlier else machine
     dates = [
         str(day)[:16].replace("T", " ")
         for day in (first.get("started"), machine.get("finished"))
         if day
     ]
-    worked = [part.get("seconds") for part in (*earlier, machine)]
+    worked = [part.get("seconds") for part in parts]
     done = f"{len(records.results)} of {len(grid.cells())} cells"
     what = count(len(grid.categories), "category")
     axes = [
@@ -72,6 +75,11 @@ def facts(records: Records) -> list[tuple[str, str]]:
         ("Wall-clock", duration(sum(worked)) if all(worked) else NOT_RECORDED),
         ("Configuration", str(records.study["hash"])[:12]),
     ]
+
+
+def _each(key: str, parts: Sequence[Json]) -> str:
+    """The values of a key in the parts of a study that ran at different commits, each once."""
+    return listed(list(dict.fromkeys(str(part[key]) for part in parts if part.get(key))))
 
 
 def duration(seconds: float) -> str:

@@ -60,13 +60,13 @@ def open_run(workspace: Workspace, cells: Sequence[Cell]) -> None:
 
 
 def _continued(machine: Json, there: Json) -> Json:
-    """`machine`, with an entry in `earlier` for each commit that machine.json names already."""
+    """`machine`, with an entry in `earlier` for each other commit or processor that machine.json
+    names already."""
     earlier = there.get("earlier", [])
-    if there.get("commit") == machine["commit"]:
+    if all(there.get(key) == machine.get(key) for key in ("commit", "processor")):
         machine["started"] = there.get("started", machine["started"])
     else:
-        keys = ("commit", "started", "finished", "seconds")
-        earlier = [*earlier, {key: there[key] for key in keys if key in there}]
+        earlier = [*earlier, {key: value for key, value in there.items() if key != "earlier"}]
     return {**machine, "earlier": earlier} if earlier else machine
 
 

@@ -100,6 +100,21 @@ def test_where_a_seed_lacks_predictions_another_is_shown(
     assert [entry["gain"] for entry in before] == [entry["gain"] for entry in after]
 
 
+def test_without_any_predictions_the_gallery_stays_as_it_is(
+    study: tuple[Path, VOC], tmp_path: Path
+) -> None:
+    runs = shutil.copytree(study[0], tmp_path / "runs")
+    folder = runs / "gallery"
+    for path in runs.rglob("predictions.npz"):
+        path.unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    write_gallery(runs, study[1])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    next(folder.glob("*-truth.png")).write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"predictions\.npz"):
+        write_gallery(runs, study[1])
+
+
 def test_a_seed_without_both_losses_is_not_shown(study: tuple[Path, VOC], tmp_path: Path) -> None:
     runs = shutil.copytree(study[0], tmp_path / "runs")
     for path in runs.glob("cells/*/lovasz_hinge/*-seed0/result.json"):

@@ -175,12 +175,17 @@ def test_texts_stay_on_one_line_of_markdown() -> None:
 def test_the_header_names_every_commit_that_made_cells(tmp_path: Path) -> None:
     write_study(tmp_path)
     machine = read_json(tmp_path / "machine.json")
-    before = {"commit": "f" * 40, "started": "2025-12-24T08:00:00Z", "seconds": 3600.0}
+    before = {
+        **{"commit": "f" * 40, "started": "2025-12-24T08:00:00Z", "seconds": 3600.0},
+        **{"processor": "Abacus", "torch": "0.9", "cores": machine["cores"]},
+    }
     write_json(tmp_path / "machine.json", {**machine, "earlier": [before]})
     said = dict(facts(load(tmp_path)))
     assert said["Commit"] == "0123456789ab, clean; began at ffffffffffff"
     assert said["Records of (UTC)"] == "2025-12-24 08:00 to 2026-01-01 11:30"
     assert said["Wall-clock"] == "2 h 30 min"
+    assert said["Hardware"] == f"cpu, Abacus and {machine['processor']}, {machine['cores']} cores"
+    assert f"torch 0.9 and {machine['torch']}, " in said["Versions"]
 
 
 def test_seeds_are_listed(records: Records) -> None:

@@ -78,10 +78,19 @@ def test_a_study_that_goes_on_at_another_commit_names_both(
     workspace = Workspace(tiny(shapes_root, tmp_path))
     cells = [Cell("bird", "hinge", 0, 0)]
     for commit in ("a" * 40, "a" * 40, "b" * 40, "c" * 40):
-        now = {"commit": commit, "started": f"2026-01-0{'abc'.index(commit[0]) + 1}T10:00:00Z"}
+        now = {
+            "commit": commit,
+            "processor": "x86",
+            "started": f"2026-01-0{'abc'.index(commit[0]) + 1}T10:00:00Z",
+        }
         monkeypatch.setattr(identity, "describe_machine", lambda device, now=now: dict(now))
         identity.open_run(workspace, cells)
     machine = read_json(workspace.folder / "machine.json")
     assert machine["commit"] == "c" * 40
     assert [e["commit"][0] for e in machine["earlier"]] == ["a", "b"]
     assert machine["earlier"][0]["started"].startswith("2026-01-01")
+    now["processor"] = "arm"
+    identity.open_run(workspace, cells)
+    machine = read_json(workspace.folder / "machine.json")
+    assert [e["processor"] for e in machine["earlier"]] == ["x86"] * 3
+    assert machine["processor"] == "arm"
