@@ -65,9 +65,9 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
         cell.loss, choice.lr, cell.seed, train_index, val_index, optim, folder, str(cell), loggers
     )
     module.threshold, _ = threshold_of_best_image_iou(*setting.predict(module, data, held_out))
-    evaluated = -time.perf_counter()
+    before = time.perf_counter()
     test(trainer, module, data)
-    evaluated += time.perf_counter()
+    evaluated = time.perf_counter() - before
     if workspace.rank:
         return {}
     images = pd.DataFrame(module.rows)

@@ -53,9 +53,9 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
         str(cell), loggers,
     )  # fmt: skip
     data.val_index = val_index
-    evaluated = -time.perf_counter()
+    before = time.perf_counter()
     test(trainer, module, data)
-    evaluated += time.perf_counter()
+    evaluated = time.perf_counter() - before
     if workspace.rank:
         return {}
     rows = pd.DataFrame(module.rows.numpy(), columns=["index", "label", "tp", "fp", "fn"])
