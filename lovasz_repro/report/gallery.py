@@ -55,7 +55,7 @@ def write_gallery(runs: Path, voc: VOC) -> None:
     for category in records.grid.categories:
         for choice in choose(records.images, category):
             seed = _seed(records, runs, choice)
-            if seed is None and (shown := before.get(_image_of(choice))):
+            if seed is None and (shown := before.get(_choice_of(choice))):
                 entry, files = shown
             else:
                 chosen = choice if seed is None else {**choice, "seed": seed}
@@ -120,15 +120,15 @@ def _seed(records: Records, runs: Path, choice: Json) -> int | None:
     return None
 
 
-Shown = tuple[str, str, int, str]
+Choice = tuple[str, str, int, str]
 """Category, id, fold and rule."""
 
 
-def _image_of(entry: Json) -> Shown:
+def _choice_of(entry: Json) -> Choice:
     return entry["category"], entry["id"], entry["fold"], entry["rule"]
 
 
-def _before(records: Records, folder: Path) -> dict[Shown, tuple[Json, dict[str, bytes]]]:
+def _before(records: Records, folder: Path) -> dict[Choice, tuple[Json, dict[str, bytes]]]:
     """What a gallery shows already, with its pictures; empty where it is not of these records."""
     try:
         entries = read_json(folder / "gallery.json", schema.Gallery)["images"]
@@ -141,7 +141,7 @@ def _before(records: Records, folder: Path) -> dict[Shown, tuple[Json, dict[str,
     except (UserError, OSError):
         return {}
     return {
-        _image_of(entry): (entry, files)
+        _choice_of(entry): (entry, files)
         for entry, files in zip(entries, pictures, strict=True)
         if files and {name: sha256(content) for name, content in files.items()} == entry["sha256"]
     }

@@ -67,7 +67,7 @@ def test_how_more_steps_did(text: str) -> None:
             choices.append(means[180] - means[60])
     assert len(choices) == 10
     assert max(choices) < 0
-    assert "180 steps in place of 60 lower the held-out image-IoU in all ten choices" in text
+    assert "180 steps at the same rate lower the held-out image-IoU in all ten choices" in text
 
 
 def test_readme_is_short() -> None:
