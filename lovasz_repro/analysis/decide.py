@@ -106,7 +106,7 @@ def _rivals(scores: Scores, case: Situation, best: str, losses: list[str]) -> di
             continue
         arms = (Arm(loss, case.measure), Arm(best, case.measure))
         row = compare(scores, *arms, case.subset)
-        if row["low"] <= 0 <= row["high"]:
+        if not (row["low"] > 0 or row["high"] < 0):  # also where there is no interval
             alike.append(loss)
         better |= loss == UNTRAINED and row["low"] > 0
     return {"not_told_apart": " ".join(alike), "untrained_better": better}

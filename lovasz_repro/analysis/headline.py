@@ -32,26 +32,32 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Row:
-    """What a row is measured by, at threshold 0 and at the chosen one (None: no threshold)."""
+    """What a row is measured by, at threshold 0 and at the chosen one (None: no threshold).
+
+    reference: the measure of REFERENCE that its gain is taken over.
+    """
 
     name: str
     loss: str
     iou: str = "iou"
     dataset_iou: str = "dataset_iou"
     tuned: str | None = "tuned_iou"
+    reference: str = "iou"
 
 
 def headline(scores: Scores) -> pd.DataFrame:
     """Columns `COLUMNS`, a row per loss of the grid, then the two that need no training.
 
     Levels are means over the categories in which all losses that have any cell have the same ones,
-    gains over those that the loss shares with the reference. A loss without cells has NaN and 0
+    gains over those that the loss shares with the reference; that of UNTRAINED_TUNED is taken over
+    the reference at its chosen threshold, too. A loss without cells has NaN and 0
     categories. The reference's own differences are NaN, as is `tuned` of the last two rows, which
     have no other threshold.
     """
     rows = [Row(loss, loss) for loss in scores.losses]
     if UNTRAINED in scores.present:
-        rows.append(Row(UNTRAINED_TUNED, UNTRAINED, "tuned_iou", "tuned_dataset_iou", None))
+        tuned = ("tuned_iou", "tuned_dataset_iou", None, "tuned_iou")
+        rows.append(Row(UNTRAINED_TUNED, UNTRAINED, *tuned))
     any_loss = (scores.present or scores.losses)[0]
     rows.append(Row(BACKGROUND, any_loss, "background_iou", "background_dataset_iou", None))
     categories = scores.common(scores.present)
@@ -77,7 +83,7 @@ def _line(scores: Scores, row: Row, common: list[str]) -> dict[str, object]:
         line["tuned"] = _mean(scores, categories, Arm(row.loss, row.tuned))
     if row.name == REFERENCE or REFERENCE not in scores.present:
         return line
-    arm, against = Arm(row.loss, row.iou), Arm(REFERENCE)
+    arm, against = Arm(row.loss, row.iou), Arm(REFERENCE, row.reference)
     change = compare(scores, arm, against)
     line |= {"difference": change["difference"]}
     line |= {"difference_low": change["low"], "difference_high": change["high"]}

@@ -101,6 +101,13 @@ class LabelScores:
                 folds.append(terms[:, :, measure] if isinstance(measure, int) else terms)
         return folds
 
+    @property
+    def held(self) -> list[int]:
+        """The labels that the truth of a val image holds."""
+        runs = [counts for own in self._cells.values() for counts in own.values()]
+        there = np.any([np.any(c[..., 0] + c[..., 2] > 0, axis=0) for c in runs], axis=0)
+        return [int(k) for k in np.flatnonzero(there)]
+
     def bootstrap(self, losses: Sequence[str], measure: Measure) -> Replicates:
         """Of a level (one loss) or of a difference (two)."""
         sides = zip(*(self.terms(loss, measure) for loss in losses), strict=True)
@@ -149,8 +156,7 @@ def label_table(scores: LabelScores) -> pd.DataFrame:
     losses = scores.at(scores.batch_size)
     if REFERENCE not in losses:
         return pd.DataFrame()
-    held = sum(np.any(fold[:, 0, :, 1] > 0, axis=0) for fold in scores.terms(REFERENCE, "miou"))
-    labels = [int(k) for k in np.flatnonzero(held)]
+    labels = scores.held
     own = {k: scores.bootstrap([REFERENCE], k).value for k in labels}
     rows = [{"category": scores.names[k], "loss": REFERENCE, "value": own[k]} for k in labels]
     for loss in losses:
@@ -192,10 +198,10 @@ def claim(table: pd.DataFrame) -> Claim:
     low, high = row["difference_low"], row["difference_high"]
     text = f"Against cross-entropy, {row['batch_size']} images a step, {row['cells']} cells each."
     verdict = judged(low, high)
-    if verdict == "undecided" and (moved := largest_move(table)) < MOVED:
+    if verdict == "undecided" and largest_move(table) < MOVED:
         verdict = "not tested"
         text += (
             " No loss, cross-entropy among them, moves the mIoU from that before fine-tuning by "
-            f"more than {100 * moved:.2f} points."
+            f"as much as {100 * MOVED:g} points."
         )
     return Claim("lovasz_softmax", title, verdict, row["difference"], low, high, "mIoU", text)

@@ -127,8 +127,9 @@ def levels(scores: Scores, measure: str = "iou", subset: str = "all") -> pd.Data
 def differences(scores: Scores, measure: str = "iou", subset: str = "all") -> pd.DataFrame:
     """Per category and loss, paired difference to REFERENCE.
 
-    Columns: category, loss, difference, low, high, p, p_holm (over all rows), images, cells,
-    expected_cells. A category in which the two losses do not have the same cells has no row.
+    Columns: category, loss, difference, low, high, p, p_holm (over the rows of losses that train),
+    images, cells, expected_cells. A category in which the two losses do not have the same cells has
+    no row.
     """
     rows = []
     for loss in _others(scores):
@@ -139,7 +140,10 @@ def differences(scores: Scores, measure: str = "iou", subset: str = "all") -> pd
             one, two = (np.concatenate([fold.mean(axis=1) for fold in side]) for side in sides)
             rows.append({**row, "difference": row["value"], "p": swap_test(one, two)})
     columns = ("category", "loss", "difference", "low", "high", "p", "images", "cells")
-    return _table(rows, (*columns, "expected_cells"))
+    trained = [row for row in rows if row["loss"] != UNTRAINED]
+    others = [row for row in rows if row["loss"] == UNTRAINED]
+    tables = [_table(part, (*columns, "expected_cells")) for part in (trained, others)]
+    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
 
 def _category_rows(

@@ -6,10 +6,10 @@ import math
 
 
 def points(value: float) -> str:
-    """A difference of shares in percentage points, with its sign; with a second decimal where one
-    would hide on which side of zero it lies."""
+    """A difference of shares in percentage points, with its sign; below one point with a second
+    decimal, so that the parts of a small difference add up to it."""
     value *= 100
-    return written(value, 2 if 0 < abs(value) < 0.05 else 1, "+")
+    return written(value, 2 if abs(value) < 0.995 else 1, "+")
 
 
 def written(value: float, digits: int, sign: str = "") -> str:

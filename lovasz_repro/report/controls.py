@@ -1,72 +1,139 @@
-"""The main study beside other runs: what differs, and the gain on the same categories."""
+"""Each other run beside the study that it differs least from: what differs, and the change of the
+gain."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
+
+import pandas as pd
 
 from lovasz_repro.analysis.claims import LOVASZ
+from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import Arm, Scores
-from lovasz_repro.analysis.stats import REFERENCE, compare
+from lovasz_repro.analysis.stats import REFERENCE, gains
 from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED, Records
 from lovasz_repro.report.document import count, interval, listed
 from lovasz_repro.report.markdown import escaped, pipes
+from lovasz_repro.report.style import style
 
 DIFFERENCES = {
     ("network", "kind"): "network {}",
     ("network", "score"): "score: {}",
     ("network", "train"): "trained: {}",
+    ("data", "views"): "{} fixed views",
     ("data", "val_list"): "lists {}",
     ("runtime", "precision"): "precision {}",
 }
 """Keys of the configuration that tell one run from another, and how their values are named."""
 
-COLUMNS = ("run", "what differs", "cells", "gain", "main study", "with the category", "main study")
+COLUMNS = (
+    "run", "what differs", "cells", "beside", "gain", "there", "difference",
+    "with the category", "there", "difference",
+)  # fmt: skip
 
 
-def controls_table(main: Records, others: Mapping[str, Records], links: Mapping[str, str]) -> str:
-    """A row per other run: the gain of the Lovász hinge over cross-entropy in points, in it and in
-    the main study on the same categories (and folds and seeds, where both have the same lists of
-    images), on all images and on those with the category.
+def controls_table(studies: Mapping[str, Records], main: str) -> str:
+    """The gain of the Lovász hinge over cross-entropy in each study but the main one, in points;
+    the gain in the study beside it on the same categories (`alike`), and the difference of the two
+    with its 95 % interval over categories. On all images, then on those with the category.
 
     Args:
-        others: binary studies by name. links: by name, to the report.
+        studies: binary studies by name; links lead to their folders.
     """
     rows = []
-    for name, records in others.items():
-        pair = [Scores(records), Scores(alike(main, records))]
-        gains = [_gain(scores, subset) for subset in ("all", "present") for scores in pair]
-        what = [differences(main, records), _size(records)]
-        rows.append([f"[{escaped(name)}]({links[name]})", *map(escaped, what), *gains])
-    return pipes(COLUMNS, rows, {3, 4, 5, 6})
+    for name, records in studies.items():
+        if name == main:
+            continue
+        beside = counterpart(studies, name, main)
+        what = [differences(studies[beside], records), _size(records)]
+        row = [_link(name), *map(escaped, what), _link(beside)]
+        for subset in ("all", "present"):
+            found = change(records, studies[beside], subset)
+            ends = interval(found["low"], found["high"], points)
+            row += [points(found["gain"]), points(found["gain_beside"])]
+            row.append(f"{points(found['difference'])} <sub>{ends}</sub>")
+        rows.append(row)
+    return pipes(COLUMNS, rows, range(4, len(COLUMNS)))
+
+
+def counterpart(studies: Mapping[str, Records], name: str, main: str) -> str:
+    """Of the main study and those with more cells than `name`, the one it differs least from: one
+    of the same network, of these one with the same lists of images, where there is one."""
+    own = studies[name]
+    larger = [other for other, r in studies.items() if len(r.results) > len(own.results)]
+    candidates = [main, *(other for other in larger if other != main)]
+
+    def distance(other: str) -> tuple[bool, bool, int]:
+        study = studies[other]
+        same = _same(study, own, "network", "kind"), _same(study, own, "data", "val_list")
+        return not same[0], not same[1], len(list(_differences(study, own)))
+
+    return min(candidates, key=distance)
+
+
+def change(records: Records, beside: Records, subset: str) -> dict[str, float]:
+    """gain, gain_beside, difference, low, high of `records`' gain to that of `beside`, where both
+    have the category."""
+    arms = Arm(LOVASZ), Arm(REFERENCE)
+    pair = [gains(Scores(r), *arms, subset) for r in (records, alike(beside, records, subset))]
+    shared = pair[0].index.intersection(pair[1].index)
+    own, other = (series[shared] for series in pair)
+    low, high = mean_interval((own - other).to_numpy(), [])
+    return {
+        "gain": own.mean(), "gain_beside": other.mean(), "difference": (own - other).mean(),
+        "low": float(low), "high": float(high),
+    }  # fmt: skip
 
 
 def differences(main: Records, other: Records) -> str:
-    """Number of steps, and the values of `DIFFERENCES` that are not the main study's."""
-    found = []
+    """Steps, values of `DIFFERENCES`, seeds and chosen rates that are not the main study's."""
+    return ", ".join(_differences(main, other)) or "nothing"
+
+
+def _differences(main: Records, other: Records) -> Iterator[str]:
     steps = _steps(other)
     if steps != _steps(main):
-        found.append(f"{listed([str(n) for n in steps])} steps")
+        yield f"{listed([str(n) for n in steps])} steps"
     for (group, key), text in DIFFERENCES.items():
-        values = [r.study.get("config", {}).get(group, {}).get(key) for r in (other, main)]
+        values = [_setting(r, group, key) for r in (other, main)]
         if values[0] != values[1]:
-            found.append(text.format(values[0]))
-    if seeds := [str(n) for n in other.grid.seeds if n not in main.grid.seeds]:
-        found.append(f"seed {listed(seeds)}")
-    return ", ".join(found) or "nothing"
+            yield text.format(values[0])
+    if not set(main.grid.seeds) & set(other.grid.seeds):
+        yield f"seed {listed([str(seed) for seed in other.grid.seeds])}"
+    folds = other.grid.folds if _same(main, other, "data", "val_list") else main.grid.folds
+    if _same(main, other, "network", "kind"):
+        for loss in (REFERENCE, LOVASZ):
+            rates, former = (_rates(r, loss, f) for r, f in ((other, None), (main, folds)))
+            if rates != former:
+                yield f"{style(loss).label} at {listed(rates)} instead of {listed(former)}"
 
 
-def alike(main: Records, other: Records) -> Records:
-    """The main study's rows of the other's categories, and of its folds and seeds where the lists
-    of images are the same."""
+def alike(main: Records, other: Records, subset: str) -> Records:
+    """The main study's rows of the other's categories, and of its seeds where they share one.
+
+    Where the lists of images are the same, of the other's folds; where they are not, with subset
+    "present" of the images that both score.
+    """
     rows = main.images["category"].isin(other.grid.categories)
-    lists = [r.study.get("config", {}).get("data", {}).get("val_list") for r in (main, other)]
-    if lists[0] == lists[1]:
+    if shared := set(main.grid.seeds) & set(other.grid.seeds):
+        rows &= main.images["seed"].isin(shared)
+    if _same(main, other, "data", "val_list"):
         rows &= main.images["fold"].isin(other.grid.folds)
-        if shared := set(main.grid.seeds) & set(other.grid.seeds):
-            rows &= main.images["seed"].isin(shared)
+    elif subset == "present":
+        keys = [pd.MultiIndex.from_frame(r.images[["category", "id"]]) for r in (main, other)]
+        rows &= keys[0].isin(keys[1])
     return replace(main, images=main.images[rows])
+
+
+def _same(one: Records, other: Records, group: str, key: str) -> bool:
+    return bool(_setting(one, group, key) == _setting(other, group, key))
+
+
+def _setting(records: Records, group: str, key: str) -> Any:
+    return records.study.get("config", {}).get(group, {}).get(key)
 
 
 def _steps(records: Records) -> list[int]:
@@ -74,14 +141,20 @@ def _steps(records: Records) -> list[int]:
     return sorted(set(found))
 
 
+def _rates(records: Records, loss: str, folds: Sequence[int] | None) -> list[str]:
+    """Of a loss in these folds, or in all."""
+    found = {
+        result["lr"]
+        for cell, result in records.results.items()
+        if cell.loss == loss and (folds is None or cell.fold in folds)
+    }
+    return [f"{rate:.2g}" for rate in sorted(found)]
+
+
 def _size(records: Records) -> str:
     grid = records.grid
     return f"{count(len(grid.categories), 'category')}, {count(len(grid.folds), 'fold')}"
 
 
-def _gain(scores: Scores, subset: str) -> str:
-    row = compare(scores, Arm(LOVASZ), Arm(REFERENCE), subset)
-    if not row["categories"]:
-        return "–"
-    ends = interval(row["low"], row["high"], points)
-    return f"{points(row['difference'])} <sub>{ends}</sub>"
+def _link(name: str) -> str:
+    return f"[{escaped(name)}]({name}/report.md)"

@@ -17,6 +17,7 @@ loss. The pictures come from the first of those seeds.
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,8 @@ def write_gallery(runs: Path, voc: VOC) -> None:
     """Choose the images of a study's records and leave them in `runs/gallery`.
 
     A study without both losses leaves an empty gallery. The records of a report lack predictions:
-    where no seed has them, what the gallery shows already of that image is kept.
+    where no seed has them, what the gallery shows already of that image is kept; an image that it
+    does not show is left out, with a warning.
 
     Raises: UserError naming the file where a cell's predictions are missing or lack an image.
     """
@@ -55,8 +57,12 @@ def write_gallery(runs: Path, voc: VOC) -> None:
     for category in records.grid.categories:
         for choice in choose(records.images, category):
             seed = _seed(records, runs, choice)
-            if seed is None and (shown := before.get(_choice_of(choice))):
-                entry, files = shown
+            if seed is None and before:
+                if _choice_of(choice) not in before:
+                    what = f"{category}, {choice['rule']}, {choice['id']}"
+                    print(f"gallery: not shown, for want of predictions: {what}", file=sys.stderr)
+                    continue
+                entry, files = before[_choice_of(choice)]
             else:
                 chosen = choice if seed is None else {**choice, "seed": seed}
                 entry, files = _show(records, runs, voc, chosen)

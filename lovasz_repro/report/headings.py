@@ -101,8 +101,8 @@ def operating(parts: pd.DataFrame) -> str:
         return "No gain of the Lovász hinge to set beside chosen thresholds"
     left, moved = (table.loc[part, "difference"] for part in ("both_chosen", "operating_point"))
     return (
-        f"A chosen threshold takes {points(moved)} of the Lovász hinge’s gain and leaves "
-        f"{points(left)} points"
+        f"A chosen threshold changes the Lovász hinge’s gain by {points(-moved)} points, to "
+        f"{points(left)}"
     )
 
 
@@ -113,10 +113,14 @@ def prevalence(table: pd.DataFrame, share: float) -> str:
         return "No gain to set against the share of images with the category"
     best = rows.loc[rows["difference"].idxmax()]
     if not best["low"] > 0:
-        return (
+        text = (
             f"At {100 * share:g}\u00a0% of images with the category no loss is clearly ahead of "
             "cross-entropy"
         )
+        own = rows[(rows["loss"] == LOVASZ) & (rows["high"] < 0)]
+        if len(own):
+            text += f"; the Lovász hinge is behind, by {with_interval(own.iloc[0])}"
+        return text
     return (
         f"At {100 * share:g}\u00a0% of images with the category {the(best['loss'])} is ahead, by "
         f"{with_interval(best)}"
@@ -138,10 +142,12 @@ def by_category(pairs: pd.DataFrame) -> str:
     """pairs: `differences` of the Lovász hinge."""
     if pairs.empty:
         return "In no category can the Lovász hinge be compared to cross-entropy"
-    up, down = int((pairs["low"] > 0).sum()), int((pairs["high"] < 0).sum())
+    sides = pairs["low"] > 0, pairs["high"] < 0
+    holm = pairs["p_holm"] < 0.05
+    (up, sure_up), (down, sure_down) = ((side.sum(), (side & holm).sum()) for side in sides)
     return (
         f"The Lovász hinge is ahead of cross-entropy in {up} of {count(len(pairs), 'category')}, "
-        f"behind in {down}"
+        f"behind in {down}; after Holm in {sure_up} and {sure_down}"
     )
 
 
@@ -180,7 +186,7 @@ def _signs(rows: pd.DataFrame) -> str:
         word = {1.0: "positive", 0.0: "zero", -1.0: "negative"}[signs.pop()]
         text = f"the gain over cross-entropy is {word} in every experiment"
     if len(open_in):
-        text += f", with an interval that holds zero in {listed(list(open_in))}"
+        text += f", with an interval that includes zero in {listed(list(open_in))}"
     return text
 
 

@@ -67,17 +67,24 @@ def document(records: Records) -> Document:
 
 
 def answer(records: Records) -> str:
-    """One line: the gain in mIoU and the verdict."""
-    judged = claim(scores_table(LabelScores(records), "miou"))
+    """The levels of Lovász-Softmax and cross-entropy, the gain, and the verdict."""
+    table = scores_table(LabelScores(records), "miou")
+    judged = claim(table)
+    if not np.isfinite(judged.effect):
+        return f"{judged.title}: {judged.verdict}. {judged.explanation}"
+    level = table.set_index("loss")["value"]
     row = pd.Series({"difference": judged.effect, "low": judged.low, "high": judged.high})
-    gain = prose.with_interval(row) if np.isfinite(judged.effect) else judged.explanation
-    return f"All labels at once, {judged.title}: {judged.verdict}, {gain}.{_unmoved(judged)}"
+    return (
+        f"{NAME} per batch gives an mIoU of {percent(level[LOVASZ_SOFTMAX])}\u00a0%, cross-entropy "
+        f"{percent(level[REFERENCE])}\u00a0%: {prose.with_interval(row)}. The claim that "
+        f"{judged.title}: {judged.verdict}.{_unmoved(judged)}"
+    )
 
 
 def _unmoved(judged: Claim) -> str:
     if judged.verdict != "not tested":
         return ""
-    return " No loss, cross-entropy among them, moves the network."
+    return f" No loss changes the network’s mIoU by as much as {100 * MOVED:g} points."
 
 
 def verdict(table: pd.DataFrame, images: pd.DataFrame) -> list[str]:
@@ -126,7 +133,12 @@ def _answer(records: Records, table: pd.DataFrame, images: pd.DataFrame) -> Sect
         blocks.append(Paragraph(gaps, warning=True))
     failed = [f"{cell}: {error}" for cell, error in records.failed.items()]
     missing = [str(cell) for cell in records.missing]
-    lists = {"Cells not run": missing, "Cells that failed": failed}
+    stale = [str(cell) for cell in records.stale]
+    lists = {
+        "Cells not run": missing,
+        "Cells that failed": failed,
+        "Cells of another configuration": stale,
+    }
     blocks += [Listing(cells, title) for title, cells in lists.items() if cells]
     shown = table.dropna(subset="difference").sort_values("difference", ascending=False)
     rows = shown.rename(columns={"loss": "row"}).assign(these_low=np.nan, these_high=np.nan)
@@ -183,8 +195,8 @@ def _losses(
     if len(trained):
         top = trained.iloc[0]
         title = f"{style(top['loss']).label} has the highest mIoU, {percent(top['value'])}\u00a0%"
-        if (moved := largest_move(table)) < MOVED:
-            title = f"No loss moves the mIoU by more than {100 * moved:.2f} points"
+        if largest_move(table) < MOVED:
+            title = f"No loss moves the mIoU by as much as {100 * MOVED:g} points"
     text = Paragraph(
         "The IoU of a label is taken over the pixels of all val images, which the folds between "
         "them score once, and averaged over the labels, background among them. Per image it is "

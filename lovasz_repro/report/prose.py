@@ -12,6 +12,7 @@ from lovasz_repro.analysis.claims import LOVASZ, Claim
 from lovasz_repro.analysis.decide import SITUATIONS, Situation
 from lovasz_repro.analysis.headline import BACKGROUND, UNTRAINED_TUNED
 from lovasz_repro.analysis.prevalence import NATURAL
+from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED, Records
 from lovasz_repro.report import quoted
@@ -23,25 +24,25 @@ UNTRAINED_ROWS = (UNTRAINED, UNTRAINED_TUNED, BACKGROUND)
 
 
 def verdict(
-    differences: pd.DataFrame, parts: pd.DataFrame, claims: Sequence[Claim],
-    choices: pd.DataFrame, prevalence: pd.DataFrame, of_voc: bool = True,
+    differences: pd.DataFrame, headline: pd.DataFrame, parts: pd.DataFrame,
+    claims: Sequence[Claim], choices: pd.DataFrame, prevalence: pd.DataFrame, of_voc: bool = True,
 ) -> list[str]:  # fmt: skip
     """Three lines: what became of the paper's claim, where a gain comes from, what to use when.
 
     Args:
-        differences, parts, choices, prevalence: `mean_differences`, `decomposition`, `decisions`,
-            `prevalence_gains`.
+        differences, headline, parts, choices, prevalence: `mean_differences`, `headline`,
+            `decomposition`, `decisions`, `prevalence_gains`.
         of_voc: whether the categories are the paper's.
     """
     claim = next(claim for claim in claims if claim.key == "best_image_iou")
     return [
-        f"{_gain(differences, of_voc)} {_claim(claim)}",
+        f"{_gain(differences, headline, of_voc)} {_claim(claim)}",
         _where(parts),
         f"{_use(choices)} {_natural(prevalence)}".strip(),
     ]
 
 
-def _gain(differences: pd.DataFrame, of_voc: bool) -> str:
+def _gain(differences: pd.DataFrame, headline: pd.DataFrame, of_voc: bool) -> str:
     rows = differences[(differences["loss"] == LOVASZ) & (differences["categories"] > 0)]
     if rows.empty:
         return (
@@ -50,30 +51,33 @@ def _gain(differences: pd.DataFrame, of_voc: bool) -> str:
         )
     row = rows.iloc[0]
     clear = row["low"] > 0 or row["high"] < 0
-    paper = quoted.gain(LOVASZ)
-    within = "within" if row["low"] <= paper <= row["high"] else "outside"
     text = (
         f"Training with the Lovász hinge gives an image-IoU of {percent(row['value'])}\u00a0%, "
         f"with cross-entropy {percent(row['reference_value'])}\u00a0%, mean over "
-        f"{count(int(row['categories']), 'category')}: a difference of {with_interval(row)}"
-        f"{'' if clear else ', which cannot be told from zero'}."
+        f"{count(int(row['categories']), 'category')}: a difference of {with_interval(row)} for "
+        "categories like these"
     )
+    own = headline[headline["row"] == LOVASZ].iloc[0]
+    if these := interval(own["these_low"], own["these_high"], points):
+        text += f", {these} for exactly these"
+    text += "." if clear else ". The first interval includes zero."
     if of_voc:
-        text += (
-            f" The paper’s difference, {points(paper)}{quoted.SIGN}, lies {within} that interval."
-        )
+        text += f" The paper’s difference is {points(quoted.gain(LOVASZ))}{quoted.SIGN}."
     return text
 
 
 def _claim(claim: Claim) -> str:
-    text = f"The paper’s claim, that it is the best of cross-entropy, hinge and it: {claim.verdict}"
+    text = (
+        "The paper’s claim, that the Lovász hinge is the best of cross-entropy, hinge and Lovász "
+        f"hinge: {claim.verdict}"
+    )
     if math.isnan(claim.effect):
         return f"{text}."
     row = pd.Series({"difference": claim.effect, "low": claim.low, "high": claim.high})
     text += f"; {claim.hardest} the difference is {with_interval(row)}"
     if math.isfinite(claim.these_low):
         ends = interval(claim.these_low, claim.these_high, points)
-        text += f", for these categories alone {ends}"
+        text += f", {ends} for exactly these categories"
     return f"{text}."
 
 
@@ -81,14 +85,16 @@ def _where(parts: pd.DataFrame) -> str:
     table = parts[parts["loss"] == LOVASZ].dropna(subset="difference").set_index("part")
     if table.empty:
         return "Where a gain would come from cannot be said from these records."
-    whole = table.loc["gain"]
-    return (
+    whole, shape = table.loc["gain"], table.loc["oracle"]
+    text = (
         f"Of the {points(whole['difference'])} points, images with the category bring "
         f"{with_interval(table.loc['present'])}, images without it "
-        f"{with_interval(table.loc['absent'])}. With both thresholds chosen on held-out images "
-        f"{with_interval(table.loc['both_chosen'])} are left; at each image’s own best threshold "
-        f"IoU with the category changes by {with_interval(table.loc['oracle'])}."
+        f"{with_interval(table.loc['absent'])}. With one threshold per cell, chosen on held-out "
+        f"images, the difference is {with_interval(table.loc['both_chosen'])}. At the best "
+        "threshold of each single image, IoU on images with the category changes by "
+        f"{with_interval(shape)}"
     )
+    return f"{text}{': no better mask shape is shown' if shape['low'] <= 0 else ''}."
 
 
 def with_interval(row: pd.Series) -> str:
@@ -97,8 +103,8 @@ def with_interval(row: pd.Series) -> str:
 
 
 def _use(choices: pd.DataFrame) -> str:
-    """Which loss has the highest mean when, in as few conditions as hold exactly, and what is not
-    told apart from it."""
+    """Which loss has the highest mean when, in as few conditions as hold exactly, and how often
+    cross-entropy and the network before fine-tuning are not told apart from it."""
     if choices.empty:
         return "Which loss to use cannot be said from these records."
     best = dict(zip(SITUATIONS, choices["loss"], strict=True))
@@ -108,22 +114,20 @@ def _use(choices: pd.DataFrame) -> str:
         found.append(f"{the(loss)} has the highest mean {_when(own)}")
     text = f"{'; '.join(found)}."
     text = text[0].upper() + text[1:]
-    rivals = {
-        case: row.not_told_apart.split() + [UNTRAINED] * bool(row.untrained_better)
-        for case, row in zip(SITUATIONS, choices.itertuples(), strict=True)
-    }
-    clear = {case for case, names in rivals.items() if not names}
-    rest = [set(names) for names in rivals.values() if names]
-    if not rest:
-        return f"{text} That choice is told apart from every other loss in each of them."
-    if clear:
-        text += f" That choice is told apart from every other loss only {_when(clear)}."
-    always = ordered(sorted(set.intersection(*rest)))
-    cases = f"In the other {len(rest)}" if clear else "In each of them"
-    if always:
-        text += f" {cases}, {listed([the(loss) for loss in always])} cannot be told from it."
-    else:
-        text += f" {cases}, at least one loss cannot be told from it."
+    rivals = [
+        {*row.not_told_apart.split(), *[UNTRAINED] * bool(row.untrained_better)}
+        for row in choices.itertuples()
+    ]
+    clear = {case for case, names in zip(SITUATIONS, rivals, strict=True) if not names}
+    if len(clear) == len(SITUATIONS):
+        return f"{text} It is told apart from every other loss in each of them."
+    only = f"only {_when(clear)}" if clear else "in none of them"
+    text += f" It is told apart from every other loss {only}."
+    for loss in (REFERENCE, UNTRAINED):
+        if cases := sum(loss in names for names in rivals):
+            name = the(loss)
+            text += f" {name[0].upper()}{name[1:]} is not told apart from it in {cases} of "
+            text += f"{len(rivals)}."
     return text
 
 
@@ -218,15 +222,27 @@ def estimand(partitions: int, seeds: int) -> str:
         "Two questions, two intervals. The first asks for the gain in categories like these, with "
         "networks and images like these: categories are the units. The second asks for the gain in "
         "these very categories: they are fixed, images (within category, fold and presence) "
-        f"{random_runs(seeds)}. {given}"
+        f"{random_runs(seeds, partitions)}. {given}"
     )
 
 
-def random_runs(seeds: int) -> str:
+def random_runs(seeds: int, partitions: int = 0) -> str:
     """What an interval over images says of training runs."""
-    if seeds > 1:
+    if seeds > 1 or partitions > 1:
         return "and training runs are random"
-    return "are random; each cell was trained once, so the spread of training runs is in neither"
+    return "are random; each cell was trained once, so this interval lacks the spread of runs"
+
+
+def choosing(table: pd.DataFrame) -> str:
+    """How choosing a threshold changes the losses. table: `own_tuning` of `threshold_control`."""
+    worse = int((table["high"] < 0).sum())
+    if not worse:
+        return ""
+    return (
+        f" The choice itself costs: it lowers the image-IoU of {worse} of {len(table)} losses, the "
+        "network before fine-tuning among those counted, by what chance in the few held-out images "
+        "adds. So these comparisons mix operating point and choice."
+    )
 
 
 def held_out(records: Records) -> str:

@@ -26,10 +26,12 @@ from lovasz_repro.report.readme_bench import (
 from lovasz_repro.report.sections import Study
 
 NOTHING = "No results on Pascal VOC have been committed yet."
-DECISION_COLUMNS = (0, 1, 2, 3, 5, 6)  # all but the level
+VERDICT_TITLES = ("The claim", "Where the gain comes from", "Which loss to use")
 CONTROLS = (
-    "Other runs: the gain of the Lovász hinge over cross-entropy in image-IoU, in points, beside "
-    "that of the main study on the same categories; on all images, and on those with the category."
+    "Each other run of the binary experiment beside the study that it differs least from: the gain "
+    "of the Lovász hinge over cross-entropy in image-IoU, in points, in the run and there, on the "
+    "same categories, and the difference of the two with its 95 % interval over categories. On all "
+    "images, then on those with the category."
 )
 TABLE_1_COLUMNS = (0, 2, 1, 3, 5, 6)  # loss, paper, here, gain, with and without the category
 
@@ -98,6 +100,7 @@ def _renewed(path: Path, blocks: dict[str, str]) -> str:
 
 
 def _list_of(results: dict[Path, Records]) -> str:
+    """The reports, then the runs beside the main one."""
     lines = []
     for folder, records in results.items():
         grid = records.grid
@@ -106,38 +109,53 @@ def _list_of(results: dict[Path, Records]) -> str:
         size = f"{what}, {len(records.results)} of "
         size += count(len(grid.cells()), "cell")
         lines.append(f"- [{folder.name}]({folder.name}/report.md): {size}.")
-    return "\n".join(lines) or NOTHING
+    if not lines:
+        return NOTHING
+    binary = _binary(results)
+    if len(binary) > 1 and (main := _main(binary)):
+        studies = {path.name: records for path, records in binary.items()}
+        lines += ["", CONTROLS, "", controls_table(studies, main.name)]
+    return "\n".join(lines)
+
+
+def _binary(results: dict[Path, Records]) -> dict[Path, Records]:
+    return {path: records for path, records in results.items() if not records.multiclass}
+
+
+def _main(binary: dict[Path, Records]) -> Path | None:
+    """The report with the most categories, of these one that trains more than a head, then the one
+    with the most cells."""
+    return max(binary, key=lambda path: _weight(binary[path]), default=None)
 
 
 def _result(every: dict[Path, Records], root: Path) -> str:
-    """Verdict, decisions, Table 1 and the gains of the binary report with the most categories, of
-    these of one that trains more than a head, then with the most cells; before its tables the
-    answer of each multi-class report.
+    """The main report's verdict, Table 1, picture and decisions; the answer of each multi-class
+    report.
 
     root: the folder that links start from.
     """
     links = {path: Path(os.path.relpath(path, root)).as_posix() for path in every}
-    results = {path: records for path, records in every.items() if not records.multiclass}
     answers = [
-        f"- {escaped(multiclass.answer(records))} ([{path.name}]({links[path]}/report.md))"
+        f"- **All labels at once, [{path.name}]({links[path]}/report.md).** "
+        f"{escaped(multiclass.answer(records))}"
         for path, records in every.items()
         if records.multiclass
     ]
-    if not results:
+    binary = _binary(every)
+    main = _main(binary)
+    if main is None:
         return "\n".join(answers) or NOTHING
-    first = max(results, key=lambda path: _weight(results[path]))
-    study = Study(results[first], {})
-    lines = [f"- {escaped(text)}" for text in study.verdict]
-    parts = ["\n".join([*lines, *answers]), *_decisions(study), *_table_1(study)]
+    study = Study(binary[main], {})
+    lines = [
+        f"- **{title}.** {escaped(text)}"
+        for title, text in zip(VERDICT_TITLES, study.verdict, strict=True)
+    ]
+    source = f"From [the report of `{main.name}`]({links[main]}/report.md)."
+    parts = ["\n".join([*lines, *answers]), *_table_1(study), f"{source} {prose.FOOTNOTE}"]
     parts.append(
-        f"![Gain in image-IoU over cross-entropy, {first.name}]({links[first]}/figures/gain.svg)"
+        f"![Gain in image-IoU over cross-entropy, {main.name}]({links[main]}/figures/gain.svg)"
     )
-    source = f"All from [the report of `{first.name}`]({links[first]}/report.md)."
-    parts.append(f"{source} {prose.FOOTNOTE}")
-    if others := {path.name: r for path, r in results.items() if path != first}:
-        places = {path.name: f"{links[path]}/report.md" for path in results}
-        parts += [CONTROLS, controls_table(results[first], others, places)]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *_decisions(study)])
 
 
 def _weight(records: Records) -> tuple[int, bool, int]:
@@ -151,7 +169,6 @@ def _decisions(study: Study) -> list[str]:
     choices = study.choices
     if choices.empty:
         return []
-    short = _columns(tables.decision_table(choices), DECISION_COLUMNS)
     text = (
         "Which loss to use: the highest mean, its gain over cross-entropy in points with 95 % "
         "interval (not corrected for the choice), and the losses that are not told apart from it."
@@ -159,17 +176,17 @@ def _decisions(study: Study) -> list[str]:
     if better := int(choices["untrained_better"].sum()):
         cases = count(len(choices), "case")
         text += f" In {better} of {cases} not fine-tuning at all is better."
-    return [text, table(short)]
+    return [text, table(tables.decision_table(choices))]
 
 
 def _table_1(study: Study) -> list[str]:
-    short = _columns(tables.first_table(study.headline), TABLE_1_COLUMNS)
+    short = _columns(tables.first_table(study.headline, study.of_voc), TABLE_1_COLUMNS)
     heads = list(short.columns)
     heads[1:3] = [f"paper{quoted.SIGN}, gain", "image-IoU here"]
     categories = count(int(study.headline["categories"].max()), "category")
     text = (
         f"Image-IoU in percent, mean over {categories} with 95 % interval; gains over "
-        "cross-entropy in points."
+        "cross-entropy in points (at a chosen threshold: over cross-entropy at its own)."
     )
     return [text, table(replace(short, columns=heads))]
 

@@ -80,8 +80,9 @@ class Study:
         """The three lines that a report opens with."""
         prevalence = prevalence_gains(self.scores)
         return prose.verdict(
-            self.differences, self.parts, self.claims, self.choices, prevalence, self.of_voc
-        )
+            self.differences, self.headline, self.parts, self.claims, self.choices, prevalence,
+            self.of_voc,
+        )  # fmt: skip
 
     @property
     def of_voc(self) -> bool:
@@ -114,7 +115,8 @@ def answer(study: Study, anchors: set[str]) -> Section:
         anchors = anchors | {"gain"}
     blocks.append(tables.claims_table(study.claims, anchors))
     blocks.append(tables.questions_table(questions(study.scores)))
-    blocks.append(Paragraph(prose.FOOTNOTE, note=True))
+    if study.of_voc:
+        blocks.append(Paragraph(prose.FOOTNOTE, note=True))
     return Section("answer", "The answer", headings.answer(study.differences, study.claims), blocks)
 
 
@@ -122,13 +124,14 @@ def _gain_picture(study: Study) -> Block:
     shown = study.headline.dropna(subset="difference").sort_values("difference", ascending=False)
     compared = quoted.IMAGE_IOU if study.of_voc else {}
     paper = {loss: quoted.gain(loss) for loss in compared if loss != REFERENCE}
+    marks = f" Upright marks: the paper’s gains{quoted.SIGN}." if study.of_voc else ""
     return picture(
         "gain",
         f"Image-IoU minus cross-entropy’s for {prose.loss_names(shown['row'])}, each with its 95 % "
-        "interval, beside the paper’s gains.",
-        "Gain in image-IoU over cross-entropy, mean over categories. Line: 95 % interval for "
-        "categories like these; broad bar: for these categories, with other images. Upright marks: "
-        f"the paper’s gains{quoted.SIGN}. An arrow with a number lies beyond the axis.",
+        f"interval{', beside the paper’s gains' if study.of_voc else ''}.",
+        "Gain in image-IoU over cross-entropy, mean over categories; at a chosen threshold, over "
+        "cross-entropy at its own. Line: 95 % interval for categories like these; broad bar: for "
+        f"these categories, with other images.{marks} An arrow with a number lies beyond the axis.",
         figures.gains(shown, paper),
     )
 
@@ -148,7 +151,7 @@ def table_1(study: Study) -> Section:
     matrix = stats.own_measure_matrix(study.scores)
     blocks.append(
         Paragraph(
-            "The paper’s second claim is that each loss is best on its own measure: then the bold "
+            "The paper’s claim on own measures is that each loss is best on its own: then the bold "
             "entries of the four loss rows bear the dot of the loss that trains with the measure. "
             "Soft Jaccard is measured per image; training with it per batch is another loss, "
             "without a measure of its own here."

@@ -73,7 +73,7 @@ def facts(records: Records) -> list[tuple[str, str]]:
         ("Versions", ", ".join(versions) or NOT_RECORDED),
         ("Records of (UTC)", " to ".join(dates) or NOT_RECORDED),
         ("Wall-clock", duration(sum(worked)) if all(worked) else NOT_RECORDED),
-        ("Configuration", str(records.study["hash"])[:12]),
+        ("Hash of the setting", str(records.study["hash"])[:12]),
     ]
 
 
@@ -98,6 +98,8 @@ def deviations(records: Records) -> list[str]:
         config.get(key, {}) for key in ("data", "network", "optim", "base")
     )
     frozen = network.get("train", "all") != "all"
+    published = base.get("train", "none") == "none"
+    unseen = "is believed not to have seen them" if published else "did not see them"
     steps = sorted({r["steps"] for r in records.results.values() if r.get("steps")})
     tuning = config.get("tuning", {})
     holdout, source = int(tuning.get("holdout", 5)), tuning.get("holdout_list")
@@ -180,14 +182,14 @@ def deviations(records: Records) -> list[str]:
         (
             len(grid["folds"]) > 1,
             f"The val images are scored in {len(grid['folds'])} folds of cross-validation, each by "
-            "a network that did not see them, where the original trains on one fixed training set.",
+            f"a network that {unseen}, where the original trains on one fixed training set.",
         ),
         (
             any(loss.startswith(("soft_jaccard", "mixed")) for loss in grid["losses"]),
             "Soft Jaccard (Rahman and Wang, 2016) and mixed losses are added to the paper’s table.",
         ),
         (
-            base.get("train", "none") != "none",
+            not published,
             "The 21-way base network is trained here, on the training list of each fold.",
         ),
         (

@@ -181,7 +181,7 @@ def operating_point(study: Study) -> Section:
             "A loss may gain only by moving the decision threshold. In the control each run’s "
             "threshold is chosen on held-out images, which this study did not train on"
             f"{prose.held_out(study.records)}; a gain over cross-entropy that is left with both "
-            "thresholds chosen is more than that."
+            f"thresholds chosen is more than that.{prose.choosing(by_label['own_tuning'])}"
         ),
         picture(
             "thresholds",

@@ -81,7 +81,7 @@ def recount(rows: pd.DataFrame) -> pd.DataFrame:
                 "present": by_category(present, "tuned_iou").mean()[loss],
                 "absent": by_category(absent, "tuned_iou").mean()[loss],
                 "dataset_iou": dataset_iou(common, "tuned_").mean()[loss],
-                "difference": (tuned[loss] - iou["cross_entropy"]).mean(),
+                "difference": (tuned[loss] - tuned["cross_entropy"]).mean(),
             }
     empty = common.assign(iou=(common["has_category"] == 0).astype(float))
     nothing = by_category(empty, "iou")["cross_entropy"]

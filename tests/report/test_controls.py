@@ -1,57 +1,89 @@
-"""The README's table of other runs, against a count of its own from the committed records."""
+"""The table of other runs, against counts of its own from the committed records."""
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from lovasz_repro.analysis.claims import LOVASZ
-from lovasz_repro.analysis.scores import Arm, Scores
-from lovasz_repro.analysis.stats import REFERENCE, compare
+from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.records import Records, load
-from lovasz_repro.report.controls import alike, controls_table, differences
+from lovasz_repro.report.controls import change, controls_table, counterpart, differences
 from tests.helpers import recount
 from tests.helpers.places import ROOT
 
 REPORTS = ROOT / "reports"
+NAMES = ("finetune", "finetune_180", "finetune_all", "finetune_repeat", "head", "head_900")
 
 
 @pytest.fixture(scope="module")
-def main() -> Records:
-    return load(REPORTS / "finetune/records.zip", gallery=False)
+def studies() -> dict[str, Records]:
+    return {name: load(REPORTS / name / "records.zip", gallery=False) for name in NAMES}
 
 
-@pytest.fixture(scope="module")
-def longer() -> Records:
-    return load(REPORTS / "finetune_180/records.zip", gallery=False)
-
-
-def test_what_differs_is_named(main: Records, longer: Records) -> None:
-    assert differences(main, longer) == "180 steps"
-    assert differences(main, main) == "nothing"
-    whole = load(REPORTS / "finetune_all/records.zip", gallery=False)
-    assert differences(main, whole) == "trained: all"
-
-
-def test_the_main_study_is_taken_on_the_same_cells(main: Records, longer: Records) -> None:
-    rows = recount.images(REPORTS / "finetune/records.zip")
-    assert set(rows["seed"]) == {0, 1}
-    shared = (rows["fold"] == 0) & (rows["seed"] == 0)
-    rows = rows[rows["category"].isin(longer.grid.categories) & shared]
+def gain(rows: pd.DataFrame) -> pd.Series:
+    """Of the Lovász hinge over cross-entropy, by category."""
     levels = recount.by_category(rows, "iou")
-    expected = (levels[LOVASZ] - levels[REFERENCE]).mean()
-    row = compare(Scores(alike(main, longer)), Arm(LOVASZ), Arm(REFERENCE))
-    assert row["categories"] == 4
-    assert row["difference"] == pytest.approx(expected, abs=1e-9)
+    return levels[LOVASZ] - levels[REFERENCE]
 
 
-def test_a_row_holds_the_run_s_own_gains(main: Records, longer: Records) -> None:
-    rows = recount.images(REPORTS / "finetune_180/records.zip")
-    gains = []
-    for images in (rows, rows[rows["has_category"].astype(bool)]):
-        levels = recount.by_category(images, "iou")
-        gains.append(100 * (levels[LOVASZ] - levels[REFERENCE]).mean())
-    row = controls_table(main, {"one": longer}, {"one": "place"}).splitlines()[-1]
-    fields = [field.strip() for field in row.split(" | ")]
-    assert fields[:3] == ["| [one](place)", "180 steps", "4 categories, 1 fold"]
-    for place, gain in zip((3, 5), gains, strict=True):
-        assert fields[place].startswith(f"{gain:+.1f}".replace("-", "−") + " <sub>[")
+def counted(name: str) -> pd.DataFrame:
+    return recount.images(REPORTS / name / "records.zip")
+
+
+def test_what_differs_is_named(studies: dict[str, Records]) -> None:
+    main = studies["finetune"]
+    assert differences(main, studies["finetune_180"]) == "180 steps"
+    assert differences(main, main) == "nothing"
+    assert differences(main, studies["finetune_all"]) == "trained: all, 0 fixed views"
+    assert differences(main, studies["finetune_repeat"]) == (
+        "lists repeat{fold}_val, precision 32-true, cross-entropy at 0.00033 instead of 0.0001"
+    )
+
+
+def test_a_run_stands_beside_the_study_that_it_differs_least_from(
+    studies: dict[str, Records],
+) -> None:
+    found = {name: counterpart(studies, name, "finetune") for name in NAMES[1:]}
+    assert found.pop("head_900") == "head"
+    assert set(found.values()) == {"finetune"}
+
+
+def test_the_same_cells_are_compared(studies: dict[str, Records]) -> None:
+    own, main = counted("finetune_180"), counted("finetune")
+    assert set(main["seed"]) == {0, 1}
+    shared = (main["fold"] == 0) & (main["seed"] == 0)
+    main = main[main["category"].isin(own["category"]) & shared]
+    pair = gain(own), gain(main)
+    found = change(studies["finetune_180"], studies["finetune"], "all")
+    assert found["gain"] == pytest.approx(pair[0].mean(), abs=1e-9)
+    assert found["gain_beside"] == pytest.approx(pair[1].mean(), abs=1e-9)
+    assert found["difference"] == pytest.approx((pair[0] - pair[1]).mean(), abs=1e-9)
+    assert found["low"] < found["difference"] < found["high"]
+
+
+def test_with_the_category_the_same_images_are_compared(studies: dict[str, Records]) -> None:
+    own, main = (rows[rows["has_category"] == 1] for rows in map(counted, NAMES[3::-3]))
+    keys = [pd.MultiIndex.from_frame(rows[["category", "id"]]) for rows in (main, own)]
+    both = keys[0].isin(keys[1])
+    assert 0 < both.sum() < len(both)
+    seed = main["seed"].isin(own["seed"])
+    found = change(studies["finetune_repeat"], studies["finetune"], "present")
+    assert found["gain"] == pytest.approx(gain(own).mean(), abs=1e-9)
+    assert found["gain_beside"] == pytest.approx(gain(main[both & seed]).mean(), abs=1e-9)
+
+
+def test_the_row_of_a_run(studies: dict[str, Records]) -> None:
+    rows = [counted("finetune_180")]
+    rows.append(rows[0][rows[0]["has_category"] == 1])
+    line = controls_table(studies, "finetune").splitlines()[2]
+    fields = [field.strip() for field in line.strip("|").split(" | ")]
+    assert fields[:4] == [
+        "[finetune_180](finetune_180/report.md)", "180 steps", "4 categories, 1 fold",
+        "[finetune](finetune/report.md)",
+    ]  # fmt: skip
+    for place, images in zip((4, 7), rows, strict=True):
+        assert float(fields[place].replace("−", "-")) == pytest.approx(
+            100 * gain(images).mean(), abs=0.05
+        )
+    assert "<sub>[" in fields[6]

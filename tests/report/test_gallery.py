@@ -101,7 +101,7 @@ def test_where_a_seed_lacks_predictions_another_is_shown(
 
 
 def test_without_any_predictions_the_gallery_stays_as_it_is(
-    study: tuple[Path, VOC], tmp_path: Path
+    study: tuple[Path, VOC], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = shutil.copytree(study[0], tmp_path / "runs")
     folder = runs / "gallery"
@@ -110,9 +110,11 @@ def test_without_any_predictions_the_gallery_stays_as_it_is(
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     write_gallery(runs, study[1])
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    next(folder.glob("*-truth.png")).write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"predictions\.npz"):
-        write_gallery(runs, study[1])
+    entries = load(runs).gallery
+    (folder / entries[0]["truth"]).write_bytes(b"damaged")
+    write_gallery(runs, study[1])
+    assert load(runs).gallery == entries[1:]
+    assert f"{entries[0]['category']}, {entries[0]['rule']}" in capsys.readouterr().err
 
 
 def test_a_seed_without_both_losses_is_not_shown(study: tuple[Path, VOC], tmp_path: Path) -> None:

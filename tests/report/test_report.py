@@ -277,7 +277,7 @@ class TestContent:
         answer = (out / "report.md").read_text("utf-8").split("\n\n")[2]
         assert f"{100 * value['lovasz_hinge']:.1f}\u00a0%" in answer
         assert f"{100 * value['cross_entropy']:.1f}\u00a0%" in answer
-        assert "The paper’s difference, +3.4†, lies" in answer
+        assert "The paper’s difference is +3.4†." in answer
 
     def test_the_paper_s_values_are_marked_once(self, written: tuple[Path, Path]) -> None:
         for name in ("report.md", "index.html"):
@@ -532,9 +532,10 @@ def test_hostile_names_are_escaped(tmp_path: Path, undrawn: None) -> None:
 @pytest.mark.parametrize(
     ("value", "written"),
     [
-        (0.0312, "+3.1"), (-0.0216, "−2.2"), (float("nan"), "–"), (0.0, "+0.0"),
-        # One decimal would hide on which side of zero they lie.
-        (-0.0004, "−0.04"), (0.00049, "+0.05"), (0.0005, "+0.1"), (-1e-9, "+0.00"),
+        (0.0312, "+3.1"), (-0.0216, "−2.2"), (float("nan"), "–"), (0.0, "+0.00"),
+        # Below one point two decimals: the parts of a small difference add up to it.
+        (-0.0004, "−0.04"), (0.0084, "+0.84"), (0.00994, "+0.99"), (0.00996, "+1.0"),
+        (-1e-9, "+0.00"),
     ],
 )  # fmt: skip
 def test_points_have_one_sign_and_no_negative_zero(value: float, written: str) -> None:
@@ -576,18 +577,21 @@ class TestReadme:
         once = readme.read_text("utf-8")
         report.update_readme(readme, reports)
         assert readme.read_text("utf-8") == once
-        assert once.startswith(f"# Title\n\n{BEGIN}\n- Training with the Lovász hinge gives ")
+        assert once.startswith(
+            f"# Title\n\n{BEGIN}\n- **The claim.** Training with the Lovász hinge gives "
+        )
         assert once.endswith(f"{END}\n\nMore.\n")
         assert "former" not in once
         assert "demo" not in once
         assert "[the report of `head`](reports/head/report.md)" in once
-        assert "| [finetune](reports/finetune/report.md) | seed 3 | 3 categories, 2 folds |" in once
-        assert "[head](reports/head/report.md)" not in once  # it is the one that they stand beside
+        assert "[finetune]" not in once
         assert "(reports/head/figures/gain.svg)" in once
         assert "(reports/finetune/figures/gain.svg)" not in once
         assert once.count("quoted from memory, not checked against the PDF") == 1
         listed = (reports / "README.md").read_text("utf-8")
         assert "- [head](head/report.md): 3 categories, 72 of 72 cells." in listed
+        assert "| [finetune](finetune/report.md) | seed 3 | 3 categories, 2 folds |" in listed
+        assert "\n| [head]" not in listed  # it is the one that they stand beside
         assert "demo" not in listed
 
     def test_its_tables_hold_the_report_s_numbers(self, tmp_path: Path, reports: Path) -> None:
@@ -596,7 +600,7 @@ class TestReadme:
         report.update_readme(readme, reports)
         study = Study(load(reports / "head/records.zip"), {})
         tables = re.findall(r"((?:^\|.*\n)+)", readme.read_text("utf-8"), re.MULTILINE)
-        decided, rows, _ = ([line.split(" | ") for line in t.splitlines()[2:]] for t in tables)
+        rows, decided = ([line.split(" | ") for line in t.splitlines()[2:]] for t in tables)
         assert [row[3].strip("*") for row in decided] == [
             style(loss).label for loss in study.choices["loss"]
         ]

@@ -350,7 +350,7 @@ def test_readme_and_list_name_the_verdict(finished: Path, tmp_path: Path) -> Non
     given = ["report", "--runs", str(runs), "--out", str(reports / "labels")]
     assert main([*given, "--readme", str(tmp_path / "README.md")]) == 0
     text = (tmp_path / "README.md").read_text()
-    assert "All labels at once, Lovász-Softmax per batch raises the mIoU" in text
+    assert "**All labels at once, [labels](reports/labels/report.md).** Lovász-Softmax per" in text
     assert "(reports/labels/report.md)" in text
     assert "all labels at once, 20 of 20 cells" in (reports / "README.md").read_text()
 
