@@ -27,96 +27,6 @@ fail() {
     exit 1
 }
 
-# The keys of the configuration, one a line, as config.py declares them: nothing need be installed.
-keys() {
-    awk '
-        /^class / { class = $2; sub(/[(:].*/, "", class) }
-        /^    [a-z_]+: / {
-            name = $1; sub(/:$/, "", name)
-            fields[class] = fields[class] " " name
-            type[class "." name] = $2
-        }
-        function show(class, prefix,    names, count, i) {
-            count = split(fields[class], names, " ")
-            for (i = 1; i <= count; i++) {
-                print prefix names[i]
-                if (type[class "." names[i]] in fields)
-                    show(type[class "." names[i]], prefix names[i] ".")
-            }
-        }
-        END { show("Experiment", "") }
-    ' lovasz_repro/config.py
-}
-
-# Whether a flag, without its dashes, is an option of `lovasz-repro study` that takes a value.
-takes_value() {
-    case $1 in
-    launcher | address | mixtures.?*) return 0 ;;
-    esac
-    keys | grep -qxF -e "${1%+}" # `key+` appends to a list
-}
-
-# What there is beside a flag: the keys of its group, or all groups and options.
-siblings() {
-    local group=""
-    [[ $1 != *.* ]] || group=${1%.*}.
-    if [[ -n $group ]] && keys | grep -q "^$group"; then
-        keys | grep "^$group" | paste -sd ' ' -
-    else
-        echo "$(keys | grep -v '\.' | paste -sd ' ' -), --dry-run, --verbose, --launcher, --address"
-    fi
-}
-
-# Stop at the first argument that is not an option and its value. Sets `dry` and `arguments`.
-check_arguments() {
-    local flag
-    while (($#)); do
-        flag=${1#--}
-        flag=${flag%%=*}
-        case $1 in
-        --help | -h)
-            usage
-            exit
-            ;;
-        --test) fail "--test goes first, without an experiment" ;;
-        --dry-run | --dry_run) dry=--dry-run ;;
-        --verbose) arguments+=("$1") ;;
-        --config | --config=*) fail "--config: name a file of experiments/ as EXPERIMENT instead" ;;
-        --*)
-            if ! takes_value "$flag"; then
-                fail "unknown option --$flag; there is $(siblings "$flag")"
-            fi
-            arguments+=("$1")
-            if [[ $1 != *=* ]]; then
-                (($# > 1)) && [[ $2 != --* ]] || fail "--$flag needs a value"
-                arguments+=("$2")
-                shift
-            fi
-            ;;
-        *) fail "unexpected argument '$1': an EXPERIMENT goes first, then --KEY VALUE pairs" ;;
-        esac
-        shift
-    done
-}
-
-# The value of a key: that of the last `--key value` or `--key=value`, else the configuration's line,
-# else the default.
-value_of() {
-    local key=$1 line=$2 default=$3 found i
-    found=$(sed -n "s/^$line: *//p" "$config" | sed 's/ *#.*//; s/^["'"'"']//; s/["'"'"']$//')
-    if [[ -z $found && $key == data.* ]]; then # data: {root: ...}
-        found=$(sed -n "s/^data: *{\(.*[ ,]\)\?${key#data.}: *\([^,} ]*\).*/\2/p" "$config")
-    fi
-    found=${found:-$default}
-    for ((i = 0; i < ${#arguments[@]}; i++)); do
-        case ${arguments[i]} in
-        "--$key") found=${arguments[i + 1]} ;;
-        "--$key="*) found=${arguments[i]#*=} ;;
-        esac
-    done
-    echo "$found"
-}
-
 # Name the step, run it, stop with its name if it fails.
 step() {
     local title=$1
@@ -177,10 +87,8 @@ has_gpu() {
     fi
 }
 
-has_voc() { [[ -d data/voc/VOCdevkit/VOC2012/JPEGImages ]]; }
-
 can_fetch() {
-    [[ -z $dry ]] && python - <<'EOF'
+    python - <<'EOF'
 import sys, urllib.request
 from torchvision.datasets.voc import DATASET_YEAR_DICT as archives
 try:
@@ -194,8 +102,12 @@ EOF
 choose() {
     if ! has_gpu; then
         echo "demo" "no CUDA GPU here"
-    elif has_voc || can_fetch; then
-        echo "paper" "a CUDA GPU, and VOC is at hand or can be downloaded"
+    elif [[ -d data/voc/VOCdevkit/VOC2012/JPEGImages ]]; then
+        echo "paper" "a CUDA GPU, and VOC is in data/voc"
+    elif [[ -n $dry ]]; then
+        echo "paper" "a CUDA GPU; demo if VOC cannot be downloaded"
+    elif can_fetch; then
+        echo "paper" "a CUDA GPU, and VOC can be downloaded"
     else
         echo "demo" "a CUDA GPU, but VOC is neither in data/voc nor can it be downloaded"
     fi
@@ -203,7 +115,6 @@ choose() {
 
 dry=""
 experiment=""
-arguments=()
 case ${1:-} in
 --test)
     shift
@@ -227,11 +138,21 @@ if [[ -n ${1:-} && $1 != -* ]]; then
     [[ -f experiments/$experiment.yaml ]] ||
         fail "no experiment '$experiment'; there is $(cd experiments && echo *.yaml | sed 's/\.yaml//g')"
 fi
-check_arguments "$@"
+arguments=()
+for argument in "$@"; do
+    case $argument in
+    --dry-run | --dry_run) dry=--dry-run ;;
+    --help | -h)
+        usage
+        exit
+        ;;
+    *) arguments+=("$argument") ;;
+    esac
+done
 
 if [[ -z $dry ]]; then
     activate
-    install ""
+    install "[weights]"
 elif ! active && [[ -f .venv/bin/activate ]]; then
     # shellcheck disable=SC1091
     source .venv/bin/activate
@@ -244,31 +165,43 @@ config=experiments/$experiment.yaml
 expected=$(sed -n 's/^expected: //p' "$config")
 echo "$experiment: ${expected:-how long it takes is not known}"
 
-data=$(value_of data.root '  root' data/voc)
-runs=$(value_of runs runs runs)/$(value_of name name "$experiment")
-report=reports/${runs##*/}
 study=(lovasz-repro study --config "$config" ${arguments[@]+"${arguments[@]}"})
+if [[ -n $dry ]] && ! command -v lovasz-repro >/dev/null; then
+    echo "would install lovasz_repro first (PyTorch with CUDA: some minutes and 6 GB)"
+    echo "would run: ${study[*]}"
+    exit
+fi
+# A wrong option or value is found before anything is downloaded.
+paths=$("${study[@]}" --check) || exit 1
+path_of() { sed -n "s/^$1: //p" <<<"$paths"; }
+data=$(path_of data)
+weights=$(path_of weights)
+runs=$(path_of runs)
+report=reports/${runs##*/}
 has_data() { [[ -d $data/VOCdevkit/VOC2012/JPEGImages || -d $data/JPEGImages ]]; }
+# The published weights that `lovasz-repro data weights` can leave there; others are the user's own.
+lacks_weights() { [[ $weights == data/weights/* && ! -f $weights ]]; }
 
 if [[ -n $dry ]]; then
     has_data || echo "would make the data in $data first"
+    ! lacks_weights || echo "would make $weights first"
     echo "would run: ${study[*]}"
     echo "then: lovasz-repro report --runs $runs --out $report"
-    if has_data && command -v lovasz-repro >/dev/null; then
-        "${study[@]}" --dry-run
-    fi
+    ! has_data || lacks_weights || "${study[@]}" "$dry"
     exit
 fi
-# A wrong value is found before data is made.
-"${study[@]}" --check || exit 1
 if ! has_data; then
     if [[ $experiment == demo ]]; then
         step "Data: generated shapes" lovasz-repro data shapes --root "$data"
-    elif grep -qE '^  classes:|^data: *\{.*classes:' "$config"; then
-        fail "no data in $data: neither VOCdevkit/VOC2012/JPEGImages nor JPEGImages is there"
-    else
+    elif [[ $(path_of classes) == voc ]]; then
         step "Data: VOC 2012 and SBD" lovasz-repro data fetch --root "$data"
+    else
+        fail "no data in $data: neither VOCdevkit/VOC2012/JPEGImages nor JPEGImages is there"
     fi
+fi
+if lacks_weights; then
+    name=${weights##*/}
+    step "Weights: ${name%.pth}" lovasz-repro data weights "${name%.pth}" --root data/weights
 fi
 step "Study: $experiment" "${study[@]}"
 step "Report" lovasz-repro report --runs "$runs" --out "$report"

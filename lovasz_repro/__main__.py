@@ -8,11 +8,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 
 from jsonargparse import Namespace
 
 from lovasz_repro import environment
 from lovasz_repro.config import Experiment
+from lovasz_repro.data.voc import CATEGORIES
 from lovasz_repro.errors import DISK, UserError
 from lovasz_repro.options import OptionError, explained, parser
 
@@ -73,6 +75,9 @@ def _terminable() -> Iterator[list[int]]:
 
 def _run(command: str, options: Namespace) -> int:
     # Each command imports what it needs: a data check need not wait for Lightning.
+    if command == "study" and options.check:
+        _print_paths(_experiment(options))
+        return 0
     if command in ("fit", "study"):
         if sys.stderr.isatty():
             print("lovasz-repro: loading PyTorch", file=sys.stderr)
@@ -80,8 +85,6 @@ def _run(command: str, options: Namespace) -> int:
             from lovasz_repro.study import grid as study
 
         experiment = _experiment(options)
-        if command == "study" and options.check:
-            return 0
         if command == "study":
             from lovasz_repro.report.gallery import write_gallery
 
@@ -134,6 +137,15 @@ def _predict(options: Namespace) -> int:
 
 def _experiment(options: Namespace) -> Experiment:
     return Experiment(**{f.name: options[f.name] for f in fields(Experiment)})
+
+
+def _print_paths(experiment: Experiment) -> None:
+    """What run_all.sh makes before a study, a line each: `key: value`."""
+    voc = experiment.data.classes == list(CATEGORIES)
+    print(f"data: {experiment.data.root}")
+    print(f"classes: {'voc' if voc else 'own'}")
+    print(f"weights: {experiment.network.weights or ''}")
+    print(f"runs: {Path(experiment.runs) / experiment.name}")
 
 
 def _bench(what: str, options: Namespace) -> None:
@@ -192,7 +204,7 @@ def _check(options: Namespace) -> int:
         raise UserError("data check: needs --root, --cache or both")
     problems: list[str] = []
     if options.root is not None:
-        from lovasz_repro.data.voc import CATEGORIES, check
+        from lovasz_repro.data.voc import check
 
         problems += check(options.root, classes=options.classes or CATEGORIES)
     if options.cache is not None:

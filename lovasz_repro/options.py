@@ -43,8 +43,9 @@ def parser() -> ArgumentParser:
     )
     study.add_argument("--verbose", action="store_true", help="with --dry-run: list the cells")
     study.add_argument(
-        "--check", action="store_true", help="check the configuration, say nothing, and stop"
-    )
+        "--check", action="store_true",
+        help="check the configuration, print the paths that it names, and stop",
+    )  # fmt: skip
     study.add_argument(
         "--launcher", type=Literal["local", "ray"], default="local",
         help="where cells run: here (see runtime.workers), or on a Ray cluster",

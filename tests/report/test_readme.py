@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import statistics
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 from tests.helpers import recount
 from tests.helpers.places import ROOT
@@ -37,25 +39,59 @@ def test_the_images_that_are_scored_and_seen(text: str) -> None:
     assert f"the {seen:,} `trainaug` images, {100 * seen / trained:.0f} % of those" in text
 
 
-def test_the_gain_of_each_seed(text: str) -> None:
-    rows = recount.images(REPORTS / "finetune/records.zip")
-    said = []
-    for part in (rows, rows[rows["has_category"] == 1]):
-        for _, own in part.groupby("seed"):
-            levels = recount.by_category(own, "iou")
-            said.append(f"+{100 * (levels['lovasz_hinge'] - levels['cross_entropy']).mean():.1f}")
-    assert f"Seed 0 alone gives {said[0]} points, seed 1 alone {said[1]}" in text
-    assert said[2] == said[3]
-    assert f"on images with the category each gives {said[2]}." in text
+def gains(report: str) -> tuple[pd.DataFrame, pd.Series]:
+    """The rows of a report, and by category the gain of the Lovász hinge over cross-entropy."""
+    rows = recount.images(REPORTS / report / "records.zip")
+    return rows, gain(rows)
+
+
+def gain(rows: pd.DataFrame) -> pd.Series:
+    levels = recount.by_category(rows, "iou")
+    return 100 * (levels["lovasz_hinge"] - levels["cross_entropy"])
+
+
+def interval(values: pd.Series) -> str:
+    """A mean with its 95 % interval by Student's t, as README writes it."""
+    width = stats.t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5
+    ends = [
+        f"{end:+.2f}".replace("-", "−") for end in (values.mean() - width, values.mean() + width)
+    ]
+    return f"{values.mean():+.2f} [{', '.join(ends)}]"
+
+
+def test_the_gain_of_each_seed_and_split(text: str) -> None:
+    rows, main = gains("finetune")
+    seeds = [gain(own).mean() for _, own in rows.groupby("seed")]
+    assert f"seed 0 alone gives {seeds[0]:+.2f}, seed 1 alone {seeds[1]:+.2f}." in text
+    others, repeat = gains("finetune_repeat")
+    assert set(others["fold"]) == {2, 3}
+    shown = pd.read_csv(REPORTS / "finetune_repeat/tables/image-iou.csv", index_col="row")
+    row = 100 * shown.loc["lovasz_hinge"]
+    assert row["difference"] == pytest.approx(repeat.mean())
+    ends = f"[{row['difference_low']:+.2f}, {row['difference_high']:+.2f}]"
+    assert f"gives the same gain: {row['difference']:+.2f} points {ends}." in text
+    assert f"The mean of both studies is {interval((main + repeat) / 2)} over" in text
+    there, here = (gain(own[own["has_category"] == 1]).mean() for own in (others, rows))
+    assert f"the gain is {there:+.2f} there and {here:+.1f} here." in text
 
 
 def test_the_rates_of_the_other_split(text: str) -> None:
-    here, there = (stored(name, "tuning.json") for name in ("finetune", "finetune_repeat"))
-    rates = [here[f"fold{fold}"]["cross_entropy"]["lr"] for fold in (0, 1)]
-    ratio = there["fold2"]["cross_entropy"]["lr"] / rates[0]
-    assert rates[0] == rates[1]
-    assert round(ratio) == 3
-    assert "cross-entropy's chosen rate is three times as high" in text
+    there = stored("finetune_repeat", "tuning.json")
+    rates = [there[f"fold{fold}"]["cross_entropy"]["lr"] for fold in (2, 3)]
+    assert f"differ by a factor of {max(rates) / min(rates):.0f} between the two folds" in text
+
+
+def test_a_chosen_threshold_lowers_every_loss(text: str) -> None:
+    rows, _ = gains("finetune")
+    trained = [loss for loss in rows["loss"].unique() if loss != "untrained"]
+    change = recount.by_category(rows, "tuned_iou") - recount.by_category(rows, "iou")
+    assert (change[trained].mean() < 0).all()
+    held = []
+    with zipfile.ZipFile(REPORTS / "finetune/records.zip") as content:
+        for name in content.namelist():
+            if name.startswith("cells/") and name.endswith("result.json"):
+                held.append(json.loads(content.read(name))["held_out_images"])
+    assert f"({statistics.median_low(held)} images in the median cell) lowers the" in text
 
 
 def test_how_more_steps_did(text: str) -> None:
