@@ -20,6 +20,7 @@ from lovasz_repro.errors import UserError
 from lovasz_repro.files import sha256
 from lovasz_repro.records import UNTRAINED, Json
 from lovasz_repro.report.document import Example, Gallery, Prediction, percent
+from lovasz_repro.report.gallery import palette_png
 from lovasz_repro.report.style import style
 
 MAX_SIDE = 2048
@@ -103,11 +104,8 @@ def difference(truth: bytes, prediction: bytes) -> bytes:
         size, wanted = picture.size, _opaque(picture)
     with Image.open(io.BytesIO(prediction)) as picture:
         found = _opaque(picture.convert("RGBA").resize(size, Image.Resampling.NEAREST))
-    image = Image.fromarray(np.where(wanted, np.where(found, 1, 2), 3 * found).astype(np.uint8))
-    image.putpalette(b"".join(bytes.fromhex(color[1:]) for color in ("#000000", *COLORS.values())))
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", transparency=b"\0", bits=2, optimize=True)
-    return buffer.getvalue()
+    kinds = np.where(wanted, np.where(found, 1, 2), 3 * found)
+    return palette_png(kinds, ["#000000", *COLORS.values()], [0])
 
 
 def _opaque(picture: Image.Image) -> NDArray[np.bool_]:

@@ -224,7 +224,7 @@ def _jpeg(image: Image.Image) -> bytes:
 
 def _tint(mask: Mask, color: str) -> bytes:
     """A palette PNG: `color`, half transparent, where the mask is true, and nothing elsewhere."""
-    return _png(mask.astype(np.uint8), ["#000000", color], [0, TINT_OPACITY])
+    return palette_png(mask.astype(np.uint8), ["#000000", color], [0, TINT_OPACITY])
 
 
 def _outline(mask: Mask) -> bytes:
@@ -235,12 +235,13 @@ def _outline(mask: Mask) -> bytes:
     )
     edge = mask & ~neighbours.all(0)
     outside = ~mask & neighbours.any(0)
-    return _png(
+    return palette_png(
         np.where(edge, 1, np.where(outside, 2, 0)), ["#000000", "#ffffff", "#000000"], [0, 230, 110]
     )
 
 
-def _png(indices: NDArray[np.integer], colors: list[str], opacity: list[int]) -> bytes:
+def palette_png(indices: NDArray[np.integer], colors: list[str], opacity: list[int]) -> bytes:
+    """colors: of the indices, from 0 on; opacity: of the first of them, 255 for the others."""
     image = Image.fromarray(indices.astype(np.uint8))
     image.putpalette(b"".join(bytes.fromhex(color[1:]) for color in colors))
     buffer = io.BytesIO()

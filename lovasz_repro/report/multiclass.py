@@ -73,7 +73,7 @@ def answer(records: Records) -> str:
     if not np.isfinite(judged.effect):
         return f"{judged.title}: {judged.verdict}. {judged.explanation}"
     level = table.set_index("loss")["value"]
-    row = pd.Series({"difference": judged.effect, "low": judged.low, "high": judged.high})
+    row = {"difference": judged.effect, "low": judged.low, "high": judged.high}
     return (
         f"{NAME} per batch gives an mIoU of {percent(level[LOVASZ_SOFTMAX])}\u00a0%, cross-entropy "
         f"{percent(level[REFERENCE])}\u00a0%: {prose.with_interval(row)}. The claim that "
@@ -116,8 +116,8 @@ def verdict(table: pd.DataFrame, images: pd.DataFrame) -> list[str]:
 
 
 def _points(row: pd.Series) -> str:
-    own = {"low": row["difference_low"], "high": row["difference_high"]}
-    return prose.with_interval(pd.Series({"difference": row["difference"], **own}))
+    ends = {"low": row["difference_low"], "high": row["difference_high"]}
+    return prose.with_interval({"difference": row["difference"], **ends})
 
 
 def _by_batch(table: pd.DataFrame, loss: str) -> pd.DataFrame:

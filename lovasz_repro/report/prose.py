@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
@@ -73,7 +73,7 @@ def _claim(claim: Claim) -> str:
     )
     if math.isnan(claim.effect):
         return f"{text}."
-    row = pd.Series({"difference": claim.effect, "low": claim.low, "high": claim.high})
+    row = {"difference": claim.effect, "low": claim.low, "high": claim.high}
     text += f"; {claim.hardest} the difference is {with_interval(row)}"
     if math.isfinite(claim.these_low):
         ends = interval(claim.these_low, claim.these_high, points)
@@ -97,7 +97,8 @@ def _where(parts: pd.DataFrame) -> str:
     return f"{text}{': no better mask shape is shown' if shape['low'] <= 0 else ''}."
 
 
-def with_interval(row: pd.Series) -> str:
+def with_interval(row: pd.Series | Mapping[str, float]) -> str:
+    """row: difference, low, high."""
     ends = interval(row["low"], row["high"], points)
     return f"{points(row['difference'])} points {ends}".strip()
 
@@ -297,9 +298,8 @@ def crossings(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def common_categories(levels: pd.DataFrame, records: Records) -> str:
-    """Which categories the means of `mean_levels` stand on, where that is not the whole grid."""
-    common, total = int(levels["categories"].max()), len(records.grid.categories)
+def common_categories(common: int, total: int) -> str:
+    """On how many categories of the grid the losses' levels stand, where that is not all."""
     if common == total:
         return ""
     if not common:

@@ -52,10 +52,6 @@ class Study:
         return claims(self.scores)
 
     @cached_property
-    def levels(self) -> pd.DataFrame:
-        return stats.mean_levels(self.scores)
-
-    @cached_property
     def differences(self) -> pd.DataFrame:
         return stats.mean_differences(self.scores)
 
@@ -75,13 +71,16 @@ class Study:
     def choices(self) -> pd.DataFrame:
         return decisions(self.scores)
 
+    @cached_property
+    def prevalence(self) -> pd.DataFrame:
+        return prevalence_gains(self.scores)
+
     @property
     def verdict(self) -> list[str]:
         """The three lines that a report opens with."""
-        prevalence = prevalence_gains(self.scores)
         return prose.verdict(
-            self.differences, self.headline, self.parts, self.claims, self.choices, prevalence,
-            self.of_voc,
+            self.differences, self.headline, self.parts, self.claims, self.choices,
+            self.prevalence, self.of_voc,
         )  # fmt: skip
 
     @property
@@ -138,7 +137,8 @@ def _gain_picture(study: Study) -> Block:
 
 def table_1(study: Study) -> Section:
     blocks: list[Block] = []
-    if note := prose.common_categories(study.levels, study.records):
+    common = study.scores.common(study.scores.present)
+    if note := prose.common_categories(len(common), len(study.scores.categories)):
         blocks.append(Paragraph(note, warning=True))
     if text := prose.baselines(study.headline):
         blocks.append(Paragraph(text))

@@ -6,7 +6,7 @@ import pandas as pd
 
 from lovasz_repro.analysis import stats
 from lovasz_repro.analysis.decompose import PARTS
-from lovasz_repro.analysis.prevalence import NATURAL, crossings, prevalence_gains
+from lovasz_repro.analysis.prevalence import NATURAL, crossings
 from lovasz_repro.analysis.thresholds import chosen_thresholds, threshold_curves
 from lovasz_repro.report import figures, headings, lines, prose, tables
 from lovasz_repro.report.document import Block, Listing, Paragraph, Section
@@ -140,7 +140,7 @@ def _size_labels(sizes: pd.DataFrame) -> dict[str, str]:
 
 
 def by_prevalence(study: Study) -> Section:
-    table = prevalence_gains(study.scores)
+    table = study.prevalence
     losses = [x for x in ordered(study.scores.trained) if (table["loss"] == x).any()]
     at = [(f"{100 * share:g}\u00a0%", table[table["share"] == share]) for share in SHARES]
     found = prose.crossings(crossings(study.scores))
