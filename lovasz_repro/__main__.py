@@ -160,6 +160,11 @@ def _bench(what: str, options: Namespace) -> None:
         bench_gpu(options.device, options.rounds, options.out)
         return
     experiment = _experiment(options)
+    if what == "seen":
+        from lovasz_repro.bench.seen import bench_seen
+
+        bench_seen(experiment, options.lists, options.out)
+        return
     if experiment.multiclass:
         raise UserError(f"task: bench {what} times binary cells")
     if what == "convergence":

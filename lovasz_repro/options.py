@@ -167,6 +167,13 @@ def parser() -> ArgumentParser:
     minimum.add_argument("--iterations", type=int, default=50, help="of L-BFGS, at most")
     minimum.add_argument("--out", type=Path | None, default=None, help="CSV file")
     subjects.add_subcommand("convergence", minimum, help=text)
+    text = "scores of a published network on images that it has seen, and on others"
+    seen = _experiment(text, f"bench seen --config FILE {ALL_KEYS}")
+    seen.add_argument(
+        "--lists", type=list[str], default=["train", "val"], help="lists of images; first: seen"
+    )
+    seen.add_argument("--out", type=Path, default=Path("reports/bench/seen.csv"), help="CSV file")
+    subjects.add_subcommand("seen", seen, help=text)
     return top
 
 
