@@ -21,13 +21,7 @@ from lovasz_repro.files import Json
 
 def describe_machine(device: torch.device) -> Json:
     """Commit, versions, hardware, date: for the report's header."""
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(PACKAGE), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ".")
+    commit, dirty = _commit()
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -36,7 +30,7 @@ def describe_machine(device: torch.device) -> Json:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {
         "commit": commit,
-        "dirty": bool(changes) if changes is not None else None,
+        "dirty": dirty,
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
@@ -48,3 +42,22 @@ def describe_machine(device: torch.device) -> Json:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "started": now,
     }
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """The commit of the package's files, and whether they were changed since; None where git does
+    not track them: an installed package may lie within another project's repository."""
+    if _git("ls-files", "--error-unmatch", "--", "__init__.py") is None:
+        return None, None
+    changes = _git("status", "--porcelain", "--", ".")
+    return _git("rev-parse", "HEAD"), None if changes is None else bool(changes)
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says in the package's folder; None where it fails or is not installed."""
+    command = ["git", "-C", str(PACKAGE), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
