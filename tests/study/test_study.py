@@ -204,6 +204,19 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(
     assert contents(tmp_path / "demo") == contents(finished)
 
 
+def test_fit_that_diverges_says_so_in_one_line(
+    shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    original = BinarySegmenter.loss
+    monkeypatch.setattr(BinarySegmenter, "loss", lambda *given: original(*given) * float("nan"))
+    fit = ["fit", *command(shapes_root, tmp_path)[1:], "--category", "bird", "--loss", "hinge"]
+    assert main([*fit, "--tuning.lrs", "[]", "--optim.lr", "0.5"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    (said,) = [line for line in lines if line.startswith("lovasz-repro: ")]
+    assert "training loss nan between steps 0 and 2, learning rate 0.5" in said
+
+
 @contextmanager
 def held_elsewhere(folder: Path, seconds: float = 600) -> Iterator[None]:
     """Another process holds `folder`."""
