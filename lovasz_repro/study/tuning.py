@@ -9,6 +9,7 @@ Every loss gets the same trials, by the same rule. See `config.Tuning`.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -108,6 +109,7 @@ def tune(workspace: Workspace, workers: Workers) -> None:
         for loss in config.cells.losses:
             entry = tried[f"fold{fold}"][loss]
             before = entry["lr"]
+            entry["trials"] = _planned(config, loss, entry["trials"])
             entry |= _choice(workspace, fold, loss, entry["trials"])
             note = ", the edge of what was tried" if entry["at_edge"] else ""
             note += f" (before: {before:g})" if before not in (None, entry["lr"]) else ""
@@ -127,6 +129,7 @@ def missing_trials(workspace: Workspace) -> list[Trial]:
         for loss in config.cells.losses:
             first, *others = _steps(config, loss)
             there = tried.get(f"fold{fold}", {}).get(loss, {}).get("trials", [])
+            there = _planned(config, loss, there)
             means = _means(config, there)
             rates = rates_tried(tuning, means, first)
             pairs = [(lr, first) for lr in rates]
@@ -167,6 +170,16 @@ def _steps(config: Experiment, loss: str) -> list[int]:
 
 def _means(config: Experiment, trials: list[Json]) -> dict[tuple[float, int], float]:
     return trial_means(trials, config.tuning.categories, config.measure)
+
+
+def _planned(config: Experiment, loss: str, trials: list[Json]) -> list[Json]:
+    """Those of a fold's and loss's trials that the configuration asks for, which may have asked for
+    others when they ran. A choice follows from all trials that are stored beside it."""
+    tuning, steps = config.tuning, _steps(config, loss)
+    points = set(zip(tuning.categories, itertools.cycle(tuning.seeds), strict=False))
+    planned = [t for t in trials if t["steps"] in steps and (t["category"], t["seed"]) in points]
+    rates = rates_tried(tuning, _means(config, planned), steps[0])
+    return [trial for trial in planned if trial["lr"] in rates]
 
 
 def _trials(
