@@ -86,6 +86,7 @@ def read(workspace: Workspace) -> Json:
 
 def tune(workspace: Workspace, workers: Workers) -> None:
     """Run the trials that are missing and choose; every trial is recorded when it ends."""
+    before = read(workspace)
     while trials := missing_trials(workspace):
         tried = read(workspace)
         console.print(f"tuning: {len(trials)} trials to run")
@@ -93,6 +94,7 @@ def tune(workspace: Workspace, workers: Workers) -> None:
             entry = tried.setdefault(f"fold{trial.fold}", {}).setdefault(
                 trial.loss, {"lr": None, "trials": []}
             )
+            entry["lr"] = None  # a choice made without this trial may not follow from them all
             entry["trials"].append({**trial.point, workspace.config.measure: score})
             entry["trials"].sort(key=lambda t: (t["steps"], t["lr"], t["category"]))
             files.write_json(workspace.folder / FILE, tried)
@@ -108,11 +110,11 @@ def tune(workspace: Workspace, workers: Workers) -> None:
     for fold in config.cells.folds:
         for loss in config.cells.losses:
             entry = tried[f"fold{fold}"][loss]
-            before = entry["lr"]
+            old = before.get(f"fold{fold}", {}).get(loss, {}).get("lr")
             entry["trials"] = _planned(config, loss, entry["trials"])
             entry |= _choice(workspace, fold, loss, entry["trials"])
             note = ", the edge of what was tried" if entry["at_edge"] else ""
-            note += f" (before: {before:g})" if before not in (None, entry["lr"]) else ""
+            note += f" (before: {old:g})" if old not in (None, entry["lr"]) else ""
             console.print(
                 f"fold {fold} · {loss}: learning rate {entry['lr']:g}{note}, {entry['steps']} steps"
             )

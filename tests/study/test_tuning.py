@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,37 @@ def tried(config: Experiment) -> Path:
     path = config.folder / "tuning.json"
     write_json(path, {"fold0": {"hinge": {"lr": None, "trials": trials}}})
     return path
+
+
+class Stopped(Exception):
+    pass
+
+
+class StoppedSoon(Workers):
+    """Ends after the first trial, which is the best so far."""
+
+    def run(self, function: Any, jobs: Sequence[Any]) -> Iterator[Any]:
+        yield jobs[0], 0.9
+        raise Stopped
+
+
+def test_a_tuning_that_is_stopped_has_no_choice_yet(tmp_path: Path) -> None:
+    """One that was made before the last trials does not follow from them."""
+    cells = Cells(["bird"], ["hinge"], [0], [0])
+    one = replace(WIDE, extend=0, steps=[6], categories=["bird"])
+    config = replace(tiny(tmp_path, tmp_path), tuning=one, cells=cells)
+    path = tried(config)
+    tune(Workspace(config), Workers(Workspace(config)))
+    assert read_json(path)["fold0"]["hinge"]["lr"] == 0.1
+    more = replace(config, tuning=replace(one, lrs=[*one.lrs, 0.2]))
+    with pytest.raises(Stopped):
+        tune(Workspace(more), StoppedSoon(Workspace(more)))
+    entry = read_json(path)["fold0"]["hinge"]
+    assert len(entry["trials"]) == 4
+    assert tuning_problem(entry, ["bird"]) is None
+    assert entry["lr"] is None
+    tune(Workspace(more), Workers(Workspace(more)))
+    assert read_json(path)["fold0"]["hinge"]["lr"] == 0.2
 
 
 @pytest.mark.parametrize(
