@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.console import Console
@@ -84,8 +84,12 @@ def read(workspace: Workspace) -> Json:
     return tuned
 
 
-def tune(workspace: Workspace, workers: Workers) -> None:
-    """Run the trials that are missing and choose; every trial is recorded when it ends."""
+def tune(workspace: Workspace, workers: Workers, noted: Callable[[], None]) -> None:
+    """Run the trials that are missing and choose; every trial is recorded when it ends.
+
+    Args:
+        noted: called when a trial is recorded.
+    """
     before = read(workspace)
     while trials := missing_trials(workspace):
         tried = read(workspace)
@@ -98,6 +102,7 @@ def tune(workspace: Workspace, workers: Workers) -> None:
             entry["trials"].append({**trial.point, workspace.config.measure: score})
             entry["trials"].sort(key=lambda t: (t["steps"], t["lr"], t["category"]))
             files.write_json(workspace.folder / FILE, tried)
+            noted()
             said = "diverged" if score is None else f"{score:.4f}"
             console.print(
                 f"fold {trial.fold} · {trial.loss} at {trial.lr:g}, {trial.steps} steps, "

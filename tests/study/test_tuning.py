@@ -33,13 +33,17 @@ def tried(config: Experiment) -> Path:
         for (lr, steps), score in SCORES.items()
         for category, seed, shift in (("bird", 0, 0.0), ("cat", 0, -0.1), ("cat", 1, 0.1))
     ]
-    trials.sort(key=lambda t: (t["steps"], t["lr"], t["category"]))  # type: ignore[no-any-return]
+    trials.sort(key=lambda t: (t["steps"], t["lr"], t["category"]))
     path = config.folder / "tuning.json"
     write_json(path, {"fold0": {"hinge": {"lr": None, "trials": trials}}})
     return path
 
 
-class Stopped(Exception):
+def nothing() -> None:
+    pass
+
+
+class StoppedError(Exception):
     pass
 
 
@@ -48,7 +52,7 @@ class StoppedSoon(Workers):
 
     def run(self, function: Any, jobs: Sequence[Any]) -> Iterator[Any]:
         yield jobs[0], 0.9
-        raise Stopped
+        raise StoppedError
 
 
 def test_a_tuning_that_is_stopped_has_no_choice_yet(tmp_path: Path) -> None:
@@ -57,16 +61,16 @@ def test_a_tuning_that_is_stopped_has_no_choice_yet(tmp_path: Path) -> None:
     one = replace(WIDE, extend=0, steps=[6], categories=["bird"])
     config = replace(tiny(tmp_path, tmp_path), tuning=one, cells=cells)
     path = tried(config)
-    tune(Workspace(config), Workers(Workspace(config)))
+    tune(Workspace(config), Workers(Workspace(config)), nothing)
     assert read_json(path)["fold0"]["hinge"]["lr"] == 0.1
     more = replace(config, tuning=replace(one, lrs=[*one.lrs, 0.2]))
-    with pytest.raises(Stopped):
-        tune(Workspace(more), StoppedSoon(Workspace(more)))
+    with pytest.raises(StoppedError):
+        tune(Workspace(more), StoppedSoon(Workspace(more)), nothing)
     entry = read_json(path)["fold0"]["hinge"]
     assert len(entry["trials"]) == 4
     assert tuning_problem(entry, ["bird"]) is None
     assert entry["lr"] is None
-    tune(Workspace(more), Workers(Workspace(more)))
+    tune(Workspace(more), Workers(Workspace(more)), nothing)
     assert read_json(path)["fold0"]["hinge"]["lr"] == 0.2
 
 
@@ -96,11 +100,11 @@ def test_a_choice_follows_from_the_trials_that_stay(
     path = tried(config)
     workspace = Workspace(config)
     assert missing_trials(workspace) == []
-    tune(workspace, Workers(workspace))
+    tune(workspace, Workers(workspace), nothing)
     entry = read_json(path)["fold0"]["hinge"]
     assert (entry["lr"], entry["steps"]) == chosen
     assert len(entry["trials"]) == stored
     assert tuning_problem(entry, tuning.categories) is None
     before = path.read_bytes()
-    tune(workspace, Workers(workspace))
+    tune(workspace, Workers(workspace), nothing)
     assert path.read_bytes() == before
