@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,6 +25,19 @@ LARGEST = 2**53
 
 MAX_CLASSES = 253
 """Labels are bytes; 254 and 255 have a meaning of their own."""
+
+
+def _check_positive(part: object, prefix: str, *keys: str) -> None:
+    """Raise UserError naming the key whose value is not a finite number above 0; None is left."""
+    for key in keys:
+        if (value := getattr(part, key)) is not None and not 0 < value < math.inf:
+            raise UserError(f"{prefix}{key}: {value} is not a positive number")
+
+
+def _check_not_negative(part: object, prefix: str, *keys: str) -> None:
+    for key in keys:
+        if not 0 <= (value := getattr(part, key)) < math.inf:
+            raise UserError(f"{prefix}{key}: {value} is negative or not finite")
 
 
 @dataclass(frozen=True)
@@ -75,12 +87,9 @@ class Data:
         self._check_classes()
         if not 0 < self.scale[0] <= self.scale[1]:
             raise UserError(f"data.scale: {self.scale} is not 0 < smallest <= largest")
-        for key in ("views", "negatives", "val_seed"):
-            if not 0 <= getattr(self, key) < math.inf:
-                raise UserError(f"data.{key}: {getattr(self, key)} is negative or not finite")
-        for key in ("image_size", "crop_size", "negatives"):
-            if getattr(self, key) <= 0:  # scores are told apart by images with and without
-                raise UserError(f"data.{key}: {getattr(self, key)} is not positive")
+        _check_not_negative(self, "data.", "views", "val_seed")
+        # Scores are told apart by images with the category and without, so there are negatives.
+        _check_positive(self, "data.", "image_size", "crop_size", "negatives")
         if not 0 <= self.positive_fraction <= 1:
             raise UserError(f"data.positive_fraction: {self.positive_fraction} is not in [0, 1]")
 
@@ -90,10 +99,10 @@ class Data:
                 f"data.classes: {len(self.classes)} names; there can be 1 to {MAX_CLASSES}"
             )
         for name in self.classes:
-            if not re.fullmatch(r"(?!.*\.\.)[\w-][\w.-]*", name, re.ASCII) or name == "background":
+            if not is_name(name) or name == "background":
                 raise UserError(
-                    f"data.classes: {name!r} cannot name a class and its folder; letters, digits "
-                    "and _ - . can, and background is label 0"
+                    f"data.classes: {name!r} cannot name a class and its folder; up to 128 "
+                    "letters, digits and _ - . can, and background is label 0"
                 )
             if self.classes.count(name) > 1:
                 raise UserError(f"data.classes: {name!r} is there twice")
@@ -194,14 +203,17 @@ class Optim:
     validate_every: int = 100
 
     def __post_init__(self) -> None:
+        _check_positive(self, "", "lr", "batch_size", "validate_every")
+        _check_not_negative(
+            self, "", "backbone_lr_factor", "momentum", "weight_decay", "drop_factor"
+        )
+        if not 0 < self.drop_at <= 1:
+            raise UserError(f"drop_at: {self.drop_at} is not in (0, 1]")
         if self.steps < 1 or self.steps % self.validate_every:
             raise UserError(
                 f"steps: {self.steps} is not a positive multiple of "
                 f"validate_every ({self.validate_every})"
             )
-        for key in ("lr", "batch_size"):
-            if not 0 < getattr(self, key) < math.inf:
-                raise UserError(f"{key}: {getattr(self, key)} is not a positive number")
 
 
 @dataclass(frozen=True)
@@ -258,8 +270,7 @@ class Tuning:
         for lr in self.lrs:
             if not (math.isfinite(lr) and lr > 0):
                 raise UserError(f"tuning.lrs: {lr} is not a positive number")
-        if self.extend < 0:
-            raise UserError(f"tuning.extend: {self.extend} is negative")
+        _check_not_negative(self, "tuning.", "extend")
         if self.extend and len(set(self.lrs)) == 1:
             raise UserError("tuning.extend: needs two rates in tuning.lrs to go on from")
         if self.holdout < 2:
@@ -305,8 +316,7 @@ class Cells:
         for key in ("folds", "seeds"):
             if wrong := [n for n in getattr(self, key) if not 0 <= n <= LARGEST]:
                 raise UserError(f"cells.{key}: {wrong[0]} is not from 0 to 2^53")
-        if self.folds_per_partition < 0:
-            raise UserError(f"cells.folds_per_partition: {self.folds_per_partition} is negative")
+        _check_not_negative(self, "cells.", "folds_per_partition")
 
 
 DDP = ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
@@ -358,18 +368,18 @@ class Runtime:
     gpus_per_cell: float = 1.0
 
     def __post_init__(self) -> None:
-        for key in ("devices", "workers", "threads"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise UserError(f"runtime.{key}: {value} is not positive")
+        _check_positive(
+            self, "runtime.",
+            "eval_batch", "devices", "workers", "threads", "cpus_per_cell", "gpus_per_cell",
+        )  # fmt: skip
+        _check_not_negative(self, "runtime.", "overlays")
         if self.devices > 1 and self.workers > 1:
             raise UserError("runtime.devices, runtime.workers: only one of them can be above 1")
         if self.strategy not in ("auto", *DDP):
             known = ", ".join(["auto", *DDP])
             raise UserError(f"runtime.strategy: {self.strategy!r} is not one of {known}")
         for key in ("cpus_per_cell", "gpus_per_cell"):
-            if not (value := getattr(self, key)) > 0:
-                raise UserError(f"runtime.{key}: {value} is not positive")
-            if value > 1 and value != int(value):
+            if (value := getattr(self, key)) > 1 and value != int(value):
                 raise UserError(f"runtime.{key}: {value} is neither whole nor below 1, as Ray asks")
 
     def numeric(self) -> dict[str, Any]:

@@ -118,7 +118,8 @@ class Sums(TypedDict):
 
 
 class Ran(TypedDict):
-    """At which commit, where and when a study ran."""
+    """At which commit, where and when a study ran. seconds: of its commands that had something to
+    do, without the pauses between them."""
 
     commit: NotRequired[Text | None]
     dirty: NotRequired[bool | None]

@@ -168,7 +168,8 @@ class Records:
     seed, image_iou}]}; image_iou (multi-class: miou) is on held-out images, null where a trial
     diverged.
     results, costs: by cell; missing: cells of the grid with neither result nor error;
-    failed: error text by cell; stale: finished under another numerics hash, left out of the rest.
+    failed: error text by cell; stale: finished under another hash, or at another rate or number of
+    steps than tuning.json has since chosen; left out of the rest.
     """
 
     study: Json
@@ -303,7 +304,7 @@ def _base(stored: Stored, fold: int, study: Json) -> Json:
 def _result(
     stored: Stored, cell: Cell, study: Json, tuning: Json, bases: Mapping[int, Json]
 ) -> Json | None:
-    """The cell's result.json; None where it was made under another hash than the study's."""
+    """The cell's result.json; None where it is stale."""
     name = f"{cell.path}/result.json"
     result = _json(stored, name, None)
     if result.get("hash") != study["hash"]:
@@ -313,15 +314,18 @@ def _result(
     for key, value in asdict(cell).items():
         if not wrong and result[key] != value:
             wrong = f"{key}: {result[key]}, but it lies in the folder of {value}"
-    chosen = tuning.get(f"fold{cell.fold}", {}).get(cell.loss)
-    if not wrong and chosen:
-        wrong = agreement.choice_problem(result, chosen)
     base = bases[cell.fold].get("sha256", result.get("base"))
     if not wrong and result["base"] != base:
         wrong = f"base: {result['base']}, but the base network of fold {cell.fold} is {base}"
     if wrong:
         raise UserError(f"{stored.path(name)}: {wrong}; delete it and run the study again")
-    return result
+    # Without rates to choose from, a choice that is still there is not what cells are made with.
+    used = study["config"].get("tuning", {}).get("lrs") != []
+    chosen = tuning.get(f"fold{cell.fold}", {}).get(cell.loss, {}) if used else {}
+    if chosen.get("lr") is None:
+        return result
+    made_with, now = ((one["lr"], one["steps"]) for one in (result, chosen))
+    return result if made_with == now else None
 
 
 def _check_tuning(stored: Stored, tuning: Json, study: Json) -> None:

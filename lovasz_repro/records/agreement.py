@@ -230,14 +230,6 @@ def at_edge(lr: float, trials: Sequence[Json]) -> bool:
     return lr in (min(tried), max(tried))
 
 
-def choice_problem(result: Json, tuned: Json) -> str | None:
-    """A cell's result.json against its fold's and loss's entry in tuning.json."""
-    for key in ("lr", "steps"):
-        if tuned["lr"] is not None and result[key] != tuned[key]:
-            return f"{key}: {result[key]:g}, but tuning.json has {tuned[key]:g}"
-    return None
-
-
 def _mean(values: NDArray[Any]) -> float:
     return float(values.mean()) if len(values) else float("nan")
 

@@ -29,14 +29,19 @@ console = Console(stderr=True)
 def base_network(workspace: Workspace, fold: int) -> tuple[DeepLab, str]:
     """The network of a fold and its digest; made now if it is not there."""
     if fold not in workspace.bases:
-        folder = workspace.base_folder(fold)
-        path = folder / "result.json"
-        made = path.exists() and read_json(path).get("hash") == workspace.digest
-        if not made or not (folder / "network.pt").exists():  # records.zip has no networks
+        if not is_made(workspace, fold):
             on_all(workspace, _make, fold)
-        network = workspace.config.network
+        folder, network = workspace.base_folder(fold), workspace.config.network
         workspace.bases[fold] = stored_base(folder, network, workspace.config.data.labels)
     return workspace.bases[fold]
+
+
+def is_made(workspace: Workspace, fold: int) -> bool:
+    """Whether a fold's base network is there, of today's settings: records.zip has no networks."""
+    folder = workspace.base_folder(fold)
+    path = folder / "result.json"
+    made = path.exists() and read_json(path).get("hash") == workspace.digest
+    return made and (folder / "network.pt").exists()
 
 
 def _make(workspace: Workspace, fold: int) -> None:

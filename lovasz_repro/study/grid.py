@@ -24,12 +24,13 @@ from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Cell, Grid, Json
 from lovasz_repro.study import multiclass
-from lovasz_repro.study.base import base_network
+from lovasz_repro.study.base import base_network, is_made
 from lovasz_repro.study.cell import run_cell
 from lovasz_repro.study.devices import on_all
-from lovasz_repro.study.identity import close_run, open_run
+from lovasz_repro.study.identity import open_run
 from lovasz_repro.study.kept import FILE, best_cells
 from lovasz_repro.study.launch import InUseError, Workers, held
+from lovasz_repro.study.machine import Session, note_machine, session
 from lovasz_repro.study.overview import write_overview
 from lovasz_repro.study.tuning import chosen, missing_trials, read, tune
 from lovasz_repro.study.workspace import Workspace
@@ -51,30 +52,32 @@ def fit(
     workspace = Workspace(config)
     if fold not in workspace.folds:
         raise UserError(f"fold: there is no {fold}; there is {workspace.folds}")
-    with held(workspace.folder, wait=True):
-        open_run(workspace, [cell])
-        if not config.multiclass:
-            workspace.check_draws([cell.category], [fold])
-        base_network(workspace, fold)
-    choice, source = chosen(workspace, loss, fold)
-    console.print(
-        f"{cell}: learning rate {choice.lr:g}, {choice.steps} steps ({source})", soft_wrap=True
-    )
-    folder = workspace.folder / cell.path
-    run = multiclass.run_cell if config.multiclass else run_cell
-    with held(folder):
-        wanted = config.runtime.keep_weights == "all" and loss != UNTRAINED
-        lacking = wanted and not (folder / FILE).exists()
-        done = is_done(workspace, cell) and not again and not lacking
-        if done:
-            kind = schema.MultiResult if config.multiclass else schema.Result
-            result = files.read_json(folder / "result.json", kind)
-            console.print("already done; --again runs it once more")
-        else:
-            result = on_all(workspace, run, cell, choice)
-    if not done:
+    with session(workspace.folder) as here:
         with held(workspace.folder, wait=True):
-            write_overview(workspace.folder)
+            open_run(workspace, [cell])
+            if again or not _is_complete(workspace, cell):
+                note_machine(workspace)
+                here.begin()
+                if not config.multiclass:
+                    workspace.check_draws([cell.category], [fold])
+                base_network(workspace, fold)
+        choice, source = chosen(workspace, loss, fold)
+        console.print(
+            f"{cell}: learning rate {choice.lr:g}, {choice.steps} steps ({source})", soft_wrap=True
+        )
+        folder = workspace.folder / cell.path
+        run = multiclass.run_cell if config.multiclass else run_cell
+        with held(folder):
+            done = not again and _is_complete(workspace, cell)
+            if done:
+                kind = schema.MultiResult if config.multiclass else schema.Result
+                result = files.read_json(folder / "result.json", kind)
+                console.print("already done; --again runs it once more")
+            else:
+                result = on_all(workspace, run, cell, choice)
+        if not done:
+            with held(workspace.folder, wait=True):
+                write_overview(workspace.folder)
     if config.multiclass:
         said = f"mIoU {result['miou']:.4f}; per image {result['image_miou']:.4f}"
     else:
@@ -88,6 +91,13 @@ def fit(
         soft_wrap=True,
     )
     return 0
+
+
+def _is_complete(workspace: Workspace, cell: Cell) -> bool:
+    """Whether a cell is done, and has its weights where all cells should."""
+    wanted = workspace.config.runtime.keep_weights == "all" and cell.loss != UNTRAINED
+    lacking = wanted and not (workspace.folder / cell.path / FILE).exists()
+    return is_done(workspace, cell) and not lacking
 
 
 def study(
@@ -113,20 +123,22 @@ def study(
     if dry_run:
         _print_plan(workspace, grid, verbose)
         return 0
-    with _start(workspace, launcher, address) as workers:
+    with session(workspace.folder) as here:
+        with _start(workspace, launcher, address) as workers:
+            with held(workspace.folder, wait=True):
+                workers.alone(open_run, grid.cells())
+                if _is_work(workspace, grid):
+                    _begin(here, workers, grid)
+                tune(workspace, workers, here.note)
+                # Another choice, from the trials that are there, makes cells to be run.
+                if not here.begun and _is_work(workspace, grid):
+                    _begin(here, workers, grid)
+            failed = _run_cells(workspace, workers, grid, here)
+            _make_weights(workspace, workers, grid, here, failed)
         with held(workspace.folder, wait=True):
-            workers.alone(_prepare, grid.cells())
-            for _ in workers.run(_make_base, grid.folds):
-                pass
-            workers.alone(_prepare_top, grid.folds)
-            tune(workspace, workers)
-        failed = _run_cells(workspace, workers, grid)
-        _make_weights(workspace, workers, grid, failed)
-    with held(workspace.folder, wait=True):
-        if finish and not config.multiclass:
-            finish(workspace.folder, workspace.voc)
-        write_overview(workspace.folder)
-        close_run(workspace)
+            if finish and not config.multiclass:
+                finish(workspace.folder, workspace.voc)
+            write_overview(workspace.folder)
     console.print(summary(workspace, grid))
     for cell, error in failed.items():
         console.print(f"[red]failed[/red] {cell}: {error}", soft_wrap=True)
@@ -147,11 +159,30 @@ def _start(workspace: Workspace, launcher: str, address: str | None) -> Workers:
     return RayWorkers(workspace, address)
 
 
-def _prepare(workspace: Workspace, cells: list[Cell]) -> None:
-    open_run(workspace, cells)
+def _is_work(workspace: Workspace, grid: Grid) -> bool:
+    """Whether a study has anything to train: a base network, a trial, or a cell."""
+    return (
+        not all(is_made(workspace, fold) for fold in grid.folds)
+        or bool(missing_trials(workspace))
+        or bool(_to_run(workspace, grid))
+        or bool(_lacking_weights(workspace, grid))
+    )
+
+
+def _begin(here: Session, workers: Workers, grid: Grid) -> None:
+    """What comes before trials and cells: the base networks, and what is computed once."""
+    workers.alone(note_machine, None)
+    here.begin()
+    workers.alone(_prepare, grid.folds)
+    for _ in workers.run(_make_base, grid.folds):
+        here.note()
+    workers.alone(_prepare_top, grid.folds)
+
+
+def _prepare(workspace: Workspace, folds: Sequence[int]) -> None:
     tuning = workspace.config.tuning
     if tuning.lrs and not workspace.config.multiclass:  # a cell's own is recorded as its failure
-        workspace.check_draws(tuning.categories, {cell.fold for cell in cells})
+        workspace.check_draws(tuning.categories, folds)
     workspace.features()
 
 
@@ -212,17 +243,24 @@ def _attempt(
     return Outcome(result[workspace.config.measure], seconds=time.perf_counter() - started)
 
 
-def _run_cells(workspace: Workspace, workers: Workers, grid: Grid) -> dict[Cell, str]:
-    """Run what is not done, the result of each on one line. Returns the errors."""
-    cells = grid.cells()
+def _to_run(workspace: Workspace, grid: Grid) -> list[Cell]:
+    """The cells that are not done."""
     tuned = read(workspace)
-    todo = [cell for cell in cells if not is_done(workspace, cell, tuned)]
+    return [cell for cell in grid.cells() if not is_done(workspace, cell, tuned)]
+
+
+def _run_cells(
+    workspace: Workspace, workers: Workers, grid: Grid, here: Session
+) -> dict[Cell, str]:
+    """Run what is not done, the result of each on one line. Returns the errors."""
+    cells, todo = grid.cells(), _to_run(workspace, grid)
     console.print(f"{len(cells)} cells, {len(cells) - len(todo)} done, {len(todo)} to run")
     _forget_checkpoints(workspace, set(cells) - set(todo))
     failed: dict[Cell, str] = {}
     elsewhere = 0
     started = time.perf_counter()
     for count, (cell, outcome) in enumerate(_outcomes(workers, todo), 1):
+        here.note_if_free()
         if outcome.error:
             failed[cell] = outcome.error
             said = f"[red]failed[/red]: {outcome.error}"
@@ -253,11 +291,12 @@ def _forget_checkpoints(workspace: Workspace, done: Iterable[Cell]) -> None:
 
 
 def _make_weights(
-    workspace: Workspace, workers: Workers, grid: Grid, failed: dict[Cell, str]
+    workspace: Workspace, workers: Workers, grid: Grid, here: Session, failed: dict[Cell, str]
 ) -> None:
     """Run the done cells again whose weights should be kept and are not there."""
     lacking = [cell for cell in _lacking_weights(workspace, grid) if cell not in failed]
     for cell, outcome in workers.run(partial(_attempt, again=True), lacking):
+        here.note_if_free()
         said = outcome.error or f"{outcome.seconds:.1f} s"
         console.print(f"weights of {cell}: {said}", soft_wrap=True)
         if outcome.error:
@@ -350,10 +389,8 @@ def summary(workspace: Workspace, grid: Grid) -> Table:
 
 def _print_plan(workspace: Workspace, grid: Grid, verbose: bool) -> None:
     """What a study would do, and how long the rest takes by the cells that are done."""
-    cells = grid.cells()
-    tuned = read(workspace)
-    done = {cell for cell in cells if is_done(workspace, cell, tuned)}
-    todo = [cell for cell in cells if cell not in done]
+    cells, todo = grid.cells(), _to_run(workspace, grid)
+    done = set(cells) - set(todo)
     console.print(f"{len(cells)} cells, {len(done)} done, {len(todo)} to run")
     _print_expected(workspace, done, len(todo))
     for fold in grid.folds:

@@ -6,7 +6,6 @@ mixes two experiments.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,12 +15,11 @@ from lovasz_repro.config import Experiment
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import Json, read_json, write_json
 from lovasz_repro.records import Cell
-from lovasz_repro.study.machine import describe_machine
 from lovasz_repro.study.workspace import Workspace
 
 
 def open_run(workspace: Workspace, cells: Sequence[Cell]) -> None:
-    """Take the run's folder for these cells: write `study.json` and `machine.json`.
+    """Take the run's folder for these cells: write `study.json`.
 
     Cells that an earlier command named stay in the grid.
 
@@ -52,36 +50,6 @@ def open_run(workspace: Workspace, cells: Sequence[Cell]) -> None:
             )
         study["grid"] = _grid(cells, there["grid"])
     write_json(path, study)
-    machine = describe_machine(workspace.device)
-    path = workspace.folder / "machine.json"
-    if path.exists():
-        machine = _continued(machine, read_json(path, schema.Machine))
-    write_json(path, machine)
-
-
-def _continued(machine: Json, there: Json) -> Json:
-    """`machine`, with an entry in `earlier` for each other commit or processor that machine.json
-    names already."""
-    earlier = there.get("earlier", [])
-    if all(there.get(key) == machine.get(key) for key in ("commit", "processor")):
-        machine["started"] = there.get("started", machine["started"])
-    else:
-        earlier = [*earlier, {key: value for key, value in there.items() if key != "earlier"}]
-    return {**machine, "earlier": earlier} if earlier else machine
-
-
-def close_run(workspace: Workspace) -> None:
-    """Note in `machine.json` when the study was complete."""
-    path = workspace.folder / "machine.json"
-    machine = read_json(path, schema.Machine)
-    finished = datetime.datetime.now(datetime.UTC)
-    if "started" not in machine:
-        raise UserError(f"{path}: there is no started; delete it and run the study again")
-    started = datetime.datetime.fromisoformat(machine["started"].upper())
-    seconds = (finished - started).total_seconds()
-    seconds = max(round(seconds), 0)  # a clock may have been set back
-    machine |= {"finished": finished.isoformat(timespec="seconds"), "seconds": seconds}
-    write_json(path, machine)
 
 
 def _grid(cells: Sequence[Cell], earlier: Json | None = None) -> Json:

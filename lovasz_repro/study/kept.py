@@ -36,10 +36,11 @@ def keep(folder: Path, network: nn.Module) -> str:
     return sha256(content)
 
 
-def best_cells(run: Path, digest: str) -> list[Cell]:
-    """Of each category the trained cell with the highest image-IoU, among equals the first."""
+def best_cells(run: Path, digest: str, category: str = "*") -> list[Cell]:
+    """Of a category, or of each, the trained cell with the highest image-IoU, among equals the
+    first."""
     best: dict[str, tuple[float, Cell]] = {}
-    for path in sorted(run.glob("cells/*/*/*/result.json")):
+    for path in sorted(run.glob(f"cells/{category}/*/*/result.json")):
         result = files.read_json(path, schema.Result)
         cell = Cell(*(result[key] for key in ("category", "loss", "fold", "seed")))
         if result.get("hash") != digest or cell.loss == UNTRAINED:
@@ -52,11 +53,17 @@ def best_cells(run: Path, digest: str) -> list[Cell]:
 def drop_others(run: Path, category: str, digest: str) -> None:
     """Delete the weights of a category's finished cells but those of the best one.
 
-    Processes may do so at the same time: each sees all finished cells and comes to the same choice.
+    Processes may do so at the same time. The best is chosen among all that may be deleted: a cell
+    that finishes after they are listed may be better, and is left to its own process.
     """
-    kept = {run / cell.path for cell in best_cells(run, digest)}
-    for path in run.glob(f"cells/{category}/*/*/{FILE}"):
-        if path.parent not in kept and (path.parent / "result.json").exists():
+    finished = [
+        path
+        for path in run.glob(f"cells/{category}/*/*/{FILE}")
+        if (path.parent / "result.json").exists()
+    ]
+    kept = {run / cell.path for cell in best_cells(run, digest, category)}
+    for path in finished:
+        if path.parent not in kept:
             path.unlink(missing_ok=True)
 
 

@@ -1,4 +1,7 @@
-"""Facts of the machine and the code that made a run: for the report's header."""
+"""Facts of the machine and the code that made a run, and how long it took: `machine.json`.
+
+A command writes them where it has something to do: one that finds all done made nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,28 +20,108 @@ import torch
 import torchmetrics
 import torchvision
 
+from lovasz_repro import schema
 from lovasz_repro.config import PACKAGE
-from lovasz_repro.files import Json
+from lovasz_repro.errors import UserError
+from lovasz_repro.files import Json, read_json, write_json
+from lovasz_repro.study.launch import InUseError, held
+from lovasz_repro.study.workspace import Workspace
+
+FILE = "machine.json"
+
+
+def note_machine(workspace: Workspace, _: object = None) -> None:
+    """Say in `machine.json` what is at work from now on. The run's folder is to be held."""
+    path = workspace.folder / FILE
+    machine = describe_machine(workspace.device)
+    if path.exists():
+        machine = _continued(machine, read_json(path, schema.Machine))
+    write_json(path, machine)
+
+
+def _continued(machine: Json, there: Json) -> Json:
+    """`machine`, with an entry in `earlier` for each other commit or processor that machine.json
+    names already."""
+    earlier = there.get("earlier", [])
+    if all(there.get(key) == machine.get(key) for key in ("commit", "processor")):
+        times = ("started", "finished", "seconds")
+        machine |= {key: there[key] for key in times if key in there}
+    else:
+        earlier = [*earlier, {key: value for key, value in there.items() if key != "earlier"}]
+    return {**machine, "earlier": earlier} if earlier else machine
+
+
+class Session:
+    """A command's work on a run, whose time `machine.json` adds to that of the commands before.
+
+    What lies between two commands does not count, and what two do at once counts once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._since: datetime.datetime | None = None
+
+    @property
+    def begun(self) -> bool:
+        return self._since is not None
+
+    def begin(self) -> None:
+        self._since = _now()
+
+    def note(self) -> None:
+        """Add the time since the last note. The run's folder is to be held."""
+        if self._since is None:
+            return
+        machine = read_json(self._folder / FILE, schema.Machine)
+        since, now = self._since, _now()
+        if "finished" in machine:
+            noted = datetime.datetime.fromisoformat(machine["finished"].upper())
+            if noted <= now:  # else a clock was set back
+                since = max(since, noted)  # by another process, which worked until then
+        passed = max((now - since).total_seconds(), 0)
+        machine["finished"] = now.isoformat(timespec="milliseconds")
+        machine["seconds"] = round(machine.get("seconds", 0) + passed, 3)
+        write_json(self._folder / FILE, machine)
+        self._since = now
+
+    def note_if_free(self) -> None:
+        """Add the time since the last note, unless another process holds the run's folder: the next
+        note does it then. A kill costs no more than what was not noted."""
+        with suppress(InUseError), held(self._folder):
+            self.note()
+
+
+@contextmanager
+def session(folder: Path) -> Iterator[Session]:
+    """A command's work on the run in `folder`; its time is noted however it ends."""
+    here = Session(folder)
+    try:
+        yield here
+    except BaseException:
+        if here.begun:
+            with suppress(OSError, UserError):  # what ended the command is to be said
+                here.note_if_free()
+        raise
+    if here.begun:
+        with held(folder, wait=True):
+            here.note()
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def describe_machine(device: torch.device) -> Json:
     """Commit, versions, hardware, date: for the report's header."""
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(PACKAGE), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ".")
+    commit, dirty = _commit()
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         models = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
         name = models[0].split(":", 1)[1].strip() if models else name
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {
         "commit": commit,
-        "dirty": bool(changes) if changes is not None else None,
+        "dirty": dirty,
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
@@ -46,5 +131,24 @@ def describe_machine(device: torch.device) -> Json:
         "processor": name,
         "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "started": now,
+        "started": _now().isoformat(timespec="seconds"),
     }
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """The commit of the package's files, and whether they were changed since; None where git does
+    not track them: an installed package may lie within another project's repository."""
+    if _git("ls-files", "--error-unmatch", "--", "__init__.py") is None:
+        return None, None
+    changes = _git("status", "--porcelain", "--", ".")
+    return _git("rev-parse", "HEAD"), None if changes is None else bool(changes)
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says in the package's folder; None where it fails or is not installed."""
+    command = ["git", "-C", str(PACKAGE), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

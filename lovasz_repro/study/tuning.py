@@ -9,8 +9,9 @@ Every loss gets the same trials, by the same rule. See `config.Tuning`.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.console import Console
@@ -83,8 +84,13 @@ def read(workspace: Workspace) -> Json:
     return tuned
 
 
-def tune(workspace: Workspace, workers: Workers) -> None:
-    """Run the trials that are missing and choose; every trial is recorded when it ends."""
+def tune(workspace: Workspace, workers: Workers, noted: Callable[[], None]) -> None:
+    """Run the trials that are missing and choose; every trial is recorded when it ends.
+
+    Args:
+        noted: called when a trial is recorded.
+    """
+    before = read(workspace)
     while trials := missing_trials(workspace):
         tried = read(workspace)
         console.print(f"tuning: {len(trials)} trials to run")
@@ -92,9 +98,11 @@ def tune(workspace: Workspace, workers: Workers) -> None:
             entry = tried.setdefault(f"fold{trial.fold}", {}).setdefault(
                 trial.loss, {"lr": None, "trials": []}
             )
+            entry["lr"] = None  # a choice made without this trial may not follow from them all
             entry["trials"].append({**trial.point, workspace.config.measure: score})
             entry["trials"].sort(key=lambda t: (t["steps"], t["lr"], t["category"]))
             files.write_json(workspace.folder / FILE, tried)
+            noted()
             said = "diverged" if score is None else f"{score:.4f}"
             console.print(
                 f"fold {trial.fold} · {trial.loss} at {trial.lr:g}, {trial.steps} steps, "
@@ -107,10 +115,11 @@ def tune(workspace: Workspace, workers: Workers) -> None:
     for fold in config.cells.folds:
         for loss in config.cells.losses:
             entry = tried[f"fold{fold}"][loss]
-            before = entry["lr"]
+            old = before.get(f"fold{fold}", {}).get(loss, {}).get("lr")
+            entry["trials"] = _planned(config, loss, entry["trials"])
             entry |= _choice(workspace, fold, loss, entry["trials"])
             note = ", the edge of what was tried" if entry["at_edge"] else ""
-            note += f" (before: {before:g})" if before not in (None, entry["lr"]) else ""
+            note += f" (before: {old:g})" if old not in (None, entry["lr"]) else ""
             console.print(
                 f"fold {fold} · {loss}: learning rate {entry['lr']:g}{note}, {entry['steps']} steps"
             )
@@ -127,6 +136,7 @@ def missing_trials(workspace: Workspace) -> list[Trial]:
         for loss in config.cells.losses:
             first, *others = _steps(config, loss)
             there = tried.get(f"fold{fold}", {}).get(loss, {}).get("trials", [])
+            there = _planned(config, loss, there)
             means = _means(config, there)
             rates = rates_tried(tuning, means, first)
             pairs = [(lr, first) for lr in rates]
@@ -167,6 +177,16 @@ def _steps(config: Experiment, loss: str) -> list[int]:
 
 def _means(config: Experiment, trials: list[Json]) -> dict[tuple[float, int], float]:
     return trial_means(trials, config.tuning.categories, config.measure)
+
+
+def _planned(config: Experiment, loss: str, trials: list[Json]) -> list[Json]:
+    """Those of a fold's and loss's trials that the configuration asks for, which may have asked for
+    others when they ran. A choice follows from all trials that are stored beside it."""
+    tuning, steps = config.tuning, _steps(config, loss)
+    points = set(zip(tuning.categories, itertools.cycle(tuning.seeds), strict=False))
+    planned = [t for t in trials if t["steps"] in steps and (t["category"], t["seed"]) in points]
+    rates = rates_tried(tuning, _means(config, planned), steps[0])
+    return [trial for trial in planned if trial["lr"] in rates]
 
 
 def _trials(

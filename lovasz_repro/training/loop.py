@@ -178,7 +178,7 @@ def _resumable(path: Path, lr: float, steps: int, start: str) -> Path | None:
         else:
             return path
     Console(stderr=True).print(f"{path} {reason}; training starts over", soft_wrap=True)
-    path.unlink()
+    path.unlink(missing_ok=True)  # the process of another device may have been first
     return None
 
 

@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from lovasz_repro.config import Network, Optim
 from lovasz_repro.data.datamodule import Batch
 from lovasz_repro.data.voc import VOID
+from lovasz_repro.errors import UserError
 from lovasz_repro.losses import (
     Loss,
     cross_entropy,
@@ -39,7 +40,7 @@ from lovasz_repro.training.metrics import (
 )
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError):
     """The training loss became infinite or NaN."""
 
 

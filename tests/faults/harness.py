@@ -132,7 +132,7 @@ class Clock:
     days: int
 
     def arm(self) -> None:
-        from lovasz_repro.study import identity, machine
+        from lovasz_repro.study import machine
 
         shift = datetime.timedelta(days=self.days)
 
@@ -144,10 +144,7 @@ class Clock:
 
         really = time.time
         time.time = lambda: really() + shift.total_seconds()
-        for module in (identity, machine):
-            vars(module)["datetime"] = SimpleNamespace(
-                datetime=Shifted, UTC=datetime.UTC, timedelta=datetime.timedelta
-            )
+        vars(machine)["datetime"] = SimpleNamespace(datetime=Shifted, UTC=datetime.UTC)
 
 
 Armed = Strike | Published | Clock

@@ -264,7 +264,7 @@ def test_clock_set_back(run: Commands, shapes_root: Path, finished: Path, tmp_pa
     assert run(study).status == 0
     machine = read_json(tmp_path / "demo" / "machine.json")
     assert machine["started"] > machine["finished"]
-    assert machine["seconds"] == 0
+    assert 0 < machine["seconds"] < 3600
     assert contents(tmp_path / "demo") == contents(finished)
 
 

@@ -360,6 +360,17 @@ def test_pipes_are_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) 
         ("tuning.seeds", "[-5]", "tuning.seeds: -5"),
         ("data.negatives", "0", "data.negatives: 0"),
         ("data.image_size", "-7", "data.image_size: -7"),
+        ("data.classes", f"[{'x' * 129}]", f"data.classes: '{'x' * 129}' cannot name"),
+        ("optim.validate_every", "0", "validate_every: 0"),
+        ("optim.validate_every", "-20", "validate_every: -20"),
+        ("optim.momentum", "-0.1", "momentum: -0.1"),
+        ("base.optim.weight_decay", "-1", "weight_decay: -1"),
+        ("optim.backbone_lr_factor", "-1", "backbone_lr_factor: -1"),
+        ("optim.drop_factor", ".nan", "drop_factor: nan"),
+        ("optim.drop_at", "0", "drop_at: 0"),
+        ("optim.drop_at", "1.5", "drop_at: 1.5"),
+        ("runtime.eval_batch", "0", "runtime.eval_batch: 0"),
+        ("runtime.overlays", "-1", "runtime.overlays: -1"),
     ],
 )
 def test_configuration(

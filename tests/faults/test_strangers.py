@@ -15,7 +15,7 @@ import pytest
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import CHECKSUM, json_bytes, read_json, sha256, write_json, write_table
-from lovasz_repro.records import load, stored
+from lovasz_repro.records import Cell, load, stored
 from lovasz_repro.report import write_report
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.gallery import write_gallery
@@ -197,8 +197,6 @@ EDITED: list[tuple[str, str, Callable[[Path], None]]] = [
     ("tuned_image_iou: 0.9", RESULT, at(RESULT, "tuned_image_iou", value=0.9)),
     ("dataset_iou: 0.9", RESULT, at(RESULT, "dataset_iou", value=0.9)),
     ("images: 11", RESULT, at(RESULT, "images", value=11)),
-    ("lr: 0.5, but tuning.json", RESULT, at(RESULT, "lr", value=0.5)),
-    ("steps: 600, but tuning.json", RESULT, at(RESULT, "steps", value=600)),
     ("fold0.hinge.lr: 0.5 at 300", "tuning.json", at("tuning.json", *HINGE, "lr", value=0.5)),
     ("fold0.hinge.image_iou: 1, but", "tuning.json",
      at("tuning.json", *HINGE, "image_iou", value=1)),
@@ -243,6 +241,40 @@ def test_edited(runs: Path, said: str, name: str, edit: Callable[[Path], None]) 
         load(runs)
     assert said in str(error.value)
     assert name in str(error.value)
+
+
+def choose_anew(runs: Path) -> None:
+    """The lowest rate was better; only the cells of another category were made at it."""
+
+    def edit(tuning: Any) -> None:
+        entry = tuning["fold0"]["hinge"]
+        for trial in entry["trials"]:
+            trial["image_iou"] = 0.9 if trial["lr"] == 0.001 else 0.5
+        entry |= {"lr": 0.001, "image_iou": 0.9, "at_edge": True}
+
+    rewrite(runs / "tuning.json", edit)
+    rewrite(runs / RESULT.replace("bird", "cat"), put("lr", value=0.001))
+
+
+@shows(
+    Fault("a rate or number of steps chosen anew, or edited in a cell's record",
+          "the report leaves the cells of another one out, and says so", "those cells",
+          "the study makes them again"),
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "edit", [at(RESULT, "lr", value=0.5), at(RESULT, "steps", value=600), choose_anew]
+)
+def test_another_choice(runs: Path, edit: Callable[[Path], None]) -> None:
+    whole = load(runs)
+    edit(runs)
+    records = load(runs)
+    cell = Cell("bird", "hinge", 0, 0)
+    assert records.stale == [cell]
+    assert [*records.results] == [one for one in whole.results if one != cell]
+    assert len(records.images) == len(whole.images) - whole.results[cell]["images"]
+    # A choice that is left from before is of no use where there are no rates to choose from.
+    rewrite(runs / "study.json", put("config", "tuning", "lrs", value=[]))
+    assert load(runs).stale == []
 
 
 @shows(

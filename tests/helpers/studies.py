@@ -12,6 +12,7 @@ from lovasz_repro.study.base import base_network
 from lovasz_repro.study.identity import open_run
 from lovasz_repro.study.kept import keep
 from lovasz_repro.study.launch import held
+from lovasz_repro.study.machine import note_machine
 from lovasz_repro.study.workspace import Workspace
 from tests.helpers.places import ROOT
 
@@ -74,6 +75,7 @@ def kept_cell(config: Experiment) -> Path:
     cell = Cell("bird", "hinge", 0, 0)
     with held(workspace.folder):
         open_run(workspace, [cell])
+        note_machine(workspace)
         base, digest = base_network(workspace, 0)
     _, top = base.split(config.network.train, config.network.split)
     folder = workspace.folder / cell.path

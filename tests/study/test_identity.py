@@ -5,18 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
-import pytest
-
 from lovasz_repro.config import Experiment
-from lovasz_repro.files import read_json
-from lovasz_repro.records import Cell
-from lovasz_repro.study import identity
 from lovasz_repro.study.identity import FREE
-from lovasz_repro.study.workspace import Workspace
-from tests.helpers.studies import tiny
 
 # What a cell's result.json says, what only says where or how long it runs, and what lies in `data`
 # by its content: records of other values stand in one folder.
@@ -70,27 +62,3 @@ def test_the_hash_changes_with_every_key_but_those_listed() -> None:
 def test_a_refusal_names_no_key_that_is_free() -> None:
     named = {key for key in NOT_IN_THE_HASH if not key.startswith((*FREE, "runtime."))}
     assert named == ELSEWHERE
-
-
-def test_a_study_that_goes_on_at_another_commit_names_both(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes_root: Path
-) -> None:
-    workspace = Workspace(tiny(shapes_root, tmp_path))
-    cells = [Cell("bird", "hinge", 0, 0)]
-    for commit in ("a" * 40, "a" * 40, "b" * 40, "c" * 40):
-        now = {
-            "commit": commit,
-            "processor": "x86",
-            "started": f"2026-01-0{'abc'.index(commit[0]) + 1}T10:00:00Z",
-        }
-        monkeypatch.setattr(identity, "describe_machine", lambda device, now=now: dict(now))
-        identity.open_run(workspace, cells)
-    machine = read_json(workspace.folder / "machine.json")
-    assert machine["commit"] == "c" * 40
-    assert [e["commit"][0] for e in machine["earlier"]] == ["a", "b"]
-    assert machine["earlier"][0]["started"].startswith("2026-01-01")
-    now["processor"] = "arm"
-    identity.open_run(workspace, cells)
-    machine = read_json(workspace.folder / "machine.json")
-    assert [e["processor"] for e in machine["earlier"]] == ["x86"] * 3
-    assert machine["processor"] == "arm"

@@ -37,7 +37,7 @@ def test_ray_that_is_not_installed_is_asked_for(
     [
         (["--address", "somewhere:6379"], "needs --launcher ray"),
         (["--launcher", "slurm"], "slurm"),
-        ([*ON_RAY, "--runtime.gpus_per_cell", "0"], "runtime.gpus_per_cell: 0.0 is not positive"),
+        ([*ON_RAY, "--runtime.gpus_per_cell", "0"], "runtime.gpus_per_cell: 0.0 is not a positive"),
         ([*ON_RAY, "--runtime.cpus_per_cell", "1.5"], "neither whole nor below 1"),
     ],
 )

@@ -16,9 +16,12 @@ from torch import Tensor
 
 from lovasz_repro.__main__ import main
 from lovasz_repro.files import read_json, sha256
+from lovasz_repro.records import Cell
+from lovasz_repro.study import kept
 from lovasz_repro.study.kept import FILE, best_cells, load_cell
 from lovasz_repro.training.segmenter import BinarySegmenter
 from tests.helpers.places import ROOT
+from tests.helpers.synthetic import write_study
 
 SHORT = [
     "--config", str(ROOT / "experiments" / "demo.yaml"), "--data.image_size=81",
@@ -231,6 +234,35 @@ def test_the_best_of_a_category_is_kept_and_made_again(
     stamp = (run / kept[0] / FILE).stat().st_mtime_ns
     assert main(command) == 0
     assert (run / kept[0] / FILE).stat().st_mtime_ns == stamp
+
+
+def test_a_cell_that_finishes_while_others_are_dropped_keeps_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with two workers: the better cell ends between one's two looks at the folder."""
+    losses = ["cross_entropy", "hinge", "lovasz_hinge"]
+    write_study(tmp_path, categories=["bird", "cat"], losses=losses, folds=(0,), seeds=(0,))
+    digest = read_json(tmp_path / "study.json")["hash"]
+    for path in tmp_path.glob("cells/*/*/*/result.json"):
+        (path.parent / FILE).touch()
+    best = {cell.category: cell for cell in best_cells(tmp_path, digest)}["bird"]
+    late = tmp_path / best.path / "result.json"
+    result = late.read_bytes()
+    late.unlink()
+    second = {cell.category: cell for cell in best_cells(tmp_path, digest)}["bird"]
+
+    def and_then_the_late_one(*arguments: Any) -> list[Cell]:
+        found = best_cells(*arguments)
+        late.write_bytes(result)
+        return found
+
+    monkeypatch.setattr(kept, "best_cells", and_then_the_late_one)
+    kept.drop_others(tmp_path, "bird", digest)
+    there = {path.parent for path in tmp_path.glob(f"cells/bird/*/*/{FILE}")}
+    assert there == {tmp_path / best.path, tmp_path / second.path}
+    kept.drop_others(tmp_path, "bird", digest)  # as the late one does
+    assert [path.parent for path in tmp_path.glob(f"cells/bird/*/*/{FILE}")] == [late.parent]
+    assert len(list(tmp_path.glob(f"cells/cat/*/*/{FILE}"))) == len(losses)
 
 
 def test_a_done_cell_is_not_run_twice_unless_asked(

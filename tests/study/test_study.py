@@ -21,9 +21,10 @@ from lovasz_repro.config import Tuning
 from lovasz_repro.data.voc import VOC, save_mask
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json, write_json
-from lovasz_repro.records import UNTRAINED, load
+from lovasz_repro.records import UNTRAINED, Cell, load
 from lovasz_repro.report import gallery
 from lovasz_repro.study import grid as module
+from lovasz_repro.study import machine
 from lovasz_repro.study.tuning import rates_tried
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.segmenter import BinarySegmenter
@@ -155,13 +156,64 @@ def test_rates_are_chosen_without_val_images(
     assert set.union(*seen) <= set(train.split())
 
 
+@pytest.fixture
+def at_another_commit(monkeypatch: pytest.MonkeyPatch) -> str:
+    describe = machine.describe_machine
+    commit = "c" * 40
+    monkeypatch.setattr(machine, "describe_machine", lambda device: describe(device) | {
+        "commit": commit
+    })  # fmt: skip
+    return commit
+
+
+@pytest.mark.usefixtures("at_another_commit")
+@pytest.mark.parametrize("start", ["study", "fit"])
 def test_a_second_run_does_nothing(
-    finished: Path, shapes_root: Path, capsys: pytest.CaptureFixture[str]
+    start: str, finished: Path, shapes_root: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """It loads no network and no arrays, and `machine.json` goes on to name the commit that made
+    the cells and the time that they took."""
+
+    def unread(*_: Any) -> None:
+        raise AssertionError
+
+    for name in ("source", "features"):
+        monkeypatch.setattr(Workspace, name, unread)
+    run = shutil.copytree(finished, tmp_path / "demo")
+    stamps = {path: path.stat().st_mtime_ns for path in run.rglob("images.csv")}
+    cell = ["--category", "bird", "--loss", "lovasz_hinge"] if start == "fit" else []
+    assert main([start, *command(shapes_root, tmp_path)[1:], *cell]) == 0
+    said = "already done" if start == "fit" else "6 cells, 6 done, 0 to run"
+    assert said in capsys.readouterr().out
+    assert (run / "machine.json").read_bytes() == (finished / "machine.json").read_bytes()
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("images.csv")} == stamps
+    if start == "study":
+        assert contents(run) == contents(finished)
+
+
+def test_another_choice_from_the_trials_that_are_there_makes_cells_to_run(
+    at_another_commit: str, finished: Path, shapes_root: Path, tmp_path: Path
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in finished.rglob("images.csv")}
-    assert main(command(shapes_root, finished.parent)) == 0
-    assert "6 cells, 6 done, 0 to run" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in finished.rglob("images.csv")} == before
+    shutil.copytree(finished, tmp_path / "demo")
+    before = read_json(finished / "tuning.json")["fold0"]["lovasz_hinge"]
+    (other,) = {trial["lr"] for trial in before["trials"]} - {before["lr"]}
+    again = command(shapes_root, tmp_path)
+    again[again.index("--tuning.lrs") + 1] = f"[{other}]"
+    again[again.index("--cells.categories") + 1] = "[bird]"
+    again[again.index("--cells.losses") + 1] = "[lovasz_hinge]"
+    assert main(again) == 0
+    records = load(tmp_path / "demo")
+    assert read_json(tmp_path / "demo/tuning.json")["fold0"]["lovasz_hinge"]["lr"] == other
+    assert records.results[Cell("bird", "lovasz_hinge", 0, 0)]["lr"] == other
+    # Of the cat, which this command did not run, the older rate's.
+    assert records.stale == [Cell("cat", "lovasz_hinge", 0, 0)]
+    first = read_json(finished / "machine.json")
+    assert records.machine["commit"] == at_another_commit
+    assert [(e["commit"], e["seconds"]) for e in records.machine["earlier"]] == [
+        (first["commit"], first["seconds"])
+    ]
+    assert 0 < records.machine["seconds"] < first["seconds"] + 60
 
 
 def test_dry_run_says_what_is_left(
@@ -202,6 +254,19 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(
     # The cause is gone: the same command finishes, with nothing left of the failure.
     assert main(command(shapes_root, tmp_path)) == 0
     assert contents(tmp_path / "demo") == contents(finished)
+
+
+def test_fit_that_diverges_says_so_in_one_line(
+    shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    original = BinarySegmenter.loss
+    monkeypatch.setattr(BinarySegmenter, "loss", lambda *given: original(*given) * float("nan"))
+    fit = ["fit", *command(shapes_root, tmp_path)[1:], "--category", "bird", "--loss", "hinge"]
+    assert main([*fit, "--tuning.lrs", "[]", "--optim.lr", "0.5"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    (said,) = [line for line in lines if line.startswith("lovasz-repro: ")]
+    assert "training loss nan between steps 0 and 2, learning rate 0.5" in said
 
 
 @contextmanager
