@@ -14,6 +14,7 @@ from lovasz_repro.data.binary import SamplePlan
 from lovasz_repro.data.datamodule import Task
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json, write_bytes, write_json
+from lovasz_repro.losses import softmax_cross_entropy
 from lovasz_repro.models.deeplab import DeepLab, build, state_digest
 from lovasz_repro.study.devices import on_all
 from lovasz_repro.study.kept import stored_base
@@ -21,7 +22,7 @@ from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.callbacks import Stopwatch
 from lovasz_repro.training.logs import log_final
 from lovasz_repro.training.loop import test, train
-from lovasz_repro.training.segmenter import BaseSegmenter, NonFiniteError
+from lovasz_repro.training.segmenter import LabelSegmenter, NonFiniteError
 
 console = Console(stderr=True)
 
@@ -53,7 +54,9 @@ def _make(workspace: Workspace, fold: int) -> None:
     network = build(workspace.config.network, fold, labels=labels, complete=base.train == "none")
     frozen, trained = network.split("head" if base.train == "head" else "all", "")
     source = replace(workspace.source(network, frozen), views=0, view_features=None)
-    module = BaseSegmenter(trained, base.optim, network.stride, labels)
+    module = LabelSegmenter(
+        trained, softmax_cross_entropy, base.optim, base.optim.lr, network.stride, labels
+    )
     plan = SamplePlan(
         base.seed, base.optim.batch_size, [(workspace.train_index(fold), 1.0)],
         workspace.config.data.scale, workspace.config.data.flip,

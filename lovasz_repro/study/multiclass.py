@@ -25,7 +25,7 @@ from lovasz_repro.study.cell import Choice, Start, cost
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.logs import log_final
 from lovasz_repro.training.loop import test, train, validate
-from lovasz_repro.training.segmenter import MultiSegmenter
+from lovasz_repro.training.segmenter import LabelSegmenter
 
 CURVE_EVERY = 5
 """The curve of a training is of every fifth val image: all of them take longer than a training."""
@@ -89,7 +89,7 @@ class MultiSetting(Start):
         self, loss: str, lr: float, seed: int, train_index: NDArray[np.int64],
         val_index: NDArray[np.int64], optim: Optim | None, folder: Path | None, title: str,
         loggers: Sequence[Logger] = (),
-    ) -> tuple[MultiSegmenter, pl.Trainer, DataModule]:  # fmt: skip
+    ) -> tuple[LabelSegmenter, pl.Trainer, DataModule]:  # fmt: skip
         """Train a copy of the base network on some images, validating on others.
 
         Args:
@@ -103,7 +103,7 @@ class MultiSetting(Start):
         task = Task(None, "void")
         data = self.workspace.data_module(self.source, task, plan, val_index, schedule)
         objective = config.loss(loss) if optim else softmax_cross_entropy
-        module = MultiSegmenter(
+        module = LabelSegmenter(
             copy.deepcopy(self.base), objective, schedule, lr, self.stride, config.data.labels
         )
         trainer = train(

@@ -1,4 +1,4 @@
-"""Lightning modules: the 21-way base, the multi-class and the binary cell. All see
+"""Lightning modules: all labels at once, or one category against the rest. Their batches are
 `datamodule.Batch`."""
 
 from __future__ import annotations
@@ -23,18 +23,16 @@ from lovasz_repro.losses import (
     lovasz_hinge,
     make_loss,
     soft_jaccard,
-    softmax_cross_entropy,
 )
 from lovasz_repro.models.deeplab import VOC_LABELS, DeepLab, build, to_native
 from lovasz_repro.records import MEASURES, Json
 from lovasz_repro.training.metrics import (
-    ConfusionMatrix,
     ImageIoU,
+    LabelIoU,
     confusion,
     iou,
     iou_at_thresholds,
     label_confusion,
-    label_iou,
     oracle_iou,
 )
 
@@ -52,6 +50,7 @@ class Segmenter(pl.LightningModule):
     Args:
         network: inputs -> logits (B, K, h, w) on the grid: a DeepLab, or only its head, whose
             inputs then are features.
+        loss: (logits, target (B, h, w)) -> scalar.
         optim: the schedule. lr: the head's learning rate.
         stride: pixels of the canvas per cell of the grid.
 
@@ -59,9 +58,12 @@ class Segmenter(pl.LightningModule):
         curve: one row per validation.
     """
 
-    def __init__(self, network: nn.Module, optim: Optim, lr: float, stride: int) -> None:
+    def __init__(
+        self, network: nn.Module, loss: Loss, optim: Optim, lr: float, stride: int
+    ) -> None:
         super().__init__()
         self.network = network
+        self._loss = loss
         self.optim = optim
         self.lr = lr
         self.stride = stride
@@ -81,7 +83,7 @@ class Segmenter(pl.LightningModule):
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """The training loss of logits (B, K, h, w) and target (B, h, w)."""
-        raise NotImplementedError
+        return self._loss(logits, target)
 
     def validation_values(self) -> dict[str, float]:
         """What the validation just run measured; resets the metrics."""
@@ -163,73 +165,60 @@ class Segmenter(pl.LightningModule):
         self.curve = checkpoint["curve"]
 
 
-class BaseSegmenter(Segmenter):
-    """The base network (21-way for VOC) under cross-entropy; its measure is the mIoU over all val
-    pixels.
+class LabelSegmenter(Segmenter):
+    """All labels at once: a base network, or a multi-class cell. Its measure is the mIoU over all
+    val pixels.
+
+    Args:
+        network, loss, optim, lr, stride: as in `Segmenter`.
+        labels: K, the background included.
 
     Attributes:
-        label_iou: (K,) after a test, at the files' own sizes.
-    """
-
-    def __init__(
-        self, network: nn.Module, optim: Optim, stride: int, labels: int = VOC_LABELS
-    ) -> None:
-        super().__init__(network, optim, optim.lr, stride)
-        self.labels = labels
-        self.confusion = ConfusionMatrix(labels)
-        self.label_iou = torch.full((labels,), torch.nan)
-
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return softmax_cross_entropy(logits, target)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.confusion.update(self(batch.inputs).argmax(1), batch.target)
-
-    def validation_values(self) -> dict[str, float]:
-        values = label_iou(self.confusion.compute())
-        self.confusion.reset()
-        return {"miou": float(values.nanmean())}
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        logits = self.native(batch, self(batch.inputs))
-        self.confusion.update(logits.argmax(1), batch.native)
-
-    def on_test_epoch_end(self) -> None:
-        self.label_iou = label_iou(self.confusion.compute())
-        self.confusion.reset()
-
-
-class MultiSegmenter(BaseSegmenter):
-    """All labels at once under any loss of `MULTICLASS_LOSSES`; measured as the base network.
-
-    Attributes:
+        label_iou: after a test, (K,) IoU of each label at the files' own sizes, NaN for a label in
+            no truth and no prediction.
         rows: after a test, (R, 5) int64 of each label that an image's truth or prediction holds:
             its index into the cache, the label, and tp, fp and fn in valid pixels at the file's
             size; in the order of the cache.
     """
 
     def __init__(
-        self, network: nn.Module, loss: Loss, optim: Optim, lr: float, stride: int, labels: int
-    ) -> None:
-        super().__init__(network, optim, stride, labels)
-        self.lr = lr
-        self._loss = loss
+        self, network: nn.Module, loss: Loss, optim: Optim, lr: float, stride: int,
+        labels: int = VOC_LABELS,
+    ) -> None:  # fmt: skip
+        super().__init__(network, loss, optim, lr, stride)
+        self.labels = labels
+        self.metric = LabelIoU(labels)
+        self.label_iou = torch.full((labels,), torch.nan)
         self.rows = torch.zeros(0, 5, dtype=torch.int64)
         self._tested: list[Tensor] = []
 
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return self._loss(logits, target)
+    def _counts(self, logits: Tensor, target: Tensor) -> Tensor:
+        """(B, K, 3) counts of images, which the metric takes in."""
+        # Not argmax: on a CPU it takes ten times as long.
+        counts = label_confusion(logits.max(1).indices, target, self.labels)
+        self.metric.update(counts)
+        return counts
+
+    def _take_label_iou(self) -> Tensor:
+        values = self.metric.compute()
+        self.metric.reset()
+        return values
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._counts(self(batch.inputs), batch.target)
+
+    def validation_values(self) -> dict[str, float]:
+        return {"miou": float(self._take_label_iou().nanmean())}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        logits = self.native(batch, self(batch.inputs))
-        # Not argmax: on a CPU it takes ten times as long.
-        counts = label_confusion(logits.max(1).indices, batch.native, self.labels)
+        counts = self._counts(self.native(batch, self(batch.inputs)), batch.native)
         image, label = torch.nonzero(counts.sum(2), as_tuple=True)
         chosen = batch.chosen.to(image.device)[image]
         head = torch.stack([chosen, label], 1)
         self._tested.append(torch.cat([head, counts[image, label]], 1).cpu())
 
     def on_test_epoch_end(self) -> None:
+        self.label_iou = self._take_label_iou()
         rows = torch.cat(self._tested)
         self._tested = []
         self.rows = rows[(rows[:, 0] * self.labels + rows[:, 1]).argsort()]
@@ -264,8 +253,7 @@ class BinarySegmenter(Segmenter):
         if isinstance(network, Mapping):
             network = part_of_network(**network)
         optim = optim if isinstance(optim, Optim) else Optim(**optim)
-        super().__init__(network, optim, lr, stride)
-        self._loss = loss if callable(loss) else make_loss(loss)
+        super().__init__(network, loss if callable(loss) else make_loss(loss), optim, lr, stride)
         plain = {"optim": asdict(optim), "lr": lr, "stride": stride}
         if not callable(loss):
             plain["loss"] = loss

@@ -60,8 +60,13 @@ def batch(classes: int = 5, void: bool = True) -> tuple[Tensor, Tensor]:
 
 def test_cross_entropy_is_torchs() -> None:
     logits, target = batch()
-    expected = F.cross_entropy(logits, target, ignore_index=VOID)
-    torch.testing.assert_close(softmax_cross_entropy(logits, target), expected)
+    logits.requires_grad_()
+    ours = softmax_cross_entropy(logits, target)
+    theirs = F.cross_entropy(logits, target, ignore_index=VOID)
+    torch.testing.assert_close(ours, theirs)
+    gradients = (torch.autograd.grad(value, logits)[0] for value in (ours, theirs))
+    torch.testing.assert_close(*gradients)
+    assert softmax_cross_entropy(logits, torch.full_like(target, VOID)) == 0
 
 
 def test_soft_jaccard_is_smps_over_the_classes_that_are_there() -> None:
@@ -214,7 +219,8 @@ def test_stopped_and_resumed_gives_the_same_bytes(
     original = Segmenter.training_step
 
     def dying(self: Segmenter, batch: Any, batch_idx: int) -> Any:
-        if type(self).__name__ == "MultiSegmenter" and self.global_step == stop_at:
+        cell = self.optim.batch_size == 2  # the base network's is 4
+        if cell and self.global_step == stop_at:
             raise Killed
         return original(self, batch, batch_idx)
 
