@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -209,20 +209,6 @@ class Setting(Start):
         network = self.base.binary(self.label, config.network.score)
         objective = config.loss(loss) if optim else cross_entropy
         module = BinarySegmenter(network, objective, schedule, lr, self.stride)
-        module.save_hyperparameters(
-            {
-                "network": {
-                    "config": asdict(config.network),
-                    "labels": config.data.labels,
-                    "label": self.label,
-                },
-                "loss": config.mixtures.get(loss, loss) if optim else "cross_entropy",
-                "optim": asdict(schedule),
-                "lr": lr,
-                "stride": self.stride,
-            },
-            logger=False,  # `log_final` logs the ones that differ between cells
-        )
         trainer = train(
             module, data, config.runtime, self.workspace.device, folder, title,
             measure="image_iou", loggers=loggers, skip_training=optim is None,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
-from lovasz_repro.config import Network, Optim
+from lovasz_repro.config import Optim
 from lovasz_repro.data.datamodule import Batch
 from lovasz_repro.data.voc import VOID
 from lovasz_repro.losses import (
@@ -21,10 +21,9 @@ from lovasz_repro.losses import (
     cross_entropy,
     hinge,
     lovasz_hinge,
-    make_loss,
     soft_jaccard,
 )
-from lovasz_repro.models.deeplab import VOC_LABELS, DeepLab, build, to_native
+from lovasz_repro.models.deeplab import VOC_LABELS, DeepLab, to_native
 from lovasz_repro.records import MEASURES, Json
 from lovasz_repro.training.metrics import (
     ImageIoU,
@@ -228,17 +227,17 @@ class BinarySegmenter(Segmenter):
     """One category against the rest under any loss, measured by all four losses and image-IoU.
 
     A finished cell that kept its weights: `lovasz_repro.study.kept.load_cell(folder).network`.
-    A checkpoint of your own Trainer: `load_from_checkpoint(path, network=...)`, and `loss=...`
-    where that is a function. It holds the other arguments; one of a cell in training holds all,
-    its network the part behind what is frozen.
+    A checkpoint of your own Trainer: `load_from_checkpoint(path, network=..., loss=...)`; it holds
+    the other arguments.
 
     Args:
-        network: as in `Segmenter`, or the arguments of `part_of_network`.
-        loss: (logits, target) of one shape (B, ...) -> scalar, or what `make_loss` takes.
+        network: as in `Segmenter`, with one channel.
+        loss: (logits, target) of one shape (B, ...) -> scalar.
         optim: the schedule, or its fields.
-        threshold: on the logits, chosen on held-out images, for the `tuned_` columns of a test.
+        lr, stride: as in `Segmenter`.
 
     Attributes:
+        threshold: on the logits, chosen on held-out images, for the `tuned_` columns of a test.
         rows: after a test, `records.IMAGE_COLUMNS` of each image but its id, with its `index`.
         threshold_ious: after a test, (N, T) the IoU of each image at each of `THRESHOLDS`.
         thumbnails: after a test, each image's prediction on its canvas, (C, C) bool.
@@ -247,17 +246,14 @@ class BinarySegmenter(Segmenter):
     THUMBNAIL = 160  # side of a thumbnail's canvas in pixels
 
     def __init__(
-        self, network: nn.Module | Mapping[str, Any], loss: Loss | str | Mapping[str, float],
-        optim: Optim | Mapping[str, Any], lr: float, stride: int,
+        self, network: nn.Module, loss: Loss, optim: Optim | Mapping[str, Any], lr: float,
+        stride: int,
     ) -> None:  # fmt: skip
-        if isinstance(network, Mapping):
-            network = part_of_network(**network)
         optim = optim if isinstance(optim, Optim) else Optim(**optim)
-        super().__init__(network, loss if callable(loss) else make_loss(loss), optim, lr, stride)
-        plain = {"optim": asdict(optim), "lr": lr, "stride": stride}
-        if not callable(loss):
-            plain["loss"] = loss
-        self.save_hyperparameters(plain, logger=False)
+        super().__init__(network, loss, optim, lr, stride)
+        self.save_hyperparameters(
+            {"optim": asdict(optim), "lr": lr, "stride": stride}, logger=False
+        )
         self.threshold = 0.0
         self.image_iou = ImageIoU()
         means: dict[str, Metric | MetricCollection] = {}
@@ -269,7 +265,7 @@ class BinarySegmenter(Segmenter):
         self.thumbnails: list[Tensor] = []
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return self._loss(logits[:, 0], target)
+        return super().loss(logits[:, 0], target)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self(batch.inputs)[:, 0]
@@ -316,18 +312,6 @@ class BinarySegmenter(Segmenter):
         sizes = (batch.sizes * ratio).round().clamp(min=1).long()
         small = to_native(grids, batch.sizes, sizes, (side, side), self.stride)
         return list((small[:, 0] > 0).cpu())
-
-
-def part_of_network(config: Mapping[str, Any], labels: int, label: int) -> nn.Module:
-    """What a cell trains, with weights that are still to be loaded.
-
-    Args:
-        config: fields of `config.Network`.
-        labels: of the base network. label: the category's.
-    """
-    network = Network(**config)
-    trained = build(network, labels=labels, pretrained=False).split(network.train, network.split)[1]
-    return trained.binary(label, network.score)
 
 
 def measures(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
