@@ -31,7 +31,7 @@ from lovasz_repro.data.datamodule import Batch, DataModule, Task
 from lovasz_repro.models.deeplab import build
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.callbacks import Stopwatch
-from lovasz_repro.training.loop import autocast, deterministic, quiet, test, train
+from lovasz_repro.training.loop import autocast, deterministic, fit, make_trainer, quiet, test
 from lovasz_repro.training.segmenter import BinarySegmenter
 
 console = Console(highlight=False)
@@ -176,11 +176,10 @@ class _Setup:
             return clock.seconds()
 
     def pipeline(self) -> float:
-        clock = _Clock(self.workspace.device)
-        train(
-            self.module(self.optim), self.data, self.workspace.config.runtime,
-            self.workspace.device, None, "pipeline", callbacks=[clock],
-        )  # fmt: skip
+        module, device = self.module(self.optim), self.workspace.device
+        clock = _Clock(device)
+        runtime = self.workspace.config.runtime
+        fit(make_trainer(module, runtime, device, "pipeline", callbacks=[clock]), module, self.data)
         return clock.seconds()
 
     def cell(self) -> dict[str, float]:
@@ -188,10 +187,8 @@ class _Setup:
         workspace, optim = self.workspace, self.workspace.config.optim
         val = workspace.selection(self.category, workspace.index("val", workspace.folds[0]))
         module, data = self.module(optim), self.data_module(val, optim)
-        trainer = train(
-            module, data, workspace.config.runtime, workspace.device, None, "cell",
-            measure="image_iou",
-        )  # fmt: skip
+        trainer = make_trainer(module, workspace.config.runtime, workspace.device, "cell")
+        fit(trainer, module, data)
         clock, started = Stopwatch.of(trainer), time.perf_counter()
         test(trainer, module, data)
         return {

@@ -21,7 +21,7 @@ from lovasz_repro.study.kept import stored_base
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.callbacks import Stopwatch
 from lovasz_repro.training.logs import log_final
-from lovasz_repro.training.loop import test, train
+from lovasz_repro.training.loop import fit, make_trainer, test
 from lovasz_repro.training.segmenter import LabelSegmenter, NonFiniteError
 
 console = Console(stderr=True)
@@ -64,12 +64,13 @@ def _make(workspace: Workspace, fold: int) -> None:
     task = Task(None, "void")
     data = workspace.data_module(source, task, plan, workspace.index("val", fold), base.optim)
     loggers = [] if base.train == "none" else workspace.loggers("base", f"fold{fold}")
+    trainer = make_trainer(
+        module, workspace.config.runtime, workspace.device, f"base fold {fold}", folder=folder,
+        identity=f"study {workspace.digest}; fold {fold}", loggers=loggers,
+    )  # fmt: skip
     try:
-        trainer = train(
-            module, data, workspace.config.runtime, workspace.device, folder, f"base fold {fold}",
-            skip_training=base.train == "none", loggers=loggers,
-            start=f"{workspace.digest}, fold {fold}",
-        )  # fmt: skip
+        if base.train != "none":
+            fit(trainer, module, data)
         broken = [n for n, value in network.state_dict().items() if not value.isfinite().all()]
         if broken:
             raise NonFiniteError(f"{broken[0]} is not finite")

@@ -30,7 +30,14 @@ from lovasz_repro.study.pictures import log_pictures
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.callbacks import Stopwatch, shown
 from lovasz_repro.training.logs import log_final
-from lovasz_repro.training.loop import autocast, deterministic, test, train, validate
+from lovasz_repro.training.loop import (
+    autocast,
+    deterministic,
+    fit,
+    make_trainer,
+    test,
+    validate,
+)
 from lovasz_repro.training.metrics import THRESHOLDS, threshold_of_best_image_iou
 from lovasz_repro.training.segmenter import BinarySegmenter, NonFiniteError
 
@@ -142,10 +149,10 @@ class Start:
         self.stride = base.stride
 
     def origin(self, loss: str, seed: int) -> str:
-        """What a checkpoint is bound to: the base network, the cell, and what the loss is."""
+        """What a checkpoint is bound to, in the parts that `make_trainer` asks for."""
         spec = self.workspace.config.mixtures.get(without_batch(loss), {})
         mixture = f" {json.dumps(spec, sort_keys=True)}" if spec else ""
-        return f"{self.base_digest}, {self.what}, {loss}{mixture}, seed {seed}"
+        return f"base network {self.base_digest}; {self.what}; loss {loss}{mixture}; seed {seed}"
 
     def described(
         self, cell: Cell, choice: Choice, train_index: NDArray[np.int64],
@@ -209,13 +216,11 @@ class Setting(Start):
         network = self.base.binary(self.label, config.network.score)
         objective = config.loss(loss) if optim else cross_entropy
         module = BinarySegmenter(network, objective, schedule, lr, self.stride)
-        trainer = train(
-            module, data, config.runtime, self.workspace.device, folder, title,
-            measure="image_iou", loggers=loggers, skip_training=optim is None,
-            start=self.origin(loss, seed),
+        trainer = make_trainer(
+            module, config.runtime, self.workspace.device, title, folder=folder,
+            identity=self.origin(loss, seed), loggers=loggers,
         )  # fmt: skip
-        if optim is None:
-            validate(trainer, module, data)
+        (fit if optim else validate)(trainer, module, data)
         return module, trainer, data
 
     def predict(

@@ -24,7 +24,7 @@ from lovasz_repro.records.agreement import label_scores
 from lovasz_repro.study.cell import Choice, Start, cost
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.logs import log_final
-from lovasz_repro.training.loop import test, train, validate
+from lovasz_repro.training.loop import fit, make_trainer, test, validate
 from lovasz_repro.training.segmenter import LabelSegmenter
 
 CURVE_EVERY = 5
@@ -106,10 +106,9 @@ class MultiSetting(Start):
         module = LabelSegmenter(
             copy.deepcopy(self.base), objective, schedule, lr, self.stride, config.data.labels
         )
-        trainer = train(
-            module, data, config.runtime, self.workspace.device, folder, title, loggers=loggers,
-            skip_training=optim is None, start=self.origin(loss, seed),
+        trainer = make_trainer(
+            module, config.runtime, self.workspace.device, title, folder=folder,
+            identity=self.origin(loss, seed), loggers=loggers,
         )  # fmt: skip
-        if optim is None:
-            validate(trainer, module, data)
+        (fit if optim else validate)(trainer, module, data)
         return module, trainer, data

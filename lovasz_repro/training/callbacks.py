@@ -49,9 +49,8 @@ class StepBar(pl.Callback):
     """A bar over the steps of a training, with the loss and the last validation, and one over the
     batches of a test; without a terminal a line every `QUIET` seconds."""
 
-    def __init__(self, title: str, steps: int, measure: str) -> None:
+    def __init__(self, title: str, steps: int) -> None:
         self.title = title
-        self.measure = measure
         self.bar = progress()
         self.task = self.bar.add_task(title, total=steps, state="")
         self.steps = steps
@@ -87,7 +86,8 @@ class StepBar(pl.Callback):
             assert isinstance(pl_module, Segmenter)
             state = f"loss {float(outputs['loss']):.3f}"
             if pl_module.curve:
-                state += f" · val {self.measure} {pl_module.curve[-1][self.measure]:.3f}"
+                measure = pl_module.measure
+                state += f" · val {measure} {pl_module.curve[-1][measure]:.3f}"
             self._say(f"step {trainer.global_step} of {self.steps}, {state}")
             self.bar.update(self.task, completed=trainer.global_step, state=state)
 

@@ -34,25 +34,21 @@ EXPECTED = (
 """Warnings of Lightning that say nothing new here."""
 
 
-def train(
-    module: Segmenter, data: DataModule, runtime: Runtime, device: torch.device,
-    folder: Path | None, title: str, *, measure: str = "miou",
-    loggers: Sequence[Logger] = (), skip_training: bool = False,
-    callbacks: Sequence[pl.Callback] = (), start: str = "",
+def make_trainer(
+    module: Segmenter, runtime: Runtime, device: torch.device, title: str, *,
+    folder: Path | None = None, identity: str = "", loggers: Sequence[Logger] = (),
+    callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:  # fmt: skip
-    """Train to the end of the schedule, from `folder/resume.ckpt` where that is there.
-
-    The checkpoint is renewed at every validation; without a folder none is kept. Where it cannot
-    be loaded, or is of a training from another `start`, training starts over: it is only a saving
-    of time.
+    """A trainer for `fit`, `validate` and `test` of this module, with a `Stopwatch`.
 
     Args:
-        start: what tells the training from others: its base network's hash, its cell.
-
-    Returns: the trainer, for a test with the same settings; its `Stopwatch` says how long it took.
+        title: of the progress bar.
+        folder: where every validation renews the checkpoint; None keeps none.
+        identity: what tells this training from others, in parts joined by "; ". Learning rate and
+            steps are added here.
     """
-    steps, epoch = module.optim.steps, module.optim.validate_every
-    every: list[pl.Callback] = [Stopwatch(), StepBar(title, steps, measure), *callbacks]
+    optim = module.optim
+    every: list[pl.Callback] = [Stopwatch(), StepBar(title, optim.steps), *callbacks]
     if folder:
         every.append(
             ModelCheckpoint(
@@ -62,15 +58,16 @@ def train(
         )  # fmt: skip
     if loggers:
         every.append(LearningRateMonitor("step"))
+    identity = f"{identity}; learning rate {module.lr!r}; {optim.steps} steps"
     with quiet(), deterministic():
-        trainer = pl.Trainer(
+        return pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=runtime.devices,
             strategy=runtime.strategy,
             precision=runtime.precision,
-            max_epochs=steps // epoch,
+            max_epochs=optim.steps // optim.validate_every,
             num_sanity_val_steps=0,
-            log_every_n_steps=min(10, epoch),
+            log_every_n_steps=min(10, optim.validate_every),
             logger=list(loggers) or False,
             callbacks=every,
             enable_checkpointing=folder is not None,
@@ -78,13 +75,21 @@ def train(
             enable_model_summary=False,
             deterministic=True,
             use_distributed_sampler=False,  # see `DataModule`
-            plugins=[LightningEnvironment(), WholeCheckpoints(start, steps)],
+            plugins=[LightningEnvironment(), Checkpoints(folder, identity)],
         )
-        if skip_training:
-            return trainer
-        resume = _resumable(folder / "resume.ckpt", module.lr, steps, start) if folder else None
+
+
+def fit(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
+    """Train to the end of the schedule, from the trainer's checkpoint where there is one.
+
+    One that cannot be loaded, or is of another training, is removed and training starts over: it
+    only saves time.
+    """
+    kept = trainer.strategy.checkpoint_io
+    assert isinstance(kept, Checkpoints)
+    resume = _resumable(kept.folder / "resume.ckpt", kept.identity) if kept.folder else None
+    with quiet(), deterministic():
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    return trainer
 
 
 def validate(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
@@ -157,26 +162,19 @@ def deterministic() -> Iterator[None]:
         filling.fill_uninitialized_memory = before[1]
 
 
-def _resumable(path: Path, lr: float, steps: int, start: str) -> Path | None:
-    """`path` where it holds the checkpoint of a training at this rate, so long, from this start."""
+def _resumable(path: Path, identity: str) -> Path | None:
+    """`path` where it holds a checkpoint of this training; any other checkpoint is removed."""
     if not path.exists():
         return None
     try:
-        checkpoint = read_checkpoint(path)
-        # That of the head, which the scheduler would go on with.
-        started_at = checkpoint["optimizer_states"][0]["param_groups"][-1]["initial_lr"]
-        started_from, schedule = checkpoint["start"], checkpoint["steps"]
+        there: str = read_checkpoint(path)["identity"]
     except Exception:  # torch raises many kinds for a damaged file
         reason = "cannot be read"
     else:
-        if started_at != lr:
-            reason = f"is of learning rate {started_at:g}"
-        elif schedule != steps:
-            reason = f"is of a training of {schedule} steps"
-        elif started_from != start:
-            reason = "is of another training, or started from another base network"
-        else:
+        if there == identity:
             return path
+        others = [part for part in there.split("; ") if part not in identity.split("; ")]
+        reason = f"is of {', '.join(others) or there}"
     Console(stderr=True).print(f"{path} {reason}; training starts over", soft_wrap=True)
     path.unlink()
     return None
@@ -207,18 +205,24 @@ _DIGEST = 64
 """Characters of a SHA-256."""
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints atomically and stores which training they belong to. Lightning moves its
-    own in from the temporary folder; across disks that can lose the old file before the new one is
-    whole."""
+class Checkpoints(TorchCheckpointIO):
+    """Writes checkpoints atomically and stores in them which training they belong to. Lightning
+    moves its own in from the temporary folder; across disks that can lose the old file before the
+    new one is whole.
 
-    def __init__(self, start: str, steps: int) -> None:
-        self.origin = {"start": start, "steps": steps}
+    Args:
+        folder: where they lie; None where none is kept.
+        identity: of the training.
+    """
+
+    def __init__(self, folder: Path | None, identity: str) -> None:
+        self.folder = folder
+        self.identity = identity
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        write_checkpoint(Path(path), {**checkpoint, **self.origin})
+        write_checkpoint(Path(path), {**checkpoint, "identity": self.identity})
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         return read_checkpoint(Path(path))

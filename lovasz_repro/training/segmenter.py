@@ -55,7 +55,10 @@ class Segmenter(pl.LightningModule):
 
     Attributes:
         curve: one row per validation.
+        measure: which of its columns a progress bar shows.
     """
+
+    measure: str
 
     def __init__(
         self, network: nn.Module, loss: Loss, optim: Optim, lr: float, stride: int
@@ -180,6 +183,8 @@ class LabelSegmenter(Segmenter):
             size; in the order of the cache.
     """
 
+    measure = "miou"
+
     def __init__(
         self, network: nn.Module, loss: Loss, optim: Optim, lr: float, stride: int,
         labels: int = VOC_LABELS,
@@ -207,7 +212,7 @@ class LabelSegmenter(Segmenter):
         self._counts(self(batch.inputs), batch.target)
 
     def validation_values(self) -> dict[str, float]:
-        return {"miou": float(self._take_label_iou().nanmean())}
+        return {self.measure: float(self._take_label_iou().nanmean())}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         counts = self._counts(self.native(batch, self(batch.inputs)), batch.native)
@@ -243,6 +248,7 @@ class BinarySegmenter(Segmenter):
         thumbnails: after a test, each image's prediction on its canvas, (C, C) bool.
     """
 
+    measure = "image_iou"
     THUMBNAIL = 160  # side of a thumbnail's canvas in pixels
 
     def __init__(
@@ -275,7 +281,7 @@ class BinarySegmenter(Segmenter):
 
     def validation_values(self) -> dict[str, float]:
         values = {name: float(metric.compute()) for name, metric in self.losses.items()}
-        values["image_iou"] = float(self.image_iou.compute())
+        values[self.measure] = float(self.image_iou.compute())
         self.losses.reset()
         self.image_iou.reset()
         return values
