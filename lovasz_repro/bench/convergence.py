@@ -22,7 +22,7 @@ from lovasz_repro.config import Experiment, Optim
 from lovasz_repro.data.datamodule import DataModule
 from lovasz_repro.errors import UserError
 from lovasz_repro.losses import Loss
-from lovasz_repro.study.cell import Setting
+from lovasz_repro.study.setup import BinarySetup
 from lovasz_repro.study.tuning import chosen
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.metrics import confusion, iou
@@ -78,9 +78,9 @@ def bench_convergence(
     workspace = Workspace(config)
     rows = []
     for category in categories:
-        setting = Setting(workspace, category, fold)
+        setup = BinarySetup(workspace, category, fold)
         for loss in CONVEX:
-            rows.append(_compare(workspace, setting, loss, iterations))
+            rows.append(_compare(workspace, setup, loss, iterations))
             console.print(rows[-1])
     _show(rows)
     if out:
@@ -130,24 +130,22 @@ class Objective:
         return int(optimiser.state[parameters[0]]["n_iter"])
 
 
-def _compare(workspace: Workspace, setting: Setting, loss: str, iterations: int) -> Row:
-    choice, _ = chosen(workspace, loss, setting.fold)
-    train_index, _, held_out = setting.indices()
+def _compare(workspace: Workspace, setup: BinarySetup, loss: str, iterations: int) -> Row:
+    choice, _ = chosen(workspace, loss, setup.fold)
+    train_index, _, held_out = setup.indices()
 
     def train(optim: Optim | None) -> tuple[nn.Module, DataModule]:
-        title = f"{setting.category}, {loss}"
-        module, _, data = setting.train(
-            loss, choice.lr, 0, train_index, held_out, optim, None, title
-        )
+        title = f"{setup.category}, {loss}"
+        module, _, data = setup.train(loss, choice.lr, 0, train_index, held_out, optim, None, title)
         return module.network, data
 
     start, data = train(None)
-    trained, _ = train(setting.optim(choice.steps))
+    trained, _ = train(setup.optim(choice.steps))
     lowest = deepcopy(trained)
     objective = Objective(data, workspace.config.loss(loss), choice.steps)
     counted = objective.minimise(lowest, iterations)
     return Row(
-        category=setting.category,
+        category=setup.category,
         loss=loss,
         lr=choice.lr,
         steps=choice.steps,

@@ -23,7 +23,6 @@ from lovasz_repro.config import Experiment
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Cell, Grid, Json
-from lovasz_repro.study import multiclass
 from lovasz_repro.study.base import base_network
 from lovasz_repro.study.cell import run_cell
 from lovasz_repro.study.devices import on_all
@@ -61,7 +60,6 @@ def fit(
         f"{cell}: learning rate {choice.lr:g}, {choice.steps} steps ({source})", soft_wrap=True
     )
     folder = workspace.folder / cell.path
-    run = multiclass.run_cell if config.multiclass else run_cell
     with held(folder):
         wanted = config.runtime.keep_weights == "all" and loss != UNTRAINED
         lacking = wanted and not (folder / FILE).exists()
@@ -71,7 +69,7 @@ def fit(
             result = files.read_json(folder / "result.json", kind)
             console.print("already done; --again runs it once more")
         else:
-            result = on_all(workspace, run, cell, choice)
+            result = on_all(workspace, run_cell, cell, choice)
     if not done:
         with held(workspace.folder, wait=True):
             write_overview(workspace.folder)
@@ -199,8 +197,7 @@ def _attempt(
             (folder / "result.json").unlink(missing_ok=True)
             try:
                 choice, _ = chosen(workspace, cell.loss, cell.fold)
-                run = multiclass.run_cell if workspace.config.multiclass else run_cell
-                result = on_all(workspace, run, cell, choice)
+                result = on_all(workspace, run_cell, cell, choice)
             except (OSError, torch.AcceleratorError):
                 raise  # a full disk, a lost GPU: the next cell would fail, too
             except Exception as error:

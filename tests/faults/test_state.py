@@ -25,8 +25,8 @@ from lovasz_repro.errors import DISK, UserError
 from lovasz_repro.files import read_json, write_json
 from lovasz_repro.records import load
 from lovasz_repro.report.gallery import _prediction
-from lovasz_repro.study import cell as loop_of_cells
 from lovasz_repro.study import grid as study
+from lovasz_repro.study import setup
 from lovasz_repro.study.kept import stored_base
 from lovasz_repro.study.predict import read as read_image
 from lovasz_repro.training import loop as training
@@ -254,7 +254,7 @@ def test_a_checkpoint_is_bound_to_its_training(
         started.append(options["identity"])
         return original(*arguments, **options)
 
-    monkeypatch.setattr(loop_of_cells, "make_trainer", noted)
+    monkeypatch.setattr(setup, "make_trainer", noted)
     for weights in ({"cross_entropy": 0.9, "hinge": 0.1}, {"cross_entropy": 0.1, "hinge": 0.9}):
         config = tiny(shapes_root, tmp_path)
         losses = ["cross_entropy", "mine"]

@@ -22,9 +22,10 @@ from lovasz_repro.data.voc import VOC, VOID
 from lovasz_repro.files import read_json
 from lovasz_repro.records import IMAGE_COLUMNS, UNTRAINED, Cell
 from lovasz_repro.study.base import base_network
-from lovasz_repro.study.cell import Choice, Setting, run_cell
+from lovasz_repro.study.cell import Choice, run_cell
 from lovasz_repro.study.identity import open_run
 from lovasz_repro.study.launch import held
+from lovasz_repro.study.setup import BinarySetup
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.segmenter import BinarySegmenter, NonFiniteError, Segmenter
 from tests.helpers.studies import tiny
@@ -295,9 +296,9 @@ def test_what_a_cell_draws_follows_positive_fraction_and_void_in_empty(
     config = tiny(shapes_root, tmp_path)
     data = replace(config.data, positive_fraction=0.75, void_in_empty="void")
     workspace = Workspace(replace(config, data=data))
-    setting = Setting(workspace, "bird", 0)
-    train_index, val_index, _ = setting.indices()
-    batches = setting.train("hinge", 0.01, 0, train_index, val_index, None, None, "")[2]
+    setup = BinarySetup(workspace, "bird", 0)
+    train_index, val_index, _ = setup.indices()
+    batches = setup.train("hinge", 0.01, 0, train_index, val_index, None, None, "")[2]
     for step in range(5):  # of 4 images
         assert workspace.present("bird")[batches.plan.draw(step).index].sum() == 3
     void = torch.full((1, 2, 2), VOID, dtype=torch.uint8)

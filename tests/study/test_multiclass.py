@@ -36,10 +36,10 @@ from lovasz_repro.losses import (
     softmax_jaccard,
 )
 from lovasz_repro.records import UNTRAINED, Cell, load
-from lovasz_repro.study.cell import Choice
+from lovasz_repro.study.cell import Choice, run_cell
 from lovasz_repro.study.identity import open_run
 from lovasz_repro.study.launch import held
-from lovasz_repro.study.multiclass import MultiSetting, run_cell
+from lovasz_repro.study.setup import MulticlassSetup
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.metrics import label_confusion
 from lovasz_repro.training.segmenter import Segmenter
@@ -241,9 +241,9 @@ def test_miou_is_scikit_learns_of_the_predictions(shapes_root: Path, tmp_path: P
     config = small(shapes_root, tmp_path)
     workspace = Workspace(config)
     folder = run(config, Cell("all", UNTRAINED, 0, 0))
-    setting = MultiSetting(workspace, "all", 0)
-    train_index, val_index, _ = setting.indices()
-    module, _, data = setting.train(UNTRAINED, 0.0, 0, train_index, val_index, None, None, "")
+    setup = MulticlassSetup(workspace, "all", 0)
+    train_index, val_index, _ = setup.indices()
+    module, _, data = setup.train(UNTRAINED, 0.0, 0, train_index, val_index, None, None, "")
     said: list[NDArray[np.int64]] = []
     truth: list[NDArray[np.int64]] = []
     with torch.inference_mode():
