@@ -89,16 +89,6 @@ class SamplePlan:
     scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
 
-    def view(self, image: int, view: int) -> Draws:
-        """Scale, flip and offset of one of an image's fixed views: a function of the two alone."""
-        rng = np.random.Generator(np.random.Philox(key=[image, view]))
-        return Draws(
-            index=np.array([image]),
-            scale=rng.uniform(*self.scale, 1),
-            flip=rng.random(1) < 0.5 * self.flip,
-            offset=rng.random((1, 2)),
-        )
-
     def draw(self, step: int) -> Draws:
         rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
         size = self.batch_size
@@ -114,6 +104,24 @@ class SamplePlan:
             flip=rng.random(size) < 0.5 * self.flip,
             offset=rng.random((size, 2)),
         )
+
+
+def fixed_views(
+    index: NDArray[np.int64], view: NDArray[np.int64], scale: tuple[float, float], flip: bool
+) -> Draws:
+    """Fixed views of images: each a function of the image and the view's number alone.
+
+    Args:
+        index: (B,) into the cache. view: (B,) which view of each.
+        scale, flip: as in `SamplePlan`.
+    """
+    scales, flips, offsets = [], [], []
+    for key in zip(index.tolist(), view.tolist(), strict=True):
+        rng = np.random.Generator(np.random.Philox(key=key))
+        scales.append(rng.uniform(*scale))
+        flips.append(rng.random() < 0.5 * flip)
+        offsets.append(rng.random(2))
+    return Draws(index, np.array(scales), np.array(flips), np.stack(offsets))
 
 
 def check_both(positive: NDArray[np.bool_], what: str) -> None:

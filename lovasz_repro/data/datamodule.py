@@ -34,7 +34,10 @@ from lovasz_repro.data.voc import VOID
 
 
 class Batch(NamedTuple):
-    """What a network sees. For whole images also what brings its output to the file's size."""
+    """What a network sees, and what brings its output for whole images to the files' sizes.
+
+    In a training batch `chosen`, `native` and `native_sizes` are empty.
+    """
 
     inputs: Tensor  # (B, 3, S, S) or (B, C, h, w) float32
     target: Tensor  # (B, h, w) at the grid's cells
@@ -53,7 +56,7 @@ class Task:
 
     def present(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(N,) whether each image holds the category; all False for the 21-way task."""
-        return counts[:, self.label or 0] > 0 if self.label else np.zeros(len(counts), np.bool_)
+        return np.zeros(len(counts), np.bool_) if self.label is None else counts[:, self.label] > 0
 
     def target(self, labels: Tensor, present: Tensor) -> Tensor:
         """(B, H, W) uint8 labels -> targets. What lies outside an image is not known here."""
@@ -130,8 +133,7 @@ class DataModule(pl.LightningDataModule):
         if isinstance(raw, Views):
             target = self.task.target(raw.masks, raw.present)
             target = target.masked_fill(raw.masks == OUTSIDE, VOID)
-            none = target[:, :0, :0]
-            return Batch(raw.inputs.float(), target, raw.sizes, raw.sizes, none, raw.sizes)
+            return _training_batch(raw.inputs.float(), target, raw.sizes)
         if device not in self._normal:  # a copy at every step would wait for the device
             self._normal[device] = self.source.mean.to(device), self.source.std.to(device)
         mean, std = self._normal[device]
@@ -143,9 +145,7 @@ class DataModule(pl.LightningDataModule):
                 images, target, raw.sizes, raw.scale, raw.flip, raw.offset, self.crop_size
             )
             # Cell (i, j) of the grid is centred on pixel (stride·i, stride·j).
-            target = target[:, ::stride, ::stride]
-            none = target[:, :0, :0]
-            return Batch(images, target, raw.sizes, raw.sizes, none, raw.sizes)
+            return _training_batch(images, target[:, ::stride, ::stride], raw.sizes)
         is_image = raw.inputs.dtype == torch.uint8
         inputs = normalise(raw.inputs, raw.sizes, mean, std) if is_image else raw.inputs.float()
         target = self._known(raw.masks, raw.present, raw.sizes, stride)
@@ -162,3 +162,8 @@ class DataModule(pl.LightningDataModule):
             for axis, length in enumerate(labels.shape[1:])
         )
         return target.masked_fill(~(height[:, :, None] & width[:, None, :]), VOID)
+
+
+def _training_batch(inputs: Tensor, target: Tensor, sizes: Tensor) -> Batch:
+    """A training batch: the fields that only whole images have are empty."""
+    return Batch(inputs, target, sizes, sizes[:0, 0], target[:0], sizes[:0])

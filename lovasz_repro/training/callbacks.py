@@ -5,23 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader
 
 from lovasz_repro.training.segmenter import Segmenter
-
-Item = TypeVar("Item", covariant=True)
-
-
-class Sized(Protocol[Item]):
-    """What can be walked through and has a length."""
-
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Item]: ...
 
 
 def progress() -> Progress:
@@ -35,10 +27,10 @@ def progress() -> Progress:
     )  # fmt: skip
 
 
-def shown(items: Sized[Item], title: str) -> Iterator[Item]:
-    """The items, with a bar."""
+def shown(batches: DataLoader[Any], title: str) -> Iterator[Any]:
+    """The batches, with a bar."""
     with progress() as bar:
-        yield from bar.track(items, description=title, task_id=bar.add_task(title, state=""))
+        yield from bar.track(batches, task_id=bar.add_task(title, state=""))
 
 
 QUIET = 30.0
