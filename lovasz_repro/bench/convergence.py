@@ -171,9 +171,8 @@ def _image_iou(network: nn.Module, data: DataModule) -> float:
 
 
 def _show(rows: Sequence[Row]) -> None:
-    table = Table(title="objective / held-out image-IoU")
-    for name in ("category", "loss", "before training", "SGD", "minimum"):
-        table.add_column(name)
+    names = ("category", "loss", "before training", "SGD", "minimum")
+    table = Table(*names, title="objective / held-out image-IoU")
     for row in rows:
         pairs = [
             f"{getattr(row, f'objective_{name}'):.4f} / {getattr(row, f'image_iou_{name}'):.3f}"

@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch.utils.data import DataLoader
 
 from lovasz_repro.bench.losses import write_csv
@@ -280,10 +280,9 @@ class _Clock(pl.Callback):
 
 
 def _print_train(batch_size: int, rows: list[Row]) -> None:
-    table = Table(title=f"{rows[0].experiment}: training steps of {batch_size} images")
-    table.add_column("a step of")
-    for name in ("ms", "images/s", "of bare", "share"):
-        table.add_column(name, justify="right")
+    numbers = [Column(name, justify="right") for name in ("ms", "images/s", "of bare", "share")]
+    title = f"{rows[0].experiment}: training steps of {batch_size} images"
+    table = Table("a step of", *numbers, title=title)
     for row in rows:
         if row.kind == "way":
             speed = f"{1000 * batch_size / row.milliseconds:.1f}"
