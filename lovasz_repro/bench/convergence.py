@@ -37,9 +37,8 @@ CONVEX = ("cross_entropy", "hinge", "lovasz_hinge")
 class Row:
     """A cell's objective and held-out image-IoU before training, after SGD and at the minimum.
 
-    lr, steps: of SGD. iterations: of L-BFGS. gradient: the objective's gradient at L-BFGS's end,
-    its largest entry, as a multiple of
-    that before training.
+    lr, steps: of SGD. iterations: of L-BFGS. gradient: the largest entry of the objective's
+    gradient after L-BFGS, as a multiple of that before training.
     """
 
     category: str
@@ -89,7 +88,7 @@ def bench_convergence(
 
 
 class Objective:
-    """The mean loss over the first batches of a training, which are read again each time."""
+    """The mean loss over the first batches of a training, which are read at every evaluation."""
 
     def __init__(self, data: DataModule, loss: Loss, steps: int) -> None:
         self.data = data

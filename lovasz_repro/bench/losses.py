@@ -103,9 +103,9 @@ def bench_loss(device: str = "cpu", rounds: int = 7, out: Path | None = None) ->
     Within a case the losses are timed in turn, ``rounds`` times; a figure is the median of its
     rounds. Megabytes are the peak above what was held before the call. The gradient error is the
     L1 distance to the exact loss's gradient in float64, relative to the L1 norm of that. The
-    labels have no void, which kornia does not know, but where the name says so. They are bytes, or
-    what the name says, and floats for torch's binary cross-entropy; labels of many classes are
-    int64. A library that is not installed is said and left out.
+    labels have void only where the name says so, because kornia does not know it. They are bytes,
+    or what the name says, and floats for torch's binary cross-entropy; labels of many classes are
+    int64. A library that is not installed is named and left out.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device}: no CUDA GPU was found, use --device cpu")
@@ -121,7 +121,7 @@ def bench_loss(device: str = "cpu", rounds: int = 7, out: Path | None = None) ->
 
 
 def bench_case(case: Case, device: torch.device, rounds: int) -> Iterator[Row]:
-    """A row per loss, all of them timed in turn in each round."""
+    """Time all losses on one case, in turn in each round. Yields a row per loss."""
     logits, target = inputs(case, device)
     contenders = list(_multiclass() if case.classes > 1 else _binary())
     calls = [partial(c.call, logits, c.target(target.clone())) for c in contenders]

@@ -1,8 +1,8 @@
 """What a training step costs beside the network's arithmetic, and what a whole cell does.
 
 `bench_train` times three ways in turn in one run: (a) the bare step on one batch that stays where
-it is, (b) this project's pipeline under Lightning, (c) what one would write first: Lightning, a
-DataLoader, and a transform per image that decodes its files.
+it is, (b) this project's pipeline under Lightning, (c) the usual way: Lightning, a DataLoader, and
+a transform per image that decodes its files.
 """
 
 from __future__ import annotations

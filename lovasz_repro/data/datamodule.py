@@ -36,7 +36,7 @@ from lovasz_repro.data.voc import VOID
 class Batch(NamedTuple):
     """What a network sees, and what brings its output for whole images to the files' sizes.
 
-    In a training batch `chosen`, `native` and `native_sizes` are empty.
+    In training `chosen`, `native` and `native_sizes` may be empty: nothing reads them.
     """
 
     inputs: Tensor  # (B, 3, S, S) or (B, C, h, w) float32
@@ -59,7 +59,7 @@ class Task:
         return np.zeros(len(counts), np.bool_) if self.label is None else counts[:, self.label] > 0
 
     def target(self, labels: Tensor, present: Tensor) -> Tensor:
-        """(B, H, W) uint8 labels -> targets. What lies outside an image is not known here."""
+        """(B, H, W) uint8 labels -> targets. The caller marks what lies outside an image."""
         if self.label is None:
             return labels.long()
         return binary_target(labels, self.label, present, self.void_in_empty)
@@ -77,7 +77,8 @@ class DataModule(pl.LightningDataModule):
         val_index: (M,) images validated and tested, as indices into the cache.
         crop_size: side of the training crop; features are never cropped.
         share: (rank, devices), see `binary.Draws.part`. Each validates and tests on all images.
-        eval_batch: whole images at once. test_batch: the same with their labels at full size.
+        eval_batch: images of a validation batch. test_batch: of a test batch, whose labels have
+            the files' sizes.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ console = Console(stderr=True)
 
 
 def base_network(workspace: Workspace, fold: int) -> tuple[DeepLab, str]:
-    """The network of a fold and its digest; made now if it is not there."""
+    """The base network of a fold and its digest. It is made if it does not exist."""
     if fold not in workspace.bases:
         folder = workspace.base_folder(fold)
         path = folder / "result.json"

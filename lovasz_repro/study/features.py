@@ -1,4 +1,4 @@
-"""What the frozen part of a network makes of images and of fixed views of them, computed once."""
+"""The output of a network's frozen part for images and fixed views of them, computed once."""
 
 from __future__ import annotations
 

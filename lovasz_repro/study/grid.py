@@ -171,7 +171,7 @@ def _make_base(workspace: Workspace, fold: int) -> None:
 
 
 class Outcome(NamedTuple):
-    """What became of a cell: its score, or an error, or (neither) another process has it."""
+    """A cell's score or its error; neither where another process has the cell."""
 
     score: float | None = None
     error: str | None = None
@@ -346,7 +346,7 @@ def summary(workspace: Workspace, grid: Grid) -> Table:
 
 
 def _print_plan(workspace: Workspace, grid: Grid, verbose: bool) -> None:
-    """What a study would do, and how long the rest takes by the cells that are done."""
+    """Print what a study would do, and how long it takes by the cells that are done."""
     cells = grid.cells()
     tuned = read(workspace)
     done = {cell for cell in cells if is_done(workspace, cell, tuned)}

@@ -51,7 +51,7 @@ class CellSetup(Generic[Module]):
 
     Attributes:
         task: what the targets are.
-        curve_every: a cell's curve is of every so many val images.
+        curve_every: a cell's curve is of every `curve_every`-th val image.
         settings, measures: the entries of a cell's result that TensorBoard compares.
     """
 
@@ -99,7 +99,7 @@ class CellSetup(Generic[Module]):
         """Write the predictions of a tested module, where the task shows them."""
 
     def optim(self, steps: int, validate_every: int | None = None) -> Optim:
-        """The configuration's schedule with so many steps, and validations so far apart."""
+        """The configuration's schedule with other steps and, if given, other validations."""
         optim = self.workspace.config.optim
         every = optim.validate_every if validate_every is None else validate_every
         return replace(optim, steps=steps, validate_every=every)

@@ -1,4 +1,4 @@
-"""What watches a training: bars on a terminal, and a clock."""
+"""Callbacks of a training: progress bars on a terminal, and a stopwatch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lovasz_repro.training.segmenter import Segmenter
 
 
 def progress() -> Progress:
-    """Bars on a terminal: what, how far, how long still; gone when they are done."""
+    """Progress bars on a terminal, with the time left; removed when they are done."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -34,7 +34,7 @@ def shown(batches: DataLoader[Any], title: str) -> Iterator[Any]:
 
 
 QUIET = 30.0
-"""Seconds after which a training that shows no bar says in a line how far it is."""
+"""Seconds between the lines that say how far a training is where no bar is shown."""
 
 
 class StepBar(pl.Callback):
@@ -102,7 +102,7 @@ class Stopwatch(pl.Callback):
 
     @classmethod
     def of(cls, trainer: pl.Trainer) -> Stopwatch:
-        """That of a trainer."""
+        """The trainer's `Stopwatch` callback."""
         return next(c for c in trainer.callbacks if isinstance(c, cls))  # type: ignore[attr-defined]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

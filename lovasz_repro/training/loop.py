@@ -31,7 +31,7 @@ EXPECTED = (
     "The '.*_dataloader' does not have many workers",  # see `reading.loader`
     ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 with torch 2.15
 )
-"""Warnings of Lightning that say nothing new here."""
+"""Warnings of Lightning to be expected here."""
 
 
 def make_trainer(
@@ -93,13 +93,13 @@ def fit(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
 
 
 def validate(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
-    """One validation of the module as it is, on the trainer's device."""
+    """Validate the module once as it is, on the trainer's device."""
     with quiet(), deterministic():
         trainer.validate(module, datamodule=data, verbose=False)
 
 
 def test(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
-    """The module's test, on the trainer's device."""
+    """Run the module's test on the trainer's device."""
     with quiet(), deterministic():
         trainer.test(module, datamodule=data, verbose=False)
 
@@ -107,7 +107,7 @@ def test(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
 def predict(
     module: Segmenter, loader: DataLoader[Any], runtime: Runtime, writer: pl.Callback
 ) -> None:
-    """The module's prediction of every batch, handed to the writer."""
+    """Predict every batch, and hand the predictions to the writer."""
     with quiet():
         trainer = pl.Trainer(
             accelerator="gpu" if runtime.device == "cuda" else "cpu",
@@ -119,15 +119,18 @@ def predict(
 
 
 def autocast(runtime: Runtime, device: torch.device) -> torch.autocast:
-    """What Lightning computes a step in, for what is computed outside of it."""
+    """The precision of Lightning's steps, for what is computed outside of them."""
     half = runtime.precision == "bf16-mixed"
     return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning without the warnings that say nothing new here, without its report of devices and
-    tips, which a study would show hundreds of times, and with Ctrl-C as it was."""
+    """Hide Lightning's expected warnings, and its report of devices and tips, which a study would
+    show hundreds of times.
+
+    Also turns Lightning's SystemExit on Ctrl-C back into KeyboardInterrupt.
+    """
     reports = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in reports]
     with warnings.catch_warnings():
@@ -137,7 +140,7 @@ def quiet() -> Iterator[None]:
             logger.setLevel(logging.WARNING)
         try:
             yield
-        except SystemExit as stop:  # what Lightning makes of it
+        except SystemExit as stop:
             raise KeyboardInterrupt from stop
         finally:
             for logger, level in zip(reports, levels, strict=True):
@@ -146,10 +149,10 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Torch's deterministic algorithms for a while.
+    """Use torch's deterministic algorithms, without its filling of new tensors.
 
-    By itself torch would fill every new tensor with them, lest one be read before it is written: up
-    to a sixth of a step on a CPU.
+    In this mode torch fills the memory of every new tensor, in case it is read before it is
+    written. That takes up to a sixth of a step on a CPU.
     """
     filling: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), filling.fill_uninitialized_memory
@@ -181,9 +184,9 @@ def _resumable(path: Path, identity: str) -> Path | None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What `write_checkpoint` wrote, on the CPU; nothing in it is executed.
+    """Read what `write_checkpoint` wrote, onto the CPU. Nothing in it is executed.
 
-    Raises: ValueError where its bytes are others, and whatever torch raises.
+    Raises: ValueError where the bytes are not those that were written, and what torch raises.
     """
     content = files.regular(path).read_bytes()
     body, digest = content[:-_DIGEST], content[-_DIGEST:]
@@ -194,7 +197,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Written as records are, the SHA-256 of what torch saves behind it."""
+    """Write a checkpoint atomically: what torch saves, followed by its SHA-256."""
     content = io.BytesIO()  # on a full disk torch's own writing hides the system's error
     torch.save(checkpoint, content)
     body = content.getvalue()

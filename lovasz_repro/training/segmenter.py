@@ -41,7 +41,7 @@ class NonFiniteError(RuntimeError):
 
 
 class Segmenter(pl.LightningModule):
-    """What all have in common: the optimiser, the training step and what is logged.
+    """What the modules have in common: the optimiser, the training step and what is logged.
 
     Validation logs its measures as `val/<measure>`, for loggers and for callbacks such as
     `ModelCheckpoint(monitor="val/image_iou", mode="max")`.
@@ -88,7 +88,7 @@ class Segmenter(pl.LightningModule):
         return self._loss(logits, target)
 
     def validation_values(self) -> dict[str, float]:
-        """What the validation just run measured; resets the metrics."""
+        """Return the measures of the validation that ends, and reset the metrics."""
         raise NotImplementedError
 
     def configure_optimizers(self) -> Any:
@@ -305,7 +305,7 @@ class BinarySegmenter(Segmenter):
         self.thumbnails += self._thumbnails(batch, grids)
 
     def on_test_epoch_end(self) -> None:
-        """The rows in the order of the cache, whatever the order of the test."""
+        """Sort what was tested into the order of the cache."""
         order = sorted(range(len(self.rows)), key=lambda i: self.rows[i]["index"])
         self.rows = [self.rows[i] for i in order]
         self.thumbnails = [self.thumbnails[i] for i in order]
