@@ -22,7 +22,7 @@ from lovasz_repro.config import Experiment, Optim
 from lovasz_repro.data.datamodule import DataModule
 from lovasz_repro.errors import UserError
 from lovasz_repro.losses import Loss
-from lovasz_repro.study.cell import Setting
+from lovasz_repro.study.setup import BinarySetup
 from lovasz_repro.study.tuning import chosen
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.metrics import confusion, iou
@@ -37,9 +37,8 @@ CONVEX = ("cross_entropy", "hinge", "lovasz_hinge")
 class Row:
     """A cell's objective and held-out image-IoU before training, after SGD and at the minimum.
 
-    lr, steps: of SGD. iterations: of L-BFGS. gradient: the objective's gradient at L-BFGS's end,
-    its largest entry, as a multiple of
-    that before training.
+    lr, steps: of SGD. iterations: of L-BFGS. gradient: the largest entry of the objective's
+    gradient after L-BFGS, as a multiple of that before training.
     """
 
     category: str
@@ -78,9 +77,9 @@ def bench_convergence(
     workspace = Workspace(config)
     rows = []
     for category in categories:
-        setting = Setting(workspace, category, fold)
+        setup = BinarySetup(workspace, category, fold)
         for loss in CONVEX:
-            rows.append(_compare(workspace, setting, loss, iterations))
+            rows.append(_compare(workspace, setup, loss, iterations))
             console.print(rows[-1])
     _show(rows)
     if out:
@@ -89,7 +88,7 @@ def bench_convergence(
 
 
 class Objective:
-    """The mean loss over the first batches of a training, which are read again each time."""
+    """The mean loss over the first batches of a training, which are read at every evaluation."""
 
     def __init__(self, data: DataModule, loss: Loss, steps: int) -> None:
         self.data = data
@@ -130,24 +129,22 @@ class Objective:
         return int(optimiser.state[parameters[0]]["n_iter"])
 
 
-def _compare(workspace: Workspace, setting: Setting, loss: str, iterations: int) -> Row:
-    choice, _ = chosen(workspace, loss, setting.fold)
-    train_index, _, held_out = setting.indices()
+def _compare(workspace: Workspace, setup: BinarySetup, loss: str, iterations: int) -> Row:
+    choice, _ = chosen(workspace, loss, setup.fold)
+    train_index, _, held_out = setup.indices()
 
     def train(optim: Optim | None) -> tuple[nn.Module, DataModule]:
-        title = f"{setting.category}, {loss}"
-        module, _, data = setting.train(
-            loss, choice.lr, 0, train_index, held_out, optim, None, title
-        )
+        title = f"{setup.category}, {loss}"
+        module, _, data = setup.train(loss, choice.lr, 0, train_index, held_out, optim, None, title)
         return module.network, data
 
     start, data = train(None)
-    trained, _ = train(setting.optim(choice.steps))
+    trained, _ = train(setup.optim(choice.steps))
     lowest = deepcopy(trained)
     objective = Objective(data, workspace.config.loss(loss), choice.steps)
     counted = objective.minimise(lowest, iterations)
     return Row(
-        category=setting.category,
+        category=setup.category,
         loss=loss,
         lr=choice.lr,
         steps=choice.steps,
@@ -173,9 +170,8 @@ def _image_iou(network: nn.Module, data: DataModule) -> float:
 
 
 def _show(rows: Sequence[Row]) -> None:
-    table = Table(title="objective / held-out image-IoU")
-    for name in ("category", "loss", "before training", "SGD", "minimum"):
-        table.add_column(name)
+    names = ("category", "loss", "before training", "SGD", "minimum")
+    table = Table(*names, title="objective / held-out image-IoU")
     for row in rows:
         pairs = [
             f"{getattr(row, f'objective_{name}'):.4f} / {getattr(row, f'image_iou_{name}'):.3f}"

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from lovasz_repro.bench import losses as bench
 from lovasz_repro.config import Network, Optim, Runtime
@@ -153,20 +152,14 @@ def _steps(
     repeats = 10 if device.type == "cuda" else 1
     for step in steps:
         with deterministic():  # as every training
-            calls = {name: training_step(step, loss, device)[1] for name, loss in TRAINED.items()}
-            seconds: dict[str, list[float]] = {name: [] for name in calls}
-            for _ in range(rounds):
-                for name, call in calls.items():
-                    call()  # warm, after another step had the caches
-                    seconds[name].append(bench.time_calls(call, repeats, device))
-            floor = median(seconds["cross_entropy"])
-            for name, call in calls.items():
-                taken = median(seconds[name])
-                megabytes = bench.peak_bytes(call, device) / 1e6
+            calls = [training_step(step, loss, device)[1] for loss in TRAINED.values()]
+            seconds = bench.time_in_turn(calls, rounds, repeats, device)
+            for name, call, taken in zip(TRAINED, calls, seconds, strict=True):
+                ratio, megabytes = taken / seconds[0], bench.peak_bytes(call, device) / 1e6
                 check = ""
                 if device.type == "cuda":
                     check = "waits for the GPU" if waits(call) else "does not wait"
-                yield Row(hardware, str(step), name, 1000 * taken, taken / floor, megabytes, check)
+                yield Row(hardware, str(step), name, 1000 * taken, ratio, megabytes, check)
 
 
 def training_step(
@@ -187,13 +180,14 @@ def training_step(
     sizes = torch.full((count, 2), side, device=device)
     present = torch.ones(count, dtype=torch.bool, device=device)
     scale = torch.linspace(0.5, 1.5, count, dtype=torch.float64).to(device)
+    flip = torch.arange(count, device=device) % 2 == 1
     offset = torch.rand(count, 2, dtype=torch.float64).to(device)
     mean, std = network.mean.to(device), network.std.to(device)
 
     def call() -> None:
         target = binary_target(labels, LABEL, present, "background")
         inputs = normalise(images, sizes, mean, std)
-        inputs, target = crop(inputs, target, sizes, scale, present, offset, step.crop)
+        inputs, target = crop(inputs, target, sizes, scale, flip, offset, step.crop)
         with autocast(RUNTIME, device):
             value = module.loss(module(inputs), target[:, :: network.stride, :: network.stride])
         optimizer.zero_grad()
@@ -225,10 +219,8 @@ def _slug(name: str) -> str:
 
 
 def _print(rows: Sequence[Row]) -> None:
-    table = Table("case", "what", title=rows[0].device)
-    for column in ("ms", "x first", "MB"):
-        table.add_column(column, justify="right")
-    table.add_column("check")
+    numbers = [Column(name, justify="right") for name in ("ms", "x first", "MB")]
+    table = Table("case", "what", *numbers, "check", title=rows[0].device)
     for row in rows:
         figures = [f"{row.milliseconds:.2f}", f"{row.ratio:.2f}", f"{row.megabytes:.1f}"]
         table.add_row(row.case, row.name, *figures, row.check)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -103,9 +103,9 @@ def bench_loss(device: str = "cpu", rounds: int = 7, out: Path | None = None) ->
     Within a case the losses are timed in turn, ``rounds`` times; a figure is the median of its
     rounds. Megabytes are the peak above what was held before the call. The gradient error is the
     L1 distance to the exact loss's gradient in float64, relative to the L1 norm of that. The
-    labels have no void, which kornia does not know, but where the name says so. They are bytes, or
-    what the name says, and floats for torch's binary cross-entropy; labels of many classes are
-    int64. A library that is not installed is said and left out.
+    labels have void only where the name says so, because kornia does not know it. They are bytes,
+    or what the name says, and floats for torch's binary cross-entropy; labels of many classes are
+    int64. A library that is not installed is named and left out.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device}: no CUDA GPU was found, use --device cpu")
@@ -121,23 +121,19 @@ def bench_loss(device: str = "cpu", rounds: int = 7, out: Path | None = None) ->
 
 
 def bench_case(case: Case, device: torch.device, rounds: int) -> Iterator[Row]:
-    """A row per loss, all of them timed in turn in each round."""
+    """Time all losses on one case, in turn in each round. Yields a row per loss."""
     logits, target = inputs(case, device)
     contenders = list(_multiclass() if case.classes > 1 else _binary())
     calls = [partial(c.call, logits, c.target(target.clone())) for c in contenders]
     repeats = min(20, 1 + 2_000_000 // logits.numel())  # a small case is over too soon to time once
-    seconds: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
-        for call, times in zip(calls, seconds, strict=True):
-            call()  # warm, after another loss had the caches
-            times.append(time_calls(call, repeats, device))
-    for contender, call, times in zip(contenders, calls, seconds, strict=True):
+    seconds = time_in_turn(calls, rounds, repeats, device)
+    for contender, call, taken in zip(contenders, calls, seconds, strict=True):
         exact = gradient(contender.reference, logits.double(), contender.target(target.clone()))
         yield Row(
             case=str(case),
             loss=contender.name,
-            milliseconds=median(times) * 1e3,
-            times_floor=median(times) / median(seconds[0]),
+            milliseconds=taken * 1e3,
+            times_floor=taken / seconds[0],
             megabytes=peak_bytes(call, device) / 1e6,
             gradient_error=float((call() - exact).abs().sum() / exact.abs().sum()),
         )
@@ -210,6 +206,18 @@ def gradient(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
     return torch.autograd.grad(loss(logits, target), logits)[0]
 
 
+def time_in_turn(
+    calls: Sequence[Callable[[], object]], rounds: int, repeats: int, device: torch.device
+) -> list[float]:
+    """Seconds of each call: the median over rounds in which all are timed in turn."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, times in zip(calls, seconds, strict=True):
+            call()  # warm, after another had the caches
+            times.append(time_calls(call, repeats, device))
+    return [median(times) for times in seconds]
+
+
 def time_calls(call: Callable[[], object], repeats: int, device: torch.device) -> float:
     """Seconds a call, mean of the repeats."""
     _synchronise(device)
@@ -252,9 +260,8 @@ def hardware(device: torch.device) -> str:
 
 
 def _table(rows: list[Row], title: str) -> Table:
-    table = Table("case", "loss", title=title)
-    for column in ("ms", "x floor", "MB", "gradient error"):
-        table.add_column(column, justify="right")
+    numbers = [Column(name, justify="right") for name in ("ms", "x floor", "MB", "gradient error")]
+    table = Table("case", "loss", *numbers, title=title)
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         table.add_row(
             row.case,
@@ -269,10 +276,6 @@ def _table(rows: list[Row], title: str) -> Table:
 
 
 def write_csv(rows: Sequence[Any], out: Path) -> None:
-    """Dataclasses of one kind, a row each."""
+    """Write dataclasses of one kind, a row each."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        names = [field.name for field in fields(rows[0])]
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    pd.DataFrame(rows).to_csv(out, index=False, lineterminator="\n", na_rep="nan")

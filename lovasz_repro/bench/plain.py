@@ -1,4 +1,4 @@
-"""What one would write first: a transform per image that decodes its files, and a short module."""
+"""The usual way to train: a transform per image that decodes its files, and a short module."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _PADDING = {tv_tensors.Image: 0, tv_tensors.Mask: VOID}
 
 
 class Plain(pl.LightningModule):
-    """What one would write first."""
+    """A module with a training step and an optimiser."""
 
     def __init__(self, network: torch.nn.Module, loss: Callable[..., Tensor], optim: Optim) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """What a training step costs beside the network's arithmetic, and what a whole cell does.
 
 `bench_train` times three ways in turn in one run: (a) the bare step on one batch that stays where
-it is, (b) this project's pipeline under Lightning, (c) what one would write first: Lightning, a
-DataLoader, and a transform per image that decodes its files.
+it is, (b) this project's pipeline under Lightning, (c) the usual way: Lightning, a DataLoader, and
+a transform per image that decodes its files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch.utils.data import DataLoader
 
 from lovasz_repro.bench.losses import write_csv
@@ -31,7 +31,7 @@ from lovasz_repro.data.datamodule import Batch, DataModule, Task
 from lovasz_repro.models.deeplab import build
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.callbacks import Stopwatch
-from lovasz_repro.training.loop import autocast, deterministic, quiet, test, train
+from lovasz_repro.training.loop import autocast, deterministic, fit, make_trainer, quiet, test
 from lovasz_repro.training.segmenter import BinarySegmenter
 
 console = Console(highlight=False)
@@ -176,11 +176,10 @@ class _Setup:
             return clock.seconds()
 
     def pipeline(self) -> float:
-        clock = _Clock(self.workspace.device)
-        train(
-            self.module(self.optim), self.data, self.workspace.config.runtime,
-            self.workspace.device, None, "pipeline", callbacks=[clock],
-        )  # fmt: skip
+        module, device = self.module(self.optim), self.workspace.device
+        clock = _Clock(device)
+        runtime = self.workspace.config.runtime
+        fit(make_trainer(module, runtime, device, "pipeline", callbacks=[clock]), module, self.data)
         return clock.seconds()
 
     def cell(self) -> dict[str, float]:
@@ -188,10 +187,8 @@ class _Setup:
         workspace, optim = self.workspace, self.workspace.config.optim
         val = workspace.selection(self.category, workspace.index("val", workspace.folds[0]))
         module, data = self.module(optim), self.data_module(val, optim)
-        trainer = train(
-            module, data, workspace.config.runtime, workspace.device, None, "cell",
-            measure="image_iou",
-        )  # fmt: skip
+        trainer = make_trainer(module, workspace.config.runtime, workspace.device, "cell")
+        fit(trainer, module, data)
         clock, started = Stopwatch.of(trainer), time.perf_counter()
         test(trainer, module, data)
         return {
@@ -283,10 +280,9 @@ class _Clock(pl.Callback):
 
 
 def _print_train(batch_size: int, rows: list[Row]) -> None:
-    table = Table(title=f"{rows[0].experiment}: training steps of {batch_size} images")
-    table.add_column("a step of")
-    for name in ("ms", "images/s", "of bare", "share"):
-        table.add_column(name, justify="right")
+    numbers = [Column(name, justify="right") for name in ("ms", "images/s", "of bare", "share")]
+    title = f"{rows[0].experiment}: training steps of {batch_size} images"
+    table = Table("a step of", *numbers, title=title)
     for row in rows:
         if row.kind == "way":
             speed = f"{1000 * batch_size / row.milliseconds:.1f}"

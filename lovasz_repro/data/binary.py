@@ -22,7 +22,7 @@ def binary_target(
     Args:
         labels: (B, H, W) integer labels 0–K and 255.
         present: (B,) whether the whole image, not only this crop, holds the category.
-        void_in_empty: what void is where it does not: the original makes it background.
+        void_in_empty: what void becomes where it does not. The original makes it background.
     """
     target = (labels == label).to(labels.dtype)
     void = labels == VOID
@@ -52,7 +52,7 @@ def balanced_selection(
 
 @dataclass(frozen=True)
 class Draws:
-    """What one training step sees, B images.
+    """The draws of one training step, B images.
 
     index: (B,) int64 into the cache. scale: (B,) float64 of the image. flip: (B,) bool.
     offset: (B, 2) float64 in [0, 1), place of the crop within the free room.
@@ -89,16 +89,6 @@ class SamplePlan:
     scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
 
-    def view(self, image: int, view: int) -> Draws:
-        """Scale, flip and offset of one of an image's fixed views: a function of the two alone."""
-        rng = np.random.Generator(np.random.Philox(key=[image, view]))
-        return Draws(
-            index=np.array([image]),
-            scale=rng.uniform(*self.scale, 1),
-            flip=rng.random(1) < 0.5 * self.flip,
-            offset=rng.random((1, 2)),
-        )
-
     def draw(self, step: int) -> Draws:
         rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
         size = self.batch_size
@@ -116,8 +106,33 @@ class SamplePlan:
         )
 
 
+def fixed_views(
+    index: NDArray[np.int64], view: NDArray[np.int64], scale: tuple[float, float], flip: bool
+) -> Draws:
+    """Fixed views of images: each a function of the image and the view's number alone.
+
+    Args:
+        index: (B,) into the cache. view: (B,) which view of each.
+        scale, flip: as in `SamplePlan`.
+    """
+    scales, flips, offsets = [], [], []
+    for key in zip(index.tolist(), view.tolist(), strict=True):
+        rng = np.random.Generator(np.random.Philox(key=key))
+        scales.append(rng.uniform(*scale))
+        flips.append(rng.random() < 0.5 * flip)
+        offsets.append(rng.random(2))
+    return Draws(index, np.array(scales), np.array(flips), np.stack(offsets))
+
+
 def check_both(positive: NDArray[np.bool_], what: str) -> None:
-    """Raise UserError where no training image, or each, holds the category. what: names it."""
+    """Check that some but not all training images contain the category.
+
+    Args:
+        positive: (N,) whether each contains it.
+        what: prefix of the message.
+
+    Raises: UserError if none or all of the training images contain the category.
+    """
     if not positive.any() or positive.all():
         kind = "without" if positive.any() else "with"
         raise UserError(
@@ -141,7 +156,7 @@ def balanced_plan(
 
     Args:
         index: (N,) the training images in the cache. positive: (N,) whether each holds it.
-        what: names list and category in an error.
+        what: prefix of the error's message.
 
     Raises: UserError where one of the two kinds has no image.
     """

@@ -32,7 +32,9 @@ from lovasz_repro.data.voc import CATEGORIES, VOC, VOID
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import about
 
-OUTSIDE = 254  # in a view's labels: beyond the image, which is void whatever void in an image is
+OUTSIDE = 254
+"""Pixels outside the image, in a view's labels: always void, even where `void_in_empty` turns void
+into background."""
 _FORMAT = "1"  # raise when the arrays below change their meaning
 
 
@@ -65,7 +67,7 @@ class ImageCache:
         """
         ids = sorted(set(ids))
         contents = digests(voc, ids, root)
-        own = [] if voc.classes == CATEGORIES else [len(voc.classes)]  # of them depends `counts`
+        own = [] if voc.classes == CATEGORIES else [len(voc.classes)]  # `counts` depends on them
         folder = root / f"images-{size}-{_digest(_FORMAT, size, ids, contents, *own)}"
         _build(folder, lambda building: _decode(voc, ids, size, building))
         return cls(
@@ -183,7 +185,7 @@ def _digest(*parts: Any) -> str:
 
 
 def _build(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` make a folder that is not there; it takes its name only when that went well.
+    """Make a folder with `fill`, unless it exists. It gets its name only when it is complete.
 
     Raises: UserError naming a file in it that is damaged, as far as a sample shows.
     """

@@ -34,7 +34,10 @@ from lovasz_repro.data.voc import VOID
 
 
 class Batch(NamedTuple):
-    """What a network sees. For whole images also what brings its output to the file's size."""
+    """What a network sees, and what brings its output for whole images to the files' sizes.
+
+    In training `chosen`, `native` and `native_sizes` may be empty: nothing reads them.
+    """
 
     inputs: Tensor  # (B, 3, S, S) or (B, C, h, w) float32
     target: Tensor  # (B, h, w) at the grid's cells
@@ -53,10 +56,10 @@ class Task:
 
     def present(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(N,) whether each image holds the category; all False for the 21-way task."""
-        return counts[:, self.label or 0] > 0 if self.label else np.zeros(len(counts), np.bool_)
+        return np.zeros(len(counts), np.bool_) if self.label is None else counts[:, self.label] > 0
 
     def target(self, labels: Tensor, present: Tensor) -> Tensor:
-        """(B, H, W) uint8 labels -> targets. What lies outside an image is not known here."""
+        """(B, H, W) uint8 labels -> targets. The caller marks what lies outside an image."""
         if self.label is None:
             return labels.long()
         return binary_target(labels, self.label, present, self.void_in_empty)
@@ -74,7 +77,8 @@ class DataModule(pl.LightningDataModule):
         val_index: (M,) images validated and tested, as indices into the cache.
         crop_size: side of the training crop; features are never cropped.
         share: (rank, devices), see `binary.Draws.part`. Each validates and tests on all images.
-        eval_batch: whole images at once. test_batch: the same with their labels at full size.
+        eval_batch: images of a validation batch. test_batch: of a test batch, whose labels have
+            the files' sizes.
     """
 
     def __init__(
@@ -130,8 +134,7 @@ class DataModule(pl.LightningDataModule):
         if isinstance(raw, Views):
             target = self.task.target(raw.masks, raw.present)
             target = target.masked_fill(raw.masks == OUTSIDE, VOID)
-            none = target[:, :0, :0]
-            return Batch(raw.inputs.float(), target, raw.sizes, raw.sizes, none, raw.sizes)
+            return _training_batch(raw.inputs.float(), target, raw.sizes)
         if device not in self._normal:  # a copy at every step would wait for the device
             self._normal[device] = self.source.mean.to(device), self.source.std.to(device)
         mean, std = self._normal[device]
@@ -143,9 +146,7 @@ class DataModule(pl.LightningDataModule):
                 images, target, raw.sizes, raw.scale, raw.flip, raw.offset, self.crop_size
             )
             # Cell (i, j) of the grid is centred on pixel (stride·i, stride·j).
-            target = target[:, ::stride, ::stride]
-            none = target[:, :0, :0]
-            return Batch(images, target, raw.sizes, raw.sizes, none, raw.sizes)
+            return _training_batch(images, target[:, ::stride, ::stride], raw.sizes)
         is_image = raw.inputs.dtype == torch.uint8
         inputs = normalise(raw.inputs, raw.sizes, mean, std) if is_image else raw.inputs.float()
         target = self._known(raw.masks, raw.present, raw.sizes, stride)
@@ -162,3 +163,8 @@ class DataModule(pl.LightningDataModule):
             for axis, length in enumerate(labels.shape[1:])
         )
         return target.masked_fill(~(height[:, :, None] & width[:, None, :]), VOID)
+
+
+def _training_batch(inputs: Tensor, target: Tensor, sizes: Tensor) -> Batch:
+    """A training batch: the fields that only whole images have are empty."""
+    return Batch(inputs, target, sizes, sizes[:0, 0], target[:0], sizes[:0])

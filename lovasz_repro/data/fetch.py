@@ -129,8 +129,8 @@ def _unpack_voc(archive: Download, root: Path, console: Console) -> None:
 def _build_masks(archive: Download, voc: VOC, masks: Path, console: Console) -> None:
     """Make ``SegmentationClassAug`` of VOC's masks and, for other images, SBD's.
 
-    SBD's archive is only read, nothing of it is unpacked: one label map per image is all that is
-    taken from it, its images are VOC's.
+    SBD's archive is read without unpacking it. One label map per image is taken from it; its images
+    are VOC's.
     """
     aside = masks.with_name(f".{masks.name}-building")
     shutil.rmtree(aside, ignore_errors=True)

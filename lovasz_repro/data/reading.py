@@ -1,4 +1,4 @@
-"""What a step reads from the memory-mapped arrays, as data sets of whole batches."""
+"""Reads batches from the memory-mapped arrays: data sets whose items are whole batches."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Crops(NamedTuple):
 
 
 class Views(NamedTuple):
-    """A training step's fixed crops, as what the frozen part of the network makes of them."""
+    """A training step's fixed crops, as the output of the network's frozen part."""
 
     inputs: Tensor  # (B, C, h, w) float16
     masks: Tensor  # (B, h, w) uint8 at the grid's cells, OUTSIDE beyond the image
@@ -199,7 +199,7 @@ class WholeImages(Dataset[Whole]):
 class EpochSteps(Sampler[int]):
     """The numbers of an epoch's steps. Epoch e has the steps e·count … of the plan.
 
-    What torch draws in an epoch, as dropout does, is a function of `seeds` and e, too: its
+    What torch draws in an epoch, for dropout say, is a function of `seeds` and e as well: its
     generator is seeded when the epoch's first step is asked for.
     """
 

@@ -158,8 +158,7 @@ def find_voc(root: Path) -> Path | None:
     return next((folder for folder in folders if (folder / "JPEGImages").is_dir()), None)
 
 
-# An error of PIL's beyond its limit of 89 megapixels, in place of a warning; half of it is room for
-# any photograph.
+# Treat PIL's warning (above 89 megapixels) as an error; PIL itself fails only at twice that.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
@@ -258,14 +257,14 @@ def check(
 
 
 class _Inspected(NamedTuple):
-    """What one image and its mask turned out to be."""
+    """What was found in one image and its mask."""
 
     labels: frozenset[int]
     problems: list[str]
 
 
 def _inspect(voc: VOC, image_id: str) -> _Inspected:
-    """Read image and mask of an id; both are named where both are bad."""
+    """Read image and mask of an id, and report the problems of both."""
     problems: list[str] = []
     labels: frozenset[int] = frozenset()
     try:

@@ -1,4 +1,7 @@
-"""Pixel and Jaccard losses for segmentation, for any training loop; nothing else here is needed."""
+"""Pixel and Jaccard losses for segmentation, for any training loop.
+
+They import nothing else of this package.
+"""
 
 from lovasz_repro.losses.extension import Method
 from lovasz_repro.losses.functional import (

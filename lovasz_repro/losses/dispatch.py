@@ -18,7 +18,7 @@ def check_method(method: Method) -> None:
 def lovasz_extension(
     scores: Tensor, labels: Tensor, ignored: int, method: Method
 ) -> tuple[Tensor, Tensor]:
-    """The Lovász extension of the Jaccard loss of each row, and which have foreground. (G, C) both.
+    """The Lovász extension of the Jaccard loss. Returns losses and foreground flags, each (G, C).
 
     ``scores`` is ``(G, M, C, N)``: G images or batches, of M images, of C classes. With C = 1 the
     score is a logit, and the errors are ``max(0, 1 - s score)``; else it is the probability of a

@@ -29,16 +29,18 @@ BINS = OCTAVES << BINS_PER_OCTAVE_LOG2
 
 
 def kept_signature(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """torch looks at a forward's signature at every call, for as long as 20 of its operations."""
+    """Store a forward's signature. Torch asks for it at every call, and finding it anew takes as
+    long as 20 tensor operations."""
     forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
     return forward
 
 
 class Extension(torch.autograd.Function):
-    """<weights, errors> of each row; while the order of the errors stays, so do the weights.
+    """The inner product of weights and errors of each row. The weights depend on the order of the
+    errors alone.
 
-    ``forward`` gives the losses, the gradient in the scores, which broadcasts with them, and what
-    else has no gradient.
+    ``forward`` returns the losses, their gradient in the scores, which broadcasts with them, and
+    further outputs that have no gradient.
     """
 
     @staticmethod
@@ -65,7 +67,7 @@ class Extension(torch.autograd.Function):
     def vmap(
         cls, info: Any, in_dims: tuple[int | None, ...], *inputs: Any
     ) -> tuple[tuple[Tensor, ...], int]:
-        """The mapped axis goes into the first one, that of rows."""
+        """Merge the mapped axis into the first one, that of the rows."""
         tensors = [x for x in inputs if isinstance(x, Tensor)]
         mapped = [
             x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
@@ -76,7 +78,7 @@ class Extension(torch.autograd.Function):
 
 
 class ForwardMode(Extension):
-    """With a derivative along a tangent; torch.compile takes no function that has one."""
+    """Adds the derivative along a tangent. torch.compile accepts no function that has one."""
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
@@ -112,8 +114,8 @@ def _errors(scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor
     slope = error_slope(foreground, valid).to(scores.dtype)
     right = foreground.to(scores.dtype) if probability else slope.new_ones(1)
     errors = torch.addcmul(right, slope, scores, out=slope)
-    # An error of 0 has neither loss nor gradient: void needs no other treatment. Its bits are
-    # set to 0, since NaN times 0 is not. Errors are finite lest inf meet a weight of 0.
+    # Void pixels get an error of 0, which has neither loss nor gradient. Their bits are set to 0,
+    # because NaN · 0 is NaN. Clamped to finite, because inf · 0 is NaN.
     bits = bits_of(errors)
     bits *= valid
     return errors.clamp_(0, torch.finfo(errors.dtype).max)
@@ -135,14 +137,14 @@ def _gradient_by_sort(errors: Tensor, foreground: Tensor) -> Tensor:
 
 
 def _jaccard_steps(is_foreground: Tensor, dtype: torch.dtype) -> Tensor:
-    """What each pixel adds to the Jaccard loss as the set of wrong pixels grows by one a time.
+    """What each pixel adds to the Jaccard loss as the wrong pixels are added one by one.
 
     With I and U counted before it, a foreground pixel takes the loss from 1 - I/U to 1 - (I-1)/U:
     it adds 1/U. A background pixel takes it to 1 - I/(U+1) and adds I/(U (U+1)). Without
     foreground the first pixel adds 1 and the others 0. Integer counts and these closed forms leave
     no cancellation, unlike the usual difference of a cumulative ratio in floating point.
     """
-    # In place where it can be: it is here that the loss needs most memory.
+    # In place where possible: the loss needs most memory here.
     total = is_foreground.sum(1, keepdim=True, dtype=torch.int32)
     rank = torch.arange(is_foreground.shape[1], dtype=torch.int32, device=total.device)
     intersection = is_foreground.cumsum(1, dtype=torch.int32).sub_(is_foreground).neg_().add_(total)
@@ -218,7 +220,7 @@ def _signed_weights(counts: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def bits_of(x: Tensor) -> Tensor:
-    """The floating-point numbers of ``x`` seen as integers, in the same memory."""
+    """The bits of floating-point numbers as integers, in the same memory."""
     return x.view(torch.int64 if x.dtype == torch.float64 else torch.int32)
 
 

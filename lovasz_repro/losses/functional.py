@@ -3,18 +3,17 @@
 The binary losses take logits and target of one shape ``(B, ...)``: a batch of images with any
 number of pixel axes. A label is 0, 1 or ``ignore_index`` (void), and may be of any real dtype.
 ``reduction="mean"`` gives the scalar to train on, ``reduction="none"`` a ``(B,)`` vector, one
-value an image. What all of them keep to:
+value an image. All of them follow these rules:
 
 - Half precision is computed and returned in float32; float64 stays float64.
-- Void pixels are never read: whatever their logit, NaN too, they add neither loss nor gradient. An
-  image of void pixels only has loss 0, and in a mean over images it counts as an image.
-- NaN at a valid pixel gives NaN. An infinite logit on the right side is a margin met, loss 0; on
-  the wrong side cross-entropy and hinge are inf, and a Lovász error counts as the largest finite
-  number.
+- Void pixels are never read: they add neither loss nor gradient, even where their logit is NaN. An
+  image that has only void pixels has loss 0, and counts as an image in a mean over images.
+- NaN at a valid pixel gives NaN. An infinite logit on the right side has loss 0. On the wrong side
+  cross-entropy and hinge are inf, and a Lovász error counts as the largest finite number.
 - Logits that are not floating point raise TypeError; shapes, devices or labels that do not fit
   raise ValueError. The labels are checked at every call: at once on a CPU, on a GPU and in
   compiled code by an assertion on the device, which costs no synchronisation.
-- `torch.func.vmap` takes the binary losses, on a CPU `lovasz_softmax`, too; forward-mode
+- The binary losses support `torch.func.vmap`; on a CPU `lovasz_softmax` does, too. Forward-mode
   derivatives (`torch.func.jvp`) are those of the backward pass along the tangent.
 
 Notation: f a logit, s = +1 on foreground and -1 on background, margin s f, margin error 1 - s f.
@@ -146,14 +145,14 @@ def class_pixels(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Ten
 
 
 def _without_void(logits: Tensor, ignored: Tensor) -> Tensor:
-    """Void is not read: a logit there that is not finite would make the gradient NaN."""
+    """Set the logits of void pixels to 0: one that is not finite would make the gradient NaN."""
     if on_cpu(ignored) and not is_wrapped(ignored) and not ignored.any():
         return logits
     return torch.where(ignored[:, None] == 1, 0, logits)
 
 
 def _flat(logits: Tensor, target: Tensor, expected: torch.Size) -> tuple[Tensor, Tensor]:
-    """Checks dtype, shape and device; the pixel axes become one, half precision becomes float32."""
+    """Check dtype, shape and device; flatten the pixel axes; half precision becomes float32."""
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
     if target.is_complex():

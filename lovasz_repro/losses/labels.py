@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether values may be read at no cost and loops be called: on a CPU, and not compiled."""
+    """Whether reading values costs nothing and loops can be called: on a CPU, not compiled."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -78,8 +78,8 @@ def _bytes(target: Tensor, ignore_index: int) -> Tensor:
 
 
 def equal(target: Tensor, label: int) -> Tensor:
-    """1 where the target is the label. A label that its type cannot hold is nowhere: torch would
-    wrap it around to another."""
+    """1 where the target is the label. A label that its type cannot hold occurs nowhere; torch
+    would wrap it around to another label."""
     if not target.is_floating_point() and target.dtype != torch.bool:
         held = torch.iinfo(target.dtype)
         if not held.min <= label <= held.max:

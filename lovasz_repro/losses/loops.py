@@ -146,7 +146,7 @@ def _errors(
     scores: Array, labels: Array, void: int, probability: bool, first: int, last: int, out: Array
 ) -> bool:  # fmt: skip
     """``max(0, 1 - s score)`` or ``|y - score|``, finite, and 0 on void; with a minus sign on
-    foreground, 0 too. Whether a label is none of two."""
+    foreground, 0 too. Returns whether any label is neither 0, 1 nor void."""
     _, images, count, pixels = scores.shape
     zero, one = scores.dtype.type(0), scores.dtype.type(1)
     largest = np.finfo(scores.dtype).max
@@ -252,7 +252,7 @@ def _sort_rows(
 
 @compiled
 def _scatter(items: Array, out: Array, count: int, shift: int, starts: Array) -> None:
-    """A pass of the radix sort: items to where those of their digit start."""
+    """A pass of the radix sort: move each item to where those of its digit start."""
     for i in range(count):
         digit = (items[i] >> shift) & np.uint64(DIGITS - 1)
         out[starts[digit]] = items[i]

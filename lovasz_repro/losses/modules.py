@@ -7,7 +7,8 @@ labels and errors are described there. They hold no tensors. `torch.compile` tak
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -25,67 +26,64 @@ from lovasz_repro.losses.functional import (
 
 
 class _Loss(nn.Module):
-    """Shows its settings, which are its attributes without an underscore."""
+    """A function of (logits, target) with its settings, which are attributes and the `repr`."""
+
+    def __init__(self, function: Callable[..., Tensor], **settings: Any) -> None:
+        super().__init__()
+        self._function = function
+        self._names = tuple(settings)
+        vars(self).update(settings)
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._names}
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return self._function(logits, target, **self._settings())
 
     def extra_repr(self) -> str:
-        settings = {k: v for k, v in vars(self).items() if k != "training" and k[0] != "_"}
-        return ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        return ", ".join(f"{key}={value!r}" for key, value in self._settings().items())
 
 
 class CrossEntropy(_Loss):
     """`cross_entropy`, on logits and target (B, ...)."""
 
     def __init__(self, ignore_index: int = 255, reduction: Reduction = "mean") -> None:
-        super().__init__()
         check_reduction(True, reduction)
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return cross_entropy(
-            logits, target, ignore_index=self.ignore_index, reduction=self.reduction
-        )
+        super().__init__(cross_entropy, ignore_index=ignore_index, reduction=reduction)
 
 
-class Hinge(CrossEntropy):
+class Hinge(_Loss):
     """`hinge`, on logits and target (B, ...)."""
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return hinge(logits, target, ignore_index=self.ignore_index, reduction=self.reduction)
+    def __init__(self, ignore_index: int = 255, reduction: Reduction = "mean") -> None:
+        check_reduction(True, reduction)
+        super().__init__(hinge, ignore_index=ignore_index, reduction=reduction)
 
 
-class SoftJaccard(CrossEntropy):
+class SoftJaccard(_Loss):
     """`soft_jaccard`, on logits and target (B, ...)."""
 
     def __init__(
         self, per_image: bool = True, ignore_index: int = 255, reduction: Reduction = "mean"
     ) -> None:
-        super().__init__(ignore_index, reduction)
         check_reduction(per_image, reduction)
-        self.per_image = per_image
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return soft_jaccard(
-            logits, target, ignore_index=self.ignore_index, reduction=self.reduction,
-            per_image=self.per_image,
-        )  # fmt: skip
+        super().__init__(
+            soft_jaccard, ignore_index=ignore_index, reduction=reduction, per_image=per_image
+        )
 
 
-class LovaszHinge(SoftJaccard):
+class LovaszHinge(_Loss):
     """`lovasz_hinge`, on logits and target (B, ...)."""
 
     def __init__(
         self, per_image: bool = True, ignore_index: int = 255, reduction: Reduction = "mean",
         method: Method = "sort",
     ) -> None:  # fmt: skip
-        super().__init__(per_image, ignore_index, reduction)
+        check_reduction(per_image, reduction)
         check_method(method)
-        self.method: Method = method
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return lovasz_hinge(
-            logits, target, ignore_index=self.ignore_index, reduction=self.reduction,
-            per_image=self.per_image, method=self.method,
+        super().__init__(
+            lovasz_hinge, ignore_index=ignore_index, reduction=reduction, per_image=per_image,
+            method=method,
         )  # fmt: skip
 
 
@@ -96,17 +94,10 @@ class LovaszSoftmax(_Loss):
         self, classes: Literal["present", "all"] = "present", per_image: bool = False,
         ignore_index: int = 255, method: Method = "sort",
     ) -> None:  # fmt: skip
-        super().__init__()
         check_method(method)
         if classes not in ("present", "all"):
             raise ValueError(f"classes must be present or all, got {classes!r}")
-        self.classes: Literal["present", "all"] = classes
-        self.per_image = per_image
-        self.ignore_index = ignore_index
-        self.method: Method = method
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return lovasz_softmax(
-            logits, target, classes=self.classes, ignore_index=self.ignore_index,
-            per_image=self.per_image, method=self.method,
+        super().__init__(
+            lovasz_softmax, classes=classes, per_image=per_image, ignore_index=ignore_index,
+            method=method,
         )  # fmt: skip

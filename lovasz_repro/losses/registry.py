@@ -41,7 +41,7 @@ LOSSES = _mixed(
     },
     "lovasz_hinge",
 )
-"""A loss that the experiments know is an entry here."""
+"""The losses that an experiment can name."""
 
 MULTICLASS_LOSSES = _mixed(
     {

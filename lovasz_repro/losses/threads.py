@@ -34,9 +34,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def share(work: Callable[[int, int], None], rows: int, elements: int) -> None:
-    """Calls ``work(first, last)`` for rows first ... last - 1, of so many elements each.
+    """Call ``work(first, last)`` for rows first ... last - 1, of ``elements`` elements each.
 
-    Every row is treated once, in any order; where the rows are few or short, by this thread alone.
+    Every row is treated once, in any order; few or short rows by this thread alone.
     """
     threads = min(torch.get_num_threads(), rows, rows * elements // ELEMENTS_PER_THREAD)
     step = max(1, ELEMENTS_PER_CALL // elements)

@@ -163,7 +163,8 @@ class DeepLab(nn.Module):
         return self._with(copy.deepcopy(self.backbone), binary_head(self.head, label, score))
 
     def split(self, train: str, block: str) -> tuple[nn.Module | None, DeepLab]:
-        """What stays frozen, and the network that is trained on its output; both share the weights.
+        """The part that stays frozen, and the network trained on its output. They share weights
+        with this network.
 
         Args:
             train, block: as `config.Network.train` and `split`.
@@ -364,7 +365,7 @@ def to_native(
         canvas: (B, 2) height and width of each image on its canvas. native: (B, 2) in its file.
         shape: H and W, no smaller than any image; what is beyond an image's own size is 0.
 
-    In float32 whatever autocast says: bfloat16 would move the outlines.
+    In float32 even under autocast: bfloat16 would move the outlines.
     """
     rows = grid_matrix(native[:, 0], canvas[:, 0], logits.shape[-2], stride, shape[0])
     columns = grid_matrix(native[:, 1], canvas[:, 1], logits.shape[-1], stride, shape[1])

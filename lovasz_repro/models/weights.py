@@ -1,4 +1,4 @@
-"""Published weights: download them, and make of them the state dicts that the experiments load.
+"""Published weights: download them, and convert them to state dicts that the experiments load.
 
     deeplabv3_mnv2_pascal_quant.tflite -> deeplabv3_mobilenetv2_voc.pth (converted)
     timm's tf_efficientnet_lite0       -> tf_efficientnet_lite0.pth     (as published)
@@ -35,7 +35,7 @@ CONTENTS = {
     "deeplabv3_mobilenetv2_voc": "6428572470a0b7b94066583aadc45a5edce187133192305e76541438d02c6c69",
     "tf_efficientnet_lite0": "d0ffa0c1a78090979116266d4aa77281779814be0b2807f023155a42ac693773",
 }
-"""What can be had, and the `contents_digest` of each."""
+"""The weights by name, and the `contents_digest` of each."""
 
 
 def get_weights(names: Sequence[str], root: Path, console: Console | None = None) -> None:
@@ -60,7 +60,7 @@ def get_weights(names: Sequence[str], root: Path, console: Console | None = None
 
 
 def _get_timm(name: str, path: Path, console: Console) -> None:
-    """timm's own file is a state dict: it stays as it is, under the name of the network."""
+    """Download timm's own file, which is a state dict, under the name of the network."""
     from timm.models import get_pretrained_cfg
 
     url = getattr(get_pretrained_cfg(name), "url", None)

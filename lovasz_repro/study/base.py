@@ -14,20 +14,21 @@ from lovasz_repro.data.binary import SamplePlan
 from lovasz_repro.data.datamodule import Task
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json, write_bytes, write_json
+from lovasz_repro.losses import softmax_cross_entropy
 from lovasz_repro.models.deeplab import DeepLab, build, state_digest
 from lovasz_repro.study.devices import on_all
 from lovasz_repro.study.kept import stored_base
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.callbacks import Stopwatch
 from lovasz_repro.training.logs import log_final
-from lovasz_repro.training.loop import test, train
-from lovasz_repro.training.segmenter import BaseSegmenter, NonFiniteError
+from lovasz_repro.training.loop import fit, make_trainer, test
+from lovasz_repro.training.segmenter import LabelSegmenter, NonFiniteError
 
 console = Console(stderr=True)
 
 
 def base_network(workspace: Workspace, fold: int) -> tuple[DeepLab, str]:
-    """The network of a fold and its digest; made now if it is not there."""
+    """The base network of a fold and its digest. It is made if it does not exist."""
     if fold not in workspace.bases:
         if not is_made(workspace, fold):
             on_all(workspace, _make, fold)
@@ -58,7 +59,9 @@ def _make(workspace: Workspace, fold: int) -> None:
     network = build(workspace.config.network, fold, labels=labels, complete=base.train == "none")
     frozen, trained = network.split("head" if base.train == "head" else "all", "")
     source = replace(workspace.source(network, frozen), views=0, view_features=None)
-    module = BaseSegmenter(trained, base.optim, network.stride, labels)
+    module = LabelSegmenter(
+        trained, softmax_cross_entropy, base.optim, base.optim.lr, network.stride, labels
+    )
     plan = SamplePlan(
         base.seed, base.optim.batch_size, [(workspace.train_index(fold), 1.0)],
         workspace.config.data.scale, workspace.config.data.flip,
@@ -66,12 +69,13 @@ def _make(workspace: Workspace, fold: int) -> None:
     task = Task(None, "void")
     data = workspace.data_module(source, task, plan, workspace.index("val", fold), base.optim)
     loggers = [] if base.train == "none" else workspace.loggers("base", f"fold{fold}")
+    trainer = make_trainer(
+        module, workspace.config.runtime, workspace.device, f"base fold {fold}", folder=folder,
+        identity=f"study {workspace.digest}; fold {fold}", loggers=loggers,
+    )  # fmt: skip
     try:
-        trainer = train(
-            module, data, workspace.config.runtime, workspace.device, folder, f"base fold {fold}",
-            skip_training=base.train == "none", loggers=loggers,
-            start=f"{workspace.digest}, fold {fold}",
-        )  # fmt: skip
+        if base.train != "none":
+            fit(trainer, module, data)
         broken = [n for n, value in network.state_dict().items() if not value.isfinite().all()]
         if broken:
             raise NonFiniteError(f"{broken[0]} is not finite")

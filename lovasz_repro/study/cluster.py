@@ -122,7 +122,7 @@ class RayWorkers(Workers):
 
 
 def _anywhere(config: Experiment) -> Experiment:
-    """The same experiment from whatever folder a process starts in."""
+    """The experiment with absolute paths, for processes that start in other folders."""
     data, network = config.data, config.network
     weights = network.weights and str(Path(network.weights).resolve())
     return replace(

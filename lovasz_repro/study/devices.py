@@ -30,7 +30,8 @@ Rest = TypeVarTuple("Rest")
 Result = TypeVar("Result")
 
 PATIENCE = 20.0
-"""Seconds after which a process that waits for a dead one is ended: it would wait for minutes."""
+"""Seconds after which a process that waits for a dead one is ended. By itself it would wait for
+minutes."""
 
 
 def on_all(
@@ -74,7 +75,7 @@ def _take_part(
     rank: int, place: dict[str, str], workspace: type[Workspace], config: Experiment,
     function: Callable[..., Any], arguments: Sequence[Any],
 ) -> None:  # fmt: skip
-    """What the process of another device does."""
+    """Run the function as the process of another device."""
     os.environ |= {**place, "LOCAL_RANK": str(rank)}
     end_with_parent()
     try:
@@ -84,7 +85,8 @@ def _take_part(
 
 
 def end_with_parent() -> None:
-    """A parent that was killed cannot end its processes, and they would go on without its lock."""
+    """Exit when the parent dies. A killed parent cannot stop its children, which would keep writing
+    without its lock."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -101,7 +103,7 @@ def _leave() -> None:
 
 
 def _watch(others: Sequence[BaseProcess], finished: threading.Event) -> None:
-    """End this process where it would wait for one that has ended."""
+    """End this process if it would wait for one that has ended."""
     while not finished.wait(0.2):
         if _died(others):
             if not finished.wait(PATIENCE):
@@ -125,7 +127,7 @@ def _died(others: Sequence[BaseProcess], wait: float = 0.0) -> str | None:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """With these environment variables, by which Lightning finds the other processes."""
+    """Set these environment variables, by which Lightning finds the other processes."""
     before = {name: os.environ.get(name) for name in values}
     os.environ |= values
     try:

@@ -1,4 +1,4 @@
-"""What the frozen part of a network makes of images and of fixed views of them, computed once."""
+"""The output of a network's frozen part for images and fixed views of them, computed once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lovasz_repro.config import Data, Runtime
 from lovasz_repro.data.augment import crop
-from lovasz_repro.data.binary import SamplePlan
+from lovasz_repro.data.binary import fixed_views
 from lovasz_repro.data.cache import OUTSIDE, computed
 from lovasz_repro.data.reading import Source
 from lovasz_repro.training.loop import autocast
@@ -42,17 +42,12 @@ def with_features(
         return {"features": forward(source.canvases(index).to(device))}
 
     def view(rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        plan = SamplePlan(0, 0, [], data.scale, data.flip)
         index = rows // data.views
-        numbers = rows % data.views
-        draws = [plan.view(int(i), int(k)) for i, k in zip(index, numbers, strict=True)]
-        scale, flip, offset = (
-            torch.from_numpy(np.concatenate([getattr(d, name) for d in draws]))
-            for name in ("scale", "flip", "offset")
-        )
+        draws = fixed_views(index, rows % data.views, data.scale, data.flip)
         images, labels = crop(
             source.canvases(index), torch.from_numpy(cache.masks[index]),
-            torch.from_numpy(cache.sizes[index]), scale, flip, offset, data.crop_size, OUTSIDE,
+            torch.from_numpy(cache.sizes[index]), torch.from_numpy(draws.scale),
+            torch.from_numpy(draws.flip), torch.from_numpy(draws.offset), data.crop_size, OUTSIDE,
         )  # fmt: skip
         labels = labels[:, :: source.stride, :: source.stride]
         return {"features": forward(images.to(device)), "labels": labels.numpy()}

@@ -23,7 +23,6 @@ from lovasz_repro.config import Experiment
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Cell, Grid, Json
-from lovasz_repro.study import multiclass
 from lovasz_repro.study.base import base_network, is_made
 from lovasz_repro.study.cell import run_cell
 from lovasz_repro.study.devices import on_all
@@ -66,7 +65,6 @@ def fit(
             f"{cell}: learning rate {choice.lr:g}, {choice.steps} steps ({source})", soft_wrap=True
         )
         folder = workspace.folder / cell.path
-        run = multiclass.run_cell if config.multiclass else run_cell
         with held(folder):
             done = not again and _is_complete(workspace, cell)
             if done:
@@ -74,7 +72,7 @@ def fit(
                 result = files.read_json(folder / "result.json", kind)
                 console.print("already done; --again runs it once more")
             else:
-                result = on_all(workspace, run, cell, choice)
+                result = on_all(workspace, run_cell, cell, choice)
         if not done:
             with held(workspace.folder, wait=True):
                 write_overview(workspace.folder)
@@ -204,7 +202,7 @@ def _make_base(workspace: Workspace, fold: int) -> None:
 
 
 class Outcome(NamedTuple):
-    """What became of a cell: its score, or an error, or (neither) another process has it."""
+    """A cell's score or its error; neither where another process has the cell."""
 
     score: float | None = None
     error: str | None = None
@@ -230,8 +228,7 @@ def _attempt(
             (folder / "result.json").unlink(missing_ok=True)
             try:
                 choice, _ = chosen(workspace, cell.loss, cell.fold)
-                run = multiclass.run_cell if workspace.config.multiclass else run_cell
-                result = on_all(workspace, run, cell, choice)
+                result = on_all(workspace, run_cell, cell, choice)
             except (OSError, torch.AcceleratorError):
                 raise  # a full disk, a lost GPU: the next cell would fail, too
             except Exception as error:

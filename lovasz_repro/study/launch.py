@@ -35,8 +35,8 @@ class Workers:
     """`runtime.workers` processes that live as long as the `with` block; with one, this process.
 
     Attributes:
-        patient: whether a folder that is in use should be waited for: where a lost worker's job
-            runs again while that worker may not have noticed yet.
+        patient: whether to wait for a folder that is in use. True for Ray: a job may be restarted
+            while its lost worker still holds the folder's lock.
     """
 
     patient = False
@@ -65,7 +65,7 @@ class Workers:
         self._pool.shutdown(cancel_futures=True)
 
     def alone(self, function: Callable[[Workspace, Job], Result], job: Job) -> Result:
-        """One job; no other runs at the same time."""
+        """Run one job while no other runs."""
         return function(self.workspace, job)
 
     def run(

@@ -161,7 +161,7 @@ class Canvases(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def _batch(rows: list[tuple[Tensor, Tensor, Tensor]], trained: Trained) -> Batch:
-    """The targets are empty: nothing is known of them."""
+    """A batch without targets."""
     canvases, sizes, native = (torch.stack(column) for column in zip(*rows, strict=True))
     inputs = normalise(canvases, sizes, trained.base.mean, trained.base.std)
     height, width = native.amax(0).tolist()
@@ -203,7 +203,7 @@ class Writer(BasePredictionWriter):
 
 
 def _write(path: Path, logits: Tensor, wanted: Wanted) -> None:
-    """What is wanted of one image. logits: (H, W)."""
+    """Write what is wanted of one image. logits: (H, W)."""
     mask = logits > wanted.threshold
     name = f"{path.stem}.png"
     with files.atomic(wanted.out / "masks" / name) as temporary:

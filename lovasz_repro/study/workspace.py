@@ -35,7 +35,7 @@ console = Console(stderr=True)
 
 
 class Workspace:
-    """An experiment with its data and networks at hand. Everything is opened when first used.
+    """An experiment with its data and networks. Each is opened when first used.
 
     Making one sets what holds for the whole process: threads, memory, subnormal numbers, and
     Lightning's rank.
@@ -178,7 +178,7 @@ class Workspace:
         return np.setdiff1d(self.index("train", fold), self.holdout(fold))
 
     def source(self, network: DeepLab, frozen: nn.Module | None) -> Source:
-        """The arrays to read from: images, or what the frozen part of `network` makes of them."""
+        """The arrays to read from: images, or the output of the frozen part of `network`."""
         stride = network.stride
         digest = state_digest(frozen) if frozen else ""
         if (key := f"{stride}-{digest}") not in self._sources:
@@ -202,7 +202,8 @@ class Workspace:
         return self._sources[key]
 
     def features(self) -> None:
-        """Compute what bases read that train a head, before several processes ask for it."""
+        """Compute the features of bases that train only a head, before several processes need
+        them."""
         if self.config.base.train == "head":
             for fold in self.config.cells.folds:
                 whole = build(self.config.network, fold, labels=self.config.data.labels)
@@ -210,7 +211,7 @@ class Workspace:
             self.forget()
 
     def forget(self) -> None:
-        """Give back what this process holds of a GPU, for those that train."""
+        """Free this process's GPU arrays so that worker processes can use the memory."""
         self._sources.clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -232,7 +233,7 @@ class Workspace:
         return self.images.counts[:, self.config.data.label(category)] > 0
 
     def check_draws(self, categories: Iterable[str], folds: Iterable[int]) -> None:
-        """Raise UserError where a category has no training images with it, or none without it."""
+        """Raise UserError if none or all of a fold's training images contain a category."""
         for fold in folds:
             index = self.train_index(fold)
             for category in categories:

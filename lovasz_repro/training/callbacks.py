@@ -1,31 +1,23 @@
-"""What watches a training: bars on a terminal, and a clock."""
+"""Callbacks of a training: progress bars on a terminal, and a stopwatch."""
 
 from __future__ import annotations
 
 import multiprocessing
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader
 
 from lovasz_repro.training.segmenter import Segmenter
 
-Item = TypeVar("Item", covariant=True)
-
-
-class Sized(Protocol[Item]):
-    """What can be walked through and has a length."""
-
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Item]: ...
-
 
 def progress() -> Progress:
-    """Bars on a terminal: what, how far, how long still; gone when they are done."""
+    """Progress bars on a terminal, with the time left; removed when they are done."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -35,23 +27,22 @@ def progress() -> Progress:
     )  # fmt: skip
 
 
-def shown(items: Sized[Item], title: str) -> Iterator[Item]:
-    """The items, with a bar."""
+def shown(batches: DataLoader[Any], title: str) -> Iterator[Any]:
+    """The batches, with a bar."""
     with progress() as bar:
-        yield from bar.track(items, description=title, task_id=bar.add_task(title, state=""))
+        yield from bar.track(batches, task_id=bar.add_task(title, state=""))
 
 
 QUIET = 30.0
-"""Seconds after which a training that shows no bar says in a line how far it is."""
+"""Seconds between the lines that say how far a training is where no bar is shown."""
 
 
 class StepBar(pl.Callback):
     """A bar over the steps of a training, with the loss and the last validation, and one over the
     batches of a test; without a terminal a line every `QUIET` seconds."""
 
-    def __init__(self, title: str, steps: int, measure: str) -> None:
+    def __init__(self, title: str, steps: int) -> None:
         self.title = title
-        self.measure = measure
         self.bar = progress()
         self.task = self.bar.add_task(title, total=steps, state="")
         self.steps = steps
@@ -87,7 +78,8 @@ class StepBar(pl.Callback):
             assert isinstance(pl_module, Segmenter)
             state = f"loss {float(outputs['loss']):.3f}"
             if pl_module.curve:
-                state += f" · val {self.measure} {pl_module.curve[-1][self.measure]:.3f}"
+                measure = pl_module.measure
+                state += f" · val {measure} {pl_module.curve[-1][measure]:.3f}"
             self._say(f"step {trainer.global_step} of {self.steps}, {state}")
             self.bar.update(self.task, completed=trainer.global_step, state=state)
 
@@ -110,7 +102,7 @@ class Stopwatch(pl.Callback):
 
     @classmethod
     def of(cls, trainer: pl.Trainer) -> Stopwatch:
-        """That of a trainer."""
+        """The trainer's `Stopwatch` callback."""
         return next(c for c in trainer.callbacks if isinstance(c, cls))  # type: ignore[attr-defined]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -14,7 +14,8 @@ from lovasz_repro.errors import UserError
 
 
 class Charts(TensorBoardLogger):
-    """Without the epoch, which Lightning adds to all it logs and TensorBoard would show first."""
+    """TensorBoard without the epoch, which Lightning adds to all that it logs and which TensorBoard
+    would show first."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)

@@ -31,28 +31,24 @@ EXPECTED = (
     "The '.*_dataloader' does not have many workers",  # see `reading.loader`
     ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 with torch 2.15
 )
-"""Warnings of Lightning that say nothing new here."""
+"""Warnings of Lightning to be expected here."""
 
 
-def train(
-    module: Segmenter, data: DataModule, runtime: Runtime, device: torch.device,
-    folder: Path | None, title: str, *, measure: str = "miou",
-    loggers: Sequence[Logger] = (), skip_training: bool = False,
-    callbacks: Sequence[pl.Callback] = (), start: str = "",
+def make_trainer(
+    module: Segmenter, runtime: Runtime, device: torch.device, title: str, *,
+    folder: Path | None = None, identity: str = "", loggers: Sequence[Logger] = (),
+    callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:  # fmt: skip
-    """Train to the end of the schedule, from `folder/resume.ckpt` where that is there.
-
-    The checkpoint is renewed at every validation; without a folder none is kept. Where it cannot
-    be loaded, or is of a training from another `start`, training starts over: it is only a saving
-    of time.
+    """A trainer for `fit`, `validate` and `test` of this module, with a `Stopwatch`.
 
     Args:
-        start: what tells the training from others: its base network's hash, its cell.
-
-    Returns: the trainer, for a test with the same settings; its `Stopwatch` says how long it took.
+        title: of the progress bar.
+        folder: where every validation renews the checkpoint; None keeps none.
+        identity: what tells this training from others, in parts joined by "; ". Learning rate and
+            steps are added here.
     """
-    steps, epoch = module.optim.steps, module.optim.validate_every
-    every: list[pl.Callback] = [Stopwatch(), StepBar(title, steps, measure), *callbacks]
+    optim = module.optim
+    every: list[pl.Callback] = [Stopwatch(), StepBar(title, optim.steps), *callbacks]
     if folder:
         every.append(
             ModelCheckpoint(
@@ -62,15 +58,16 @@ def train(
         )  # fmt: skip
     if loggers:
         every.append(LearningRateMonitor("step"))
+    identity = f"{identity}; learning rate {module.lr!r}; {optim.steps} steps"
     with quiet(), deterministic():
-        trainer = pl.Trainer(
+        return pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=runtime.devices,
             strategy=runtime.strategy,
             precision=runtime.precision,
-            max_epochs=steps // epoch,
+            max_epochs=optim.steps // optim.validate_every,
             num_sanity_val_steps=0,
-            log_every_n_steps=min(10, epoch),
+            log_every_n_steps=min(10, optim.validate_every),
             logger=list(loggers) or False,
             callbacks=every,
             enable_checkpointing=folder is not None,
@@ -78,23 +75,31 @@ def train(
             enable_model_summary=False,
             deterministic=True,
             use_distributed_sampler=False,  # see `DataModule`
-            plugins=[LightningEnvironment(), WholeCheckpoints(start, steps)],
+            plugins=[LightningEnvironment(), Checkpoints(folder, identity)],
         )
-        if skip_training:
-            return trainer
-        resume = _resumable(folder / "resume.ckpt", module.lr, steps, start) if folder else None
+
+
+def fit(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
+    """Train to the end of the schedule, from the trainer's checkpoint where there is one.
+
+    One that cannot be loaded, or is of another training, is removed and training starts over: it
+    only saves time.
+    """
+    kept = trainer.strategy.checkpoint_io
+    assert isinstance(kept, Checkpoints)
+    resume = _resumable(kept.folder / "resume.ckpt", kept.identity) if kept.folder else None
+    with quiet(), deterministic():
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    return trainer
 
 
 def validate(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
-    """One validation of the module as it is, on the trainer's device."""
+    """Validate the module once as it is, on the trainer's device."""
     with quiet(), deterministic():
         trainer.validate(module, datamodule=data, verbose=False)
 
 
 def test(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
-    """The module's test, on the trainer's device."""
+    """Run the module's test on the trainer's device."""
     with quiet(), deterministic():
         trainer.test(module, datamodule=data, verbose=False)
 
@@ -102,7 +107,7 @@ def test(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
 def predict(
     module: Segmenter, loader: DataLoader[Any], runtime: Runtime, writer: pl.Callback
 ) -> None:
-    """The module's prediction of every batch, handed to the writer."""
+    """Predict every batch, and hand the predictions to the writer."""
     with quiet():
         trainer = pl.Trainer(
             accelerator="gpu" if runtime.device == "cuda" else "cpu",
@@ -114,15 +119,18 @@ def predict(
 
 
 def autocast(runtime: Runtime, device: torch.device) -> torch.autocast:
-    """What Lightning computes a step in, for what is computed outside of it."""
+    """The precision of Lightning's steps, for what is computed outside of them."""
     half = runtime.precision == "bf16-mixed"
     return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning without the warnings that say nothing new here, without its report of devices and
-    tips, which a study would show hundreds of times, and with Ctrl-C as it was."""
+    """Hide Lightning's expected warnings, and its report of devices and tips, which a study would
+    show hundreds of times.
+
+    Also turns Lightning's SystemExit on Ctrl-C back into KeyboardInterrupt.
+    """
     reports = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in reports]
     with warnings.catch_warnings():
@@ -132,7 +140,7 @@ def quiet() -> Iterator[None]:
             logger.setLevel(logging.WARNING)
         try:
             yield
-        except SystemExit as stop:  # what Lightning makes of it
+        except SystemExit as stop:
             raise KeyboardInterrupt from stop
         finally:
             for logger, level in zip(reports, levels, strict=True):
@@ -141,10 +149,10 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Torch's deterministic algorithms for a while.
+    """Use torch's deterministic algorithms, without its filling of new tensors.
 
-    By itself torch would fill every new tensor with them, lest one be read before it is written: up
-    to a sixth of a step on a CPU.
+    In this mode torch fills the memory of every new tensor, in case it is read before it is
+    written. That takes up to a sixth of a step on a CPU.
     """
     filling: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), filling.fill_uninitialized_memory
@@ -157,35 +165,28 @@ def deterministic() -> Iterator[None]:
         filling.fill_uninitialized_memory = before[1]
 
 
-def _resumable(path: Path, lr: float, steps: int, start: str) -> Path | None:
-    """`path` where it holds the checkpoint of a training at this rate, so long, from this start."""
+def _resumable(path: Path, identity: str) -> Path | None:
+    """`path` where it holds a checkpoint of this training; any other checkpoint is removed."""
     if not path.exists():
         return None
     try:
-        checkpoint = read_checkpoint(path)
-        # That of the head, which the scheduler would go on with.
-        started_at = checkpoint["optimizer_states"][0]["param_groups"][-1]["initial_lr"]
-        started_from, schedule = checkpoint["start"], checkpoint["steps"]
+        there: str = read_checkpoint(path)["identity"]
     except Exception:  # torch raises many kinds for a damaged file
         reason = "cannot be read"
     else:
-        if started_at != lr:
-            reason = f"is of learning rate {started_at:g}"
-        elif schedule != steps:
-            reason = f"is of a training of {schedule} steps"
-        elif started_from != start:
-            reason = "is of another training, or started from another base network"
-        else:
+        if there == identity:
             return path
+        others = [part for part in there.split("; ") if part not in identity.split("; ")]
+        reason = f"is of {', '.join(others) or there}"
     Console(stderr=True).print(f"{path} {reason}; training starts over", soft_wrap=True)
     path.unlink(missing_ok=True)  # the process of another device may have been first
     return None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What `write_checkpoint` wrote, on the CPU; nothing in it is executed.
+    """Read what `write_checkpoint` wrote, onto the CPU. Nothing in it is executed.
 
-    Raises: ValueError where its bytes are others, and whatever torch raises.
+    Raises: ValueError where the bytes are not those that were written, and what torch raises.
     """
     content = files.regular(path).read_bytes()
     body, digest = content[:-_DIGEST], content[-_DIGEST:]
@@ -196,7 +197,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Written as records are, the SHA-256 of what torch saves behind it."""
+    """Write a checkpoint atomically: what torch saves, followed by its SHA-256."""
     content = io.BytesIO()  # on a full disk torch's own writing hides the system's error
     torch.save(checkpoint, content)
     body = content.getvalue()
@@ -207,18 +208,24 @@ _DIGEST = 64
 """Characters of a SHA-256."""
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints atomically and stores which training they belong to. Lightning moves its
-    own in from the temporary folder; across disks that can lose the old file before the new one is
-    whole."""
+class Checkpoints(TorchCheckpointIO):
+    """Writes checkpoints atomically and stores in them which training they belong to. Lightning
+    moves its own in from the temporary folder; across disks that can lose the old file before the
+    new one is whole.
 
-    def __init__(self, start: str, steps: int) -> None:
-        self.origin = {"start": start, "steps": steps}
+    Args:
+        folder: where they lie; None where none is kept.
+        identity: of the training.
+    """
+
+    def __init__(self, folder: Path | None, identity: str) -> None:
+        self.folder = folder
+        self.identity = identity
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        write_checkpoint(Path(path), {**checkpoint, **self.origin})
+        write_checkpoint(Path(path), {**checkpoint, "identity": self.identity})
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         return read_checkpoint(Path(path))

@@ -79,42 +79,32 @@ class ImageIoU(Metric):
         return self.total / self.images
 
 
-class ConfusionMatrix(Metric):
-    """Valid pixels by target and predicted label.
+class LabelIoU(Metric):
+    """Intersection over union of each label over the pixels of all images.
 
-    torchmetrics' own is hundreds of times slower where torch must be deterministic, which the
-    trainings here ask for: it then counts without `bincount`.
+    torchmetrics' own is hundreds of times slower where torch must be deterministic, as in the
+    trainings here: it then counts without `bincount`.
 
     Args:
         labels: how many there are, the background included.
     """
 
     full_state_update = False
-    matrix: Tensor
+    counts: Tensor
 
     def __init__(self, labels: int) -> None:
         super().__init__()
-        self.labels = labels
-        zeros = torch.zeros(labels, labels, dtype=torch.int64)
-        self.add_state("matrix", zeros, dist_reduce_fx="sum")
+        zeros = torch.zeros(labels, 3, dtype=torch.int64)
+        self.add_state("counts", zeros, dist_reduce_fx="sum")
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:
-        """prediction: (B, ...) labels. target: (B, ...) labels, and 255, which counts nowhere."""
-        valid = target != VOID
-        pairs = target[valid].long() * self.labels + prediction[valid]
-        self.matrix += torch.bincount(pairs, minlength=self.labels**2).view_as(self.matrix)
+    def update(self, counts: Tensor) -> None:
+        """counts: (B, K, 3) of `label_confusion`."""
+        self.counts += counts.sum(0)
 
     def compute(self) -> Tensor:
-        """(K, K) int64, a row per target label."""
-        return self.matrix
-
-
-def label_iou(matrix: Tensor) -> Tensor:
-    """(K, K) confusion matrix -> (K,) float64 intersection over union by label, NaN where a label
-    is neither in the target nor predicted. Its `nanmean` is the mIoU."""
-    hit = matrix.diagonal().double()
-    ratio: Tensor = hit / (matrix.sum(0) + matrix.sum(1) - hit)
-    return ratio
+        """(K,) float64, NaN where a label is neither in the target nor predicted. Its `nanmean` is
+        the mIoU."""
+        return self.counts[:, 0].double() / self.counts.sum(1)
 
 
 THRESHOLDS = torch.linspace(-3.5, 3.5, 71, dtype=torch.float64).sinh()

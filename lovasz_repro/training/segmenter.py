@@ -1,4 +1,4 @@
-"""Lightning modules: the 21-way base, the multi-class and the binary cell. All see
+"""Lightning modules: all labels at once, or one category against the rest. Their batches are
 `datamodule.Batch`."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
-from lovasz_repro.config import Network, Optim
+from lovasz_repro.config import Optim
 from lovasz_repro.data.datamodule import Batch
 from lovasz_repro.data.voc import VOID
 from lovasz_repro.errors import UserError
@@ -22,20 +22,17 @@ from lovasz_repro.losses import (
     cross_entropy,
     hinge,
     lovasz_hinge,
-    make_loss,
     soft_jaccard,
-    softmax_cross_entropy,
 )
-from lovasz_repro.models.deeplab import VOC_LABELS, DeepLab, build, to_native
+from lovasz_repro.models.deeplab import VOC_LABELS, DeepLab, to_native
 from lovasz_repro.records import MEASURES, Json
 from lovasz_repro.training.metrics import (
-    ConfusionMatrix,
     ImageIoU,
+    LabelIoU,
     confusion,
     iou,
     iou_at_thresholds,
     label_confusion,
-    label_iou,
     oracle_iou,
 )
 
@@ -45,7 +42,7 @@ class NonFiniteError(UserError):
 
 
 class Segmenter(pl.LightningModule):
-    """What all have in common: the optimiser, the training step and what is logged.
+    """What the modules have in common: the optimiser, the training step and what is logged.
 
     Validation logs its measures as `val/<measure>`, for loggers and for callbacks such as
     `ModelCheckpoint(monitor="val/image_iou", mode="max")`.
@@ -53,16 +50,23 @@ class Segmenter(pl.LightningModule):
     Args:
         network: inputs -> logits (B, K, h, w) on the grid: a DeepLab, or only its head, whose
             inputs then are features.
+        loss: (logits, target (B, h, w)) -> scalar.
         optim: the schedule. lr: the head's learning rate.
         stride: pixels of the canvas per cell of the grid.
 
     Attributes:
         curve: one row per validation.
+        measure: which of its columns a progress bar shows.
     """
 
-    def __init__(self, network: nn.Module, optim: Optim, lr: float, stride: int) -> None:
+    measure: str
+
+    def __init__(
+        self, network: nn.Module, loss: Loss, optim: Optim, lr: float, stride: int
+    ) -> None:
         super().__init__()
         self.network = network
+        self._loss = loss
         self.optim = optim
         self.lr = lr
         self.stride = stride
@@ -82,10 +86,10 @@ class Segmenter(pl.LightningModule):
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """The training loss of logits (B, K, h, w) and target (B, h, w)."""
-        raise NotImplementedError
+        return self._loss(logits, target)
 
     def validation_values(self) -> dict[str, float]:
-        """What the validation just run measured; resets the metrics."""
+        """Return the measures of the validation that ends, and reset the metrics."""
         raise NotImplementedError
 
     def configure_optimizers(self) -> Any:
@@ -164,73 +168,62 @@ class Segmenter(pl.LightningModule):
         self.curve = checkpoint["curve"]
 
 
-class BaseSegmenter(Segmenter):
-    """The base network (21-way for VOC) under cross-entropy; its measure is the mIoU over all val
-    pixels.
+class LabelSegmenter(Segmenter):
+    """All labels at once: a base network, or a multi-class cell. Its measure is the mIoU over all
+    val pixels.
+
+    Args:
+        network, loss, optim, lr, stride: as in `Segmenter`.
+        labels: K, the background included.
 
     Attributes:
-        label_iou: (K,) after a test, at the files' own sizes.
-    """
-
-    def __init__(
-        self, network: nn.Module, optim: Optim, stride: int, labels: int = VOC_LABELS
-    ) -> None:
-        super().__init__(network, optim, optim.lr, stride)
-        self.labels = labels
-        self.confusion = ConfusionMatrix(labels)
-        self.label_iou = torch.full((labels,), torch.nan)
-
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return softmax_cross_entropy(logits, target)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.confusion.update(self(batch.inputs).argmax(1), batch.target)
-
-    def validation_values(self) -> dict[str, float]:
-        values = label_iou(self.confusion.compute())
-        self.confusion.reset()
-        return {"miou": float(values.nanmean())}
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        logits = self.native(batch, self(batch.inputs))
-        self.confusion.update(logits.argmax(1), batch.native)
-
-    def on_test_epoch_end(self) -> None:
-        self.label_iou = label_iou(self.confusion.compute())
-        self.confusion.reset()
-
-
-class MultiSegmenter(BaseSegmenter):
-    """All labels at once under any loss of `MULTICLASS_LOSSES`; measured as the base network.
-
-    Attributes:
+        label_iou: after a test, (K,) IoU of each label at the files' own sizes, NaN for a label in
+            no truth and no prediction.
         rows: after a test, (R, 5) int64 of each label that an image's truth or prediction holds:
             its index into the cache, the label, and tp, fp and fn in valid pixels at the file's
             size; in the order of the cache.
     """
 
+    measure = "miou"
+
     def __init__(
-        self, network: nn.Module, loss: Loss, optim: Optim, lr: float, stride: int, labels: int
-    ) -> None:
-        super().__init__(network, optim, stride, labels)
-        self.lr = lr
-        self._loss = loss
+        self, network: nn.Module, loss: Loss, optim: Optim, lr: float, stride: int,
+        labels: int = VOC_LABELS,
+    ) -> None:  # fmt: skip
+        super().__init__(network, loss, optim, lr, stride)
+        self.labels = labels
+        self.metric = LabelIoU(labels)
+        self.label_iou = torch.full((labels,), torch.nan)
         self.rows = torch.zeros(0, 5, dtype=torch.int64)
         self._tested: list[Tensor] = []
 
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return self._loss(logits, target)
+    def _counts(self, logits: Tensor, target: Tensor) -> Tensor:
+        """(B, K, 3) counts of images, which the metric takes in."""
+        # Not argmax: on a CPU it takes ten times as long.
+        counts = label_confusion(logits.max(1).indices, target, self.labels)
+        self.metric.update(counts)
+        return counts
+
+    def _take_label_iou(self) -> Tensor:
+        values = self.metric.compute()
+        self.metric.reset()
+        return values
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._counts(self(batch.inputs), batch.target)
+
+    def validation_values(self) -> dict[str, float]:
+        return {self.measure: float(self._take_label_iou().nanmean())}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        logits = self.native(batch, self(batch.inputs))
-        # Not argmax: on a CPU it takes ten times as long.
-        counts = label_confusion(logits.max(1).indices, batch.native, self.labels)
+        counts = self._counts(self.native(batch, self(batch.inputs)), batch.native)
         image, label = torch.nonzero(counts.sum(2), as_tuple=True)
         chosen = batch.chosen.to(image.device)[image]
         head = torch.stack([chosen, label], 1)
         self._tested.append(torch.cat([head, counts[image, label]], 1).cpu())
 
     def on_test_epoch_end(self) -> None:
+        self.label_iou = self._take_label_iou()
         rows = torch.cat(self._tested)
         self._tested = []
         self.rows = rows[(rows[:, 0] * self.labels + rows[:, 1]).argsort()]
@@ -240,37 +233,34 @@ class BinarySegmenter(Segmenter):
     """One category against the rest under any loss, measured by all four losses and image-IoU.
 
     A finished cell that kept its weights: `lovasz_repro.study.kept.load_cell(folder).network`.
-    A checkpoint of your own Trainer: `load_from_checkpoint(path, network=...)`, and `loss=...`
-    where that is a function. It holds the other arguments; one of a cell in training holds all,
-    its network the part behind what is frozen.
+    A checkpoint of your own Trainer: `load_from_checkpoint(path, network=..., loss=...)`; it holds
+    the other arguments.
 
     Args:
-        network: as in `Segmenter`, or the arguments of `part_of_network`.
-        loss: (logits, target) of one shape (B, ...) -> scalar, or what `make_loss` takes.
+        network: as in `Segmenter`, with one channel.
+        loss: (logits, target) of one shape (B, ...) -> scalar.
         optim: the schedule, or its fields.
-        threshold: on the logits, chosen on held-out images, for the `tuned_` columns of a test.
+        lr, stride: as in `Segmenter`.
 
     Attributes:
+        threshold: on the logits, chosen on held-out images, for the `tuned_` columns of a test.
         rows: after a test, `records.IMAGE_COLUMNS` of each image but its id, with its `index`.
         threshold_ious: after a test, (N, T) the IoU of each image at each of `THRESHOLDS`.
         thumbnails: after a test, each image's prediction on its canvas, (C, C) bool.
     """
 
+    measure = "image_iou"
     THUMBNAIL = 160  # side of a thumbnail's canvas in pixels
 
     def __init__(
-        self, network: nn.Module | Mapping[str, Any], loss: Loss | str | Mapping[str, float],
-        optim: Optim | Mapping[str, Any], lr: float, stride: int,
+        self, network: nn.Module, loss: Loss, optim: Optim | Mapping[str, Any], lr: float,
+        stride: int,
     ) -> None:  # fmt: skip
-        if isinstance(network, Mapping):
-            network = part_of_network(**network)
         optim = optim if isinstance(optim, Optim) else Optim(**optim)
-        super().__init__(network, optim, lr, stride)
-        self._loss = loss if callable(loss) else make_loss(loss)
-        plain = {"optim": asdict(optim), "lr": lr, "stride": stride}
-        if not callable(loss):
-            plain["loss"] = loss
-        self.save_hyperparameters(plain, logger=False)
+        super().__init__(network, loss, optim, lr, stride)
+        self.save_hyperparameters(
+            {"optim": asdict(optim), "lr": lr, "stride": stride}, logger=False
+        )
         self.threshold = 0.0
         self.image_iou = ImageIoU()
         means: dict[str, Metric | MetricCollection] = {}
@@ -282,7 +272,7 @@ class BinarySegmenter(Segmenter):
         self.thumbnails: list[Tensor] = []
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return self._loss(logits[:, 0], target)
+        return super().loss(logits[:, 0], target)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self(batch.inputs)[:, 0]
@@ -292,7 +282,7 @@ class BinarySegmenter(Segmenter):
 
     def validation_values(self) -> dict[str, float]:
         values = {name: float(metric.compute()) for name, metric in self.losses.items()}
-        values["image_iou"] = float(self.image_iou.compute())
+        values[self.measure] = float(self.image_iou.compute())
         self.losses.reset()
         self.image_iou.reset()
         return values
@@ -316,7 +306,7 @@ class BinarySegmenter(Segmenter):
         self.thumbnails += self._thumbnails(batch, grids)
 
     def on_test_epoch_end(self) -> None:
-        """The rows in the order of the cache, whatever the order of the test."""
+        """Sort what was tested into the order of the cache."""
         order = sorted(range(len(self.rows)), key=lambda i: self.rows[i]["index"])
         self.rows = [self.rows[i] for i in order]
         self.thumbnails = [self.thumbnails[i] for i in order]
@@ -329,18 +319,6 @@ class BinarySegmenter(Segmenter):
         sizes = (batch.sizes * ratio).round().clamp(min=1).long()
         small = to_native(grids, batch.sizes, sizes, (side, side), self.stride)
         return list((small[:, 0] > 0).cpu())
-
-
-def part_of_network(config: Mapping[str, Any], labels: int, label: int) -> nn.Module:
-    """What a cell trains, with weights that are still to be loaded.
-
-    Args:
-        config: fields of `config.Network`.
-        labels: of the base network. label: the category's.
-    """
-    network = Network(**config)
-    trained = build(network, labels=labels, pretrained=False).split(network.train, network.split)[1]
-    return trained.binary(label, network.score)
 
 
 def measures(logits: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from lovasz_repro.bench.convergence import CONVEX, Objective, bench_convergence
 from lovasz_repro.errors import UserError
 from lovasz_repro.losses import make_loss
-from lovasz_repro.study.cell import Setting
+from lovasz_repro.study.setup import BinarySetup
 from lovasz_repro.study.workspace import Workspace
 from tests.helpers.studies import tiny
 
@@ -35,9 +35,9 @@ def test_the_minimum_is_below_sgd(shapes_root: Path, tmp_path: Path) -> None:
 
 
 def test_scipy_finds_the_same_minimum(shapes_root: Path, tmp_path: Path) -> None:
-    setting = Setting(Workspace(tiny(shapes_root, tmp_path, "head")), "bird", 0)
-    train_index, _, held_out = setting.indices()
-    module, _, data = setting.train(
+    setup = BinarySetup(Workspace(tiny(shapes_root, tmp_path, "head")), "bird", 0)
+    train_index, _, held_out = setup.indices()
+    module, _, data = setup.train(
         "cross_entropy", 0.01, 0, train_index, held_out, None, None, "bird"
     )
     network = module.network

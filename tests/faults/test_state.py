@@ -25,8 +25,8 @@ from lovasz_repro.errors import DISK, UserError
 from lovasz_repro.files import read_json, write_json
 from lovasz_repro.records import load
 from lovasz_repro.report.gallery import _prediction
-from lovasz_repro.study import cell as loop_of_cells
 from lovasz_repro.study import grid as study
+from lovasz_repro.study import setup
 from lovasz_repro.study.kept import stored_base
 from lovasz_repro.study.predict import read as read_image
 from lovasz_repro.training import loop as training
@@ -203,10 +203,7 @@ def test_odd_image(
     assert str(path) not in decoded
 
 
-def checkpoint(**other: object) -> dict[str, object]:
-    groups = [{"initial_lr": 0.1}, {"initial_lr": 0.5}]
-    state = {"optimizer_states": [{"param_groups": groups}], "weights": torch.ones(1000)}
-    return {**state, "start": "base", "steps": 300, **other}
+IDENTITY = "base network ab; bird, fold 0; loss hinge; seed 0; learning rate 0.5; 300 steps"
 
 
 @shows(
@@ -214,24 +211,31 @@ def checkpoint(**other: object) -> dict[str, object]:
           "“training starts over”, with the file's name", "that training's steps so far"),
 )  # fmt: skip
 @pytest.mark.parametrize(
-    ("lr", "steps", "start", "said"),
+    ("wanted", "found", "said"),
     [
-        (0.4, 300, "base", "is of learning rate 0.5"),
-        (0.5, 200, "base", "is of a training of 300 steps"),
-        (0.5, 300, "another", "is of another training, or started from another base network"),
-        (0.5, 300, "base", "cannot be read"),
+        ("rate 0.5", "rate 0.4", "is of learning rate 0.4"),
+        ("300 steps", "200 steps", "is of 200 steps"),
+        ("network ab", "network cd", "is of base network cd"),
+        ("; loss hinge; seed 0", "; loss hinge; seed 1", "is of seed 1"),
+        (
+            "bird, fold 0; loss hinge",
+            "cat, fold 1; loss mine {}",
+            "is of cat, fold 1, loss mine {}",
+        ),
+        ("", "", "cannot be read"),
     ],
 )
 def test_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], lr: float, steps: int, start: str, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wanted: str, found: str, said: str
 ) -> None:
     path = tmp_path / "resume.ckpt"
-    write_checkpoint(path, checkpoint())
-    assert training._resumable(path, 0.5, 300, "base") == path
+    identity = IDENTITY.replace(wanted, found)
+    write_checkpoint(path, {"identity": identity, "weights": torch.ones(1000)})
+    assert training._resumable(path, identity) == path
     assert torch.equal(read_checkpoint(path)["weights"], torch.ones(1000))
     if said == "cannot be read":
         flip(path, path.stat().st_size // 2)
-    assert training._resumable(path, lr, steps, start) is None
+    assert training._resumable(path, IDENTITY) is None
     assert f"{path} {said}; training starts over" in capsys.readouterr().err
     assert not path.exists()
 
@@ -244,13 +248,13 @@ def test_a_checkpoint_is_bound_to_its_training(
     shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[str] = []
-    original = training.train
+    original = training.make_trainer
 
     def noted(*arguments: Any, **options: Any) -> Any:
-        started.append(options["start"])
+        started.append(options["identity"])
         return original(*arguments, **options)
 
-    monkeypatch.setattr(loop_of_cells, "train", noted)
+    monkeypatch.setattr(setup, "make_trainer", noted)
     for weights in ({"cross_entropy": 0.9, "hinge": 0.1}, {"cross_entropy": 0.1, "hinge": 0.9}):
         config = tiny(shapes_root, tmp_path)
         losses = ["cross_entropy", "mine"]
@@ -329,10 +333,10 @@ def test_pipes_are_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) 
     path = tmp_path / "resume.ckpt"
     if path.is_dir():
         with pytest.raises(OSError, match=str(path)) as error:
-            training._resumable(path, 0.5, 300, "base")
+            training._resumable(path, "base")
         assert error.value.errno in DISK
     else:
-        assert training._resumable(path, 0.5, 300, "base") is None
+        assert training._resumable(path, "base") is None
         assert not path.exists()
 
 

@@ -15,24 +15,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from lovasz_repro.config import Experiment, Network, Optim
+from lovasz_repro.config import Experiment
 from lovasz_repro.data.binary import SamplePlan
 from lovasz_repro.data.datamodule import Batch
 from lovasz_repro.data.voc import VOC, VOID
 from lovasz_repro.files import read_json
-from lovasz_repro.models.deeplab import build
 from lovasz_repro.records import IMAGE_COLUMNS, UNTRAINED, Cell
 from lovasz_repro.study.base import base_network
-from lovasz_repro.study.cell import Choice, Setting, run_cell
+from lovasz_repro.study.cell import Choice, run_cell
 from lovasz_repro.study.identity import open_run
 from lovasz_repro.study.launch import held
+from lovasz_repro.study.setup import BinarySetup
 from lovasz_repro.study.workspace import Workspace
-from lovasz_repro.training.segmenter import (
-    BaseSegmenter,
-    BinarySegmenter,
-    NonFiniteError,
-    Segmenter,
-)
+from lovasz_repro.training.segmenter import BinarySegmenter, NonFiniteError, Segmenter
 from tests.helpers.studies import tiny
 
 CELL = Cell("bird", "lovasz_hinge", 0, 0)
@@ -301,9 +296,9 @@ def test_what_a_cell_draws_follows_positive_fraction_and_void_in_empty(
     config = tiny(shapes_root, tmp_path)
     data = replace(config.data, positive_fraction=0.75, void_in_empty="void")
     workspace = Workspace(replace(config, data=data))
-    setting = Setting(workspace, "bird", 0)
-    train_index, val_index, _ = setting.indices()
-    batches = setting.train("hinge", 0.01, 0, train_index, val_index, None, None, "")[2]
+    setup = BinarySetup(workspace, "bird", 0)
+    train_index, val_index, _ = setup.indices()
+    batches = setup.train("hinge", 0.01, 0, train_index, val_index, None, None, "")[2]
     for step in range(5):  # of 4 images
         assert workspace.present("bird")[batches.plan.draw(step).index].sum() == 3
     void = torch.full((1, 2, 2), VOID, dtype=torch.uint8)
@@ -331,20 +326,3 @@ def test_tensorboard_has_all_losses_and_pictures(finished: Path) -> None:
     assert {f"val/{name}" for name in scalars} <= set(tags["scalars"])
     assert "train/images_per_second" in tags["scalars"]
     assert any(tag.startswith("val/image, truth") for tag in tags["images"])
-
-
-def test_the_base_loss_is_cross_entropy() -> None:
-    """Written out, since torch's own has no deterministic form on a GPU."""
-    network = build(Network(kind="deeplab_v2", backbone="test_resnet"), pretrained=False)
-    segmenter = BaseSegmenter(network, Optim(), 16)
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 21, 5, 5, generator=generator, dtype=torch.float64).requires_grad_()
-    target = torch.randint(0, 21, (2, 5, 5), generator=generator)
-    target[0, :2] = 255
-    expected = torch.nn.functional.cross_entropy(logits, target, ignore_index=255)
-    torch.testing.assert_close(segmenter.loss(logits, target), expected)
-    ours, theirs = (
-        torch.autograd.grad(loss, logits)[0] for loss in (segmenter.loss(logits, target), expected)
-    )
-    torch.testing.assert_close(ours, theirs)
-    assert segmenter.loss(logits, torch.full_like(target, 255)) == 0

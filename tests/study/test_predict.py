@@ -9,17 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 from safetensors.numpy import load_file
-from torch import Tensor
 
 from lovasz_repro.__main__ import main
 from lovasz_repro.files import read_json, sha256
 from lovasz_repro.records import Cell
 from lovasz_repro.study import kept
 from lovasz_repro.study.kept import FILE, best_cells, load_cell
-from lovasz_repro.training.segmenter import BinarySegmenter
 from tests.helpers.places import ROOT
 from tests.helpers.synthetic import write_study
 
@@ -279,29 +276,3 @@ def test_a_done_cell_is_not_run_twice_unless_asked(
     assert "already done" not in capsys.readouterr().out
     assert file.stat().st_mtime_ns != before[0]
     assert file.read_bytes() == before[1]
-
-
-def test_a_checkpoint_of_a_cell_loads_without_arguments(
-    shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copies: list[Path] = []
-    original = Path.unlink
-
-    def keep(self: Path, missing_ok: bool = False) -> None:
-        if self.name == "resume.ckpt":
-            copies.append(Path(shutil.copy(self, tmp_path / f"{len(copies)}.ckpt")))
-        original(self, missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", keep)
-    command = ["fit", *options(shapes_root, tmp_path), "--runtime.keep_weights=all"]
-    command += ["--mixtures", "{both: {hinge: 0.5, lovasz_hinge: 0.5}}"]
-    assert main([*command, "--category", "bird", "--loss", "both"]) == 0
-    module = BinarySegmenter.load_from_checkpoint(copies[-1], map_location="cpu")
-    kept = load_file(tmp_path / "demo/cells/bird/both/fold0-seed0" / FILE)
-    for name, value in module.network.state_dict().items():
-        assert np.array_equal(value.numpy(), kept[name])
-    assert (module.lr, module.optim.steps) == (3e-3, 8)
-    features: Tensor = torch.randn(1, kept["head.weight"].shape[-1], 5, 5)
-    logits = module(features)[:, 0]
-    target = torch.ones(1, 5, 5, dtype=torch.long)
-    assert torch.isfinite(module.loss(logits[:, None], target))

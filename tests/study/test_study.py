@@ -136,18 +136,18 @@ def test_a_study_tries_the_rates_beyond_the_edge(
 def test_rates_are_chosen_without_val_images(
     shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lovasz_repro.study.cell import Setting
+    from lovasz_repro.study.setup import BinarySetup
 
     seen: list[set[str]] = []
-    original = Setting.train
+    original = BinarySetup.train
 
-    def watch(self: Setting, *arguments: Any, **rest: Any) -> Any:
+    def watch(self: BinarySetup, *arguments: Any, **rest: Any) -> Any:
         ids = self.workspace.images.ids
         seen.append({ids[i] for index in arguments[3:5] for i in index})
         assert not set(arguments[3]) & set(arguments[4])  # held out of the trial's training
         return original(self, *arguments, **rest)
 
-    monkeypatch.setattr(Setting, "train", watch)
+    monkeypatch.setattr(BinarySetup, "train", watch)
     monkeypatch.setattr(module, "_run_cells", lambda *_: {})
     monkeypatch.setattr(gallery, "write_gallery", lambda *_: None)
     assert main(command(shapes_root, tmp_path)) == 0

@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lovasz_repro.config import Network, Optim
 from lovasz_repro.data.datamodule import DataModule, Task
 from lovasz_repro.data.reading import Source
-from lovasz_repro.losses import LOSSES, lovasz_hinge, lovasz_softmax
+from lovasz_repro.losses import LOSSES, lovasz_hinge, lovasz_softmax, softmax_cross_entropy
 from lovasz_repro.models.deeplab import build
-from lovasz_repro.training.segmenter import BaseSegmenter, BinarySegmenter, measures
+from lovasz_repro.training.segmenter import BinarySegmenter, LabelSegmenter, measures
 from tests.helpers.batches import BIRD, module
 
 RAISES_ON_CUDA = {
@@ -99,7 +99,9 @@ def test_a_training_step(
     data = module(source)
     if task == "base":
         data.task = Task(None, "void")
-        segmenter: Any = BaseSegmenter(network, Optim(), network.stride)
+        segmenter: Any = LabelSegmenter(
+            network, softmax_cross_entropy, Optim(), 1e-3, network.stride
+        )
     else:
         loss = LOSSES["mixed"]
         segmenter = BinarySegmenter(

@@ -17,11 +17,11 @@ from lovasz_repro.config import Network, Optim
 from lovasz_repro.data.binary import Draws, SamplePlan
 from lovasz_repro.data.datamodule import Task
 from lovasz_repro.data.reading import Source
-from lovasz_repro.losses import hinge
+from lovasz_repro.losses import hinge, softmax_cross_entropy
 from lovasz_repro.models.deeplab import build
 from lovasz_repro.training.callbacks import Stopwatch
 from lovasz_repro.training.loop import deterministic, quiet
-from lovasz_repro.training.segmenter import BaseSegmenter, BinarySegmenter, Segmenter
+from lovasz_repro.training.segmenter import BinarySegmenter, LabelSegmenter, Segmenter
 from tests.helpers.batches import BIRD, module
 
 OPTIM = Optim(lr=0.01, steps=12, batch_size=4, validate_every=3)
@@ -31,7 +31,7 @@ def segmenter(task: str, lr: float) -> Segmenter:
     torch.manual_seed(0)
     network = build(Network(kind="deeplab_v2", backbone="test_resnet", output_stride=16))
     if task == "base":
-        return BaseSegmenter(network, Optim(lr, steps=12, batch_size=4, validate_every=3), 16)
+        return LabelSegmenter(network, softmax_cross_entropy, OPTIM, lr, 16)
     return BinarySegmenter(network.binary(BIRD, "channel"), hinge, OPTIM, lr, 16)
 
 
@@ -62,10 +62,10 @@ def test_callbacks_monitor_the_measure_of_validation(
     assert best.best_model_score is not None
     assert float(best.best_model_score) == pytest.approx(max(values), rel=1e-6)
 
-    arguments: dict[str, Any] = {"network": segmenter(task, 0.01).network, "optim": OPTIM}
-    if task == "cell":
-        arguments |= {"loss": "hinge", "lr": 0.01}
-    again = type(trained).load_from_checkpoint(best.best_model_path, stride=16, **arguments)
+    again = type(trained).load_from_checkpoint(
+        best.best_model_path, network=segmenter(task, 0.01).network, loss=hinge,
+        optim=OPTIM, lr=0.01, stride=16,
+    )  # fmt: skip
     with quiet():
         (logged,) = trainer(tmp_path, 1).validate(again, datamodule=data, verbose=False)
     assert logged[f"val/{measure}"] == pytest.approx(max(values), rel=1e-6)
@@ -105,20 +105,18 @@ def test_every_epoch_has_steps_of_its_own(
     assert second.validate_seconds > first.validate_seconds > 0
 
 
-@pytest.mark.parametrize("loss", ["hinge", {"hinge": 0.25, "lovasz_hinge": 0.75}, hinge])
-def test_a_checkpoint_of_a_users_own_trainer_loads_with_the_network_alone(
-    source: Source, tmp_path: Path, loss: Any
+def test_a_checkpoint_of_a_users_own_trainer_loads_with_network_and_loss(
+    source: Source, tmp_path: Path
 ) -> None:
-    """A loss that is a function is given again: a checkpoint holds no code."""
-    trained = BinarySegmenter(segmenter("cell", 0.01).network, loss, OPTIM, 0.01, 16)
+    """They are given again: a checkpoint holds no code."""
+    trained = segmenter("cell", 0.01)
     own = trainer(tmp_path, 1, enable_checkpointing=False)
     with quiet():
         own.fit(trained, datamodule=module(source))
     own.save_checkpoint(tmp_path / "mine.ckpt")
-    given: dict[str, Any] = {"network": segmenter("cell", 0.01).network}
-    if callable(loss):
-        given["loss"] = loss
-    again = BinarySegmenter.load_from_checkpoint(tmp_path / "mine.ckpt", **given)
+    again = BinarySegmenter.load_from_checkpoint(
+        tmp_path / "mine.ckpt", network=segmenter("cell", 0.01).network, loss=hinge
+    )
     for name, value in trained.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], value)
     assert (again.optim, again.lr, again.stride) == (OPTIM, 0.01, 16)
