@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
@@ -13,13 +12,11 @@ from lovasz_repro import records
 from lovasz_repro.records import UNTRAINED, Cell, Json
 from lovasz_repro.schema import without_batch
 from lovasz_repro.study.kept import FILE, drop_others, keep
-from lovasz_repro.study.setup import BinarySetup, CellSetup, MulticlassSetup
+from lovasz_repro.study.setup import cell_setup
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.callbacks import Stopwatch
 from lovasz_repro.training.logs import log_final
 from lovasz_repro.training.loop import test
-
-Setting = BinarySetup  # the name by which tuning.py imports it
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,7 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
     """
     started = time.perf_counter()
     config, folder = workspace.config, workspace.folder / cell.path
-    task = MulticlassSetup if config.multiclass else BinarySetup
-    setup: CellSetup[Any] = task(workspace, cell.category, cell.fold)
+    setup = cell_setup(workspace, cell.category, cell.fold)
     loggers = workspace.loggers(cell.category, f"{cell.loss}/fold{cell.fold}-seed{cell.seed}")
     train_index, val_index, held_out = setup.indices()
     optim = None

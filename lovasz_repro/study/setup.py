@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -232,3 +232,9 @@ class MulticlassSetup(CellSetup[LabelSegmenter]):
         rows["id"] = [self.workspace.images.ids[i] for i in rows["index"]]
         measures = {"batch_size": module.optim.batch_size, **label_scores(rows)}
         return measures, {"classes.csv": rows}
+
+
+def cell_setup(workspace: Workspace, category: str, fold: int) -> CellSetup[Any]:
+    """The setup of the configuration's task."""
+    kind = MulticlassSetup if workspace.config.multiclass else BinarySetup
+    return kind(workspace, category, fold)

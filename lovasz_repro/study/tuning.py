@@ -21,10 +21,10 @@ from lovasz_repro.config import Experiment, Tuning
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Json
 from lovasz_repro.records.agreement import at_edge, entry_problem, trial_means
-from lovasz_repro.study.cell import Choice, Setting
+from lovasz_repro.study.cell import Choice
 from lovasz_repro.study.devices import on_all
 from lovasz_repro.study.launch import Workers
-from lovasz_repro.study.multiclass import MultiSetting
+from lovasz_repro.study.setup import cell_setup
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.segmenter import NonFiniteError
 
@@ -238,13 +238,12 @@ def _score(workspace: Workspace, trial: Trial) -> float | None:
 def run_trial(workspace: Workspace, trial: Trial) -> float | None:
     """Image-IoU on held-out images, at threshold 0 on the grid, or their mIoU where all labels are
     learned; None where training diverged."""
-    kind = MultiSetting if workspace.config.multiclass else Setting
-    setting = kind(workspace, trial.category, trial.fold)
-    train_index, _, held_out = setting.indices()
-    optim = setting.optim(trial.steps, trial.steps)
+    setup = cell_setup(workspace, trial.category, trial.fold)
+    train_index, _, held_out = setup.indices()
+    optim = setup.optim(trial.steps, trial.steps)
     title = f"{trial.loss} at {trial.lr:g}: {trial.category}"
     try:
-        module, _, _ = setting.train(
+        module, _, _ = setup.train(
             trial.loss, trial.lr, trial.seed, train_index, held_out, optim, None, title
         )
     except NonFiniteError:
