@@ -119,7 +119,7 @@ def prevalence(table: pd.DataFrame, share: float) -> str:
         )
         own = rows[(rows["loss"] == LOVASZ) & (rows["high"] < 0)]
         if len(own):
-            text += f"; the Lovász hinge is behind, by {with_interval(own.iloc[0])}"
+            text += f"; the Lovász hinge’s difference to it is {with_interval(own.iloc[0])}"
         return text
     return (
         f"At {100 * share:g}\u00a0% of images with the category {the(best['loss'])} is ahead, by "

@@ -240,9 +240,9 @@ def choosing(table: pd.DataFrame) -> str:
     if not worse:
         return ""
     return (
-        f" The choice itself costs: it lowers the image-IoU of {worse} of {len(table)} losses, the "
-        "network before fine-tuning among those counted, by what chance in the few held-out images "
-        "adds. So these comparisons mix operating point and choice."
+        f" Choosing has a cost, because few images decide: it lowers the image-IoU in {worse} of "
+        f"{len(table)} rows (interval below zero). So these comparisons mix the operating point "
+        "with the noise of the choice."
     )
 
 

@@ -8,9 +8,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LinearRegression
 
 from tests.helpers import recount
 from tests.helpers.places import ROOT
@@ -104,6 +107,23 @@ def test_how_more_steps_did(text: str) -> None:
     assert len(choices) == 10
     assert max(choices) < 0
     assert "180 steps at the same rate lower the held-out image-IoU in all ten choices" in text
+
+
+def test_how_well_the_network_knows_val() -> None:
+    """By Frisch and Waugh: what the labels leave of the score, by what they leave of the list."""
+    text = " ".join((REPORTS / "bench/README.md").read_text("utf-8").split())
+    table = pd.read_csv(REPORTS / "bench/seen.csv", keep_default_na=False)
+    labels = CountVectorizer(token_pattern=r"\S+").fit_transform(table["labels"]).toarray()
+    known = np.column_stack([labels, np.log1p(labels.sum(axis=1))])
+    inside = (table["list"] == "train").to_numpy(float)
+    assert f"on the {inside.sum():.0f} images of" in text
+    assert f"on all {(1 - inside).sum():,.0f} of `val`" in text
+    rest = [x - LinearRegression().fit(known, x).predict(known) for x in (
+        inside, 100 * table["image_miou"], -table["cross_entropy"]
+    )]  # fmt: skip
+    found = [float(rest[0] @ score / (rest[0] @ rest[0])) for score in rest[1:]]
+    assert f"is higher by {found[0]:.1f} points" in text
+    assert f"lower by {found[1]:.3f} [" in text
 
 
 def test_readme_is_short() -> None:
