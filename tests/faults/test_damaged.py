@@ -111,12 +111,12 @@ def test_checkpoint(
         torch.save(Bomb(exploded), checkpoint)
     else:
         content = read_checkpoint(checkpoint)
-        for group in content["optimizer_states"][0]["param_groups"]:
-            group["initial_lr"] *= 2
+        content["identity"] = content["identity"].replace("learning rate", "learning rate 1")
         write_checkpoint(checkpoint, content)
     ended = run(study)
     assert ended.status == 0, ended.said
-    assert f"{checkpoint} {'is of' if damage == 'rate' else 'cannot be read'}" in ended.said
+    reason = "is of learning rate 1" if damage == "rate" else "cannot be read"
+    assert f"{checkpoint} {reason}" in ended.said
     assert not exploded.exists()
     assert contents(tmp_path / "demo") == contents(finished)
 
