@@ -88,7 +88,7 @@ def _gains(scores: dict[str, Scores], links: Sequence[Link]) -> Section:
                     "gains",
                     f"Gain in image-IoU over cross-entropy in {', '.join(scores)}, by loss.",
                     "Gain in image-IoU over cross-entropy, mean over categories with 95 % "
-                    "interval, a panel an experiment.",
+                    "interval, one panel per experiment.",
                     figures.forests(panels, "gain over cross-entropy, points"),
                 )
             )

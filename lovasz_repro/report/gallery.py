@@ -7,11 +7,13 @@ loss. The pictures come from the first of those seeds.
     gallery/gallery.json        {"images": [{category, id, rule, fold, seed, gain, width, height,
                                  image, truth, outline, overlays: {loss: file}, iou: {loss: iou},
                                  sha256: {file: sum}}]}
-    gallery/<category>-<id>.jpg             the photograph; records that a report keeps may lack it,
-                                            and then the key `image` too
-    gallery/<category>-<id>-truth.png       the truth, tinted, to be laid over it
-    gallery/<category>-<id>-outline.png     its outline
-    gallery/<category>-<id>-<loss>.png      a prediction, tinted in the colour of its loss
+    gallery/<stem>.jpg          the photograph; records that a report keeps may lack it, and then
+                                the key `image` too
+    gallery/<stem>-truth.png    the truth, tinted, to be laid over it
+    gallery/<stem>-outline.png  its outline
+    gallery/<stem>-<loss>.png   a prediction, tinted in the colour of its loss
+
+A stem is <category>-<id>-fold<k>: several partitions may score one image.
 """
 
 from __future__ import annotations
@@ -157,7 +159,7 @@ def _show(records: Records, runs: Path, voc: VOC, choice: Json) -> tuple[Json, d
     """The entry of one chosen image, and its pictures by file name."""
     category, image_id = choice["category"], choice["id"]
     image = Image.fromarray(voc.image(image_id))
-    stem = f"{category}-{image_id}"
+    stem = f"{category}-{image_id}-fold{choice['fold']}"
     width, height = scaled(image.size, MASK_SIDE)
     labels = Image.fromarray(voc.mask(image_id)).resize((width, height), Image.Resampling.NEAREST)
     truth = np.asarray(labels) == voc.classes.index(category) + 1  # (height, width)

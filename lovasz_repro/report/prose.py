@@ -94,7 +94,11 @@ def _where(parts: pd.DataFrame) -> str:
         "threshold of each single image, IoU on images with the category changes by "
         f"{with_interval(shape)}"
     )
-    return f"{text}{': no better mask shape is shown' if shape['low'] <= 0 else ''}."
+    if shape["high"] < 0:
+        text += ": the masks’ shape is worse"
+    elif shape["low"] <= 0:
+        text += ": no better mask shape is shown"
+    return f"{text}."
 
 
 def with_interval(row: pd.Series | Mapping[str, float]) -> str:

@@ -18,6 +18,7 @@ from lovasz_repro.files import read_json, write_json
 from lovasz_repro.records import load
 from lovasz_repro.report.gallery import choose, scaled, write_gallery
 from tests.helpers import photographs, synthetic
+from tests.helpers.places import ROOT
 
 CATEGORIES = synthetic.CATEGORIES[:2]
 
@@ -199,3 +200,13 @@ def test_missing_predictions_are_named(tmp_path: Path) -> None:
     voc = VOC(photographs.write_voc(runs, tmp_path / "voc"))
     with pytest.raises(UserError, match=r"predictions\.npz: cannot be read"):
         write_gallery(runs, voc)
+
+
+@pytest.mark.parametrize("name", ["finetune", "head"])
+def test_no_two_entries_share_a_picture(name: str) -> None:
+    """Partitions score an image several times: `head` shows one in two folds."""
+    entries = load(ROOT / "reports" / name / "records.zip").gallery
+    pictures = [file for entry in entries for file in entry["sha256"]]
+    assert len(set(pictures)) == len(pictures) > 0
+    shown = {(entry["category"], entry["id"]) for entry in entries}
+    assert (len(shown) < len(entries)) == (name == "head")

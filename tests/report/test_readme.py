@@ -78,6 +78,17 @@ def test_the_gain_of_each_seed_and_split(text: str) -> None:
     assert f"the gain is {there:+.2f} there and {here:+.1f} here." in text
 
 
+def test_what_head_shows(text: str) -> None:
+    rows, by_category = gains("head")
+    assert f"report.md): {by_category.mean():+.1f} points over cross-entropy)" in text
+    trained = rows[rows["loss"] != "untrained"]
+    parts = [gain(part).mean() for _, part in rows.groupby("has_category")]
+    assert parts[0] > 0 > parts[1]  # without the category, with it
+    assert recount.by_category(trained, "iou").mean().idxmax() == "soft_jaccard"
+    tuned = recount.by_category(rows, "tuned_iou").mean()
+    assert tuned.idxmax() == "untrained"
+
+
 def test_the_rates_of_the_other_split(text: str) -> None:
     there = stored("finetune_repeat", "tuning.json")
     rates = [there[f"fold{fold}"]["cross_entropy"]["lr"] for fold in (2, 3)]
