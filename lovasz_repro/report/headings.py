@@ -178,7 +178,7 @@ def _each(rows: pd.DataFrame) -> str:
 
 def _signs(rows: pd.DataFrame) -> str:
     if (rows["low"] > 0).any() and (rows["high"] < 0).any():
-        return "the gain over cross-entropy is clearly above zero in one experiment and below in another"
+        return "the gain over cross-entropy is above zero in one experiment and below in another"
     open_in = rows.loc[(rows["low"] <= 0) & (rows["high"] >= 0), "experiment"].astype(str)
     signs = set(np.sign(rows["difference"]))
     text = "the sign of the gain over cross-entropy is not the same in every experiment"
