@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
 from lovasz_repro.config import Experiment
 from lovasz_repro.data.augment import normalise
 from lovasz_repro.data.voc import VOC, VOID
 from lovasz_repro.errors import UserError
-from lovasz_repro.models.deeplab import DeepLab, build
+from lovasz_repro.models.deeplab import DeepLab, build, to_native
+from lovasz_repro.training.metrics import iou, label_confusion
 
 console = Console(highlight=False)
 
@@ -39,8 +40,9 @@ def bench_seen(config: Experiment, lists: Sequence[str], out: Path) -> pd.DataFr
     rows = []
     for name in lists:
         for image_id in track(voc.ids(name), f"images of {name}", console=console):
-            image, mask = voc.image(image_id), torch.from_numpy(voc.mask(image_id))
-            logits = _logits(network, torch.from_numpy(image), config.data.image_size, image_id)
+            image = torch.from_numpy(voc.image(image_id))
+            mask = torch.from_numpy(voc.mask(image_id))[None].long()
+            logits = _logits(network, image, config.data.image_size, image_id)
             labels, scores = _scores(logits, mask)
             names = [("background", *voc.classes)[label] for label in labels if label]
             rows.append({"list": name, "id": image_id, "labels": " ".join(names), **scores})
@@ -57,28 +59,23 @@ def bench_seen(config: Experiment, lists: Sequence[str], out: Path) -> pd.DataFr
 
 @torch.inference_mode()
 def _logits(network: DeepLab, image: Tensor, side: int, image_id: str) -> Tensor:
-    """(K, H, W) logits of one image (H, W, 3), padded to the side for the network."""
+    """(1, K, H, W) logits of one image (H, W, 3), padded to the side for the network."""
     height, width = image.shape[:2]
     if max(height, width) > side:
         raise UserError(f"data.image_size: {side}, but {image_id} has {width} × {height} pixels")
     canvas = F.pad(image.permute(2, 0, 1)[None], (0, side - width, 0, side - height))
-    sizes = torch.tensor([[height, width]])
-    scores = network(normalise(canvas, sizes, network.mean, network.std))
-    scores = F.interpolate(scores, size=(side, side), mode="bilinear", align_corners=True)
-    return scores[0, :, :height, :width]
+    size = torch.tensor([[height, width]])
+    scores = network(normalise(canvas, size, network.mean, network.std))
+    return to_native(scores, size, size, (height, width), network.stride)
 
 
 def _scores(logits: Tensor, mask: Tensor) -> tuple[list[int], dict[str, float]]:
-    """The labels of the truth (H, W), and the image's scores."""
-    counted = mask != VOID
-    truth, predicted = mask[counted].long(), logits.argmax(0)[counted]
-    labels = np.unique(truth.numpy()).tolist()
-    ious = []
-    for label in labels:
-        own, found = truth == label, predicted == label
-        ious.append(float((own & found).sum() / (own | found).sum()))
-    loss = nn.functional.cross_entropy(logits[:, counted].T, truth)
-    return labels, {"image_miou": float(np.mean(ious)), "cross_entropy": float(loss)}
+    """The labels of the truth (1, H, W), and the image's scores."""
+    counts = label_confusion(logits.max(1).indices, mask, logits.shape[1])[0]  # (K, 3)
+    held = counts[:, 0] + counts[:, 2] > 0
+    loss = F.cross_entropy(logits, mask, ignore_index=VOID)
+    scores = {"image_miou": float(iou(counts[held]).mean()), "cross_entropy": float(loss)}
+    return held.nonzero()[:, 0].tolist(), scores
 
 
 def advantage(table: pd.DataFrame, measure: str, seen: str) -> tuple[float, float, float]:

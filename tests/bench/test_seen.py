@@ -21,7 +21,7 @@ from tests.helpers.places import ROOT
 class AlwaysBackground(nn.Module):
     """Background with probability 1/2, the 20 others together 1/2."""
 
-    mean, std = torch.zeros(3), torch.ones(3)
+    mean, std, stride = torch.zeros(3), torch.ones(3), 8
 
     def forward(self, images: Tensor) -> Tensor:
         scores = torch.zeros(len(images), 21, images.shape[2] // 8 + 1, images.shape[3] // 8 + 1)
