@@ -131,9 +131,10 @@ def own_measure(scores: Scores) -> Claim:
     claim = _claim("own_measure", title, unit, lacking, contrasts)
     more = (
         " Soft Jaccard is left out: it is not in the paper's table, and as a measure it is taken "
-        "per image, which the loss per batch does not train. Rates and steps of every loss were "
-        "chosen by image-IoU, not by its own measure."
+        "per image, which the loss per batch does not train."
     )
+    if scores.tuned:
+        more += " Rates and steps of every loss were chosen by image-IoU, not by its own measure."
     return _explained(claim, after=more)
 
 

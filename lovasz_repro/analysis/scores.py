@@ -82,6 +82,7 @@ class Scores:
 
     losses, categories: the grid's, in its order; `losses` may hold `UNTRAINED`, the base network
     as it is; trained: those that train; present: the losses with a finished cell;
+    tuned: whether rates were chosen by image-IoU;
     borders: per category the three borders between the quarters of object fraction.
     Raises: UserError where cells of one category and fold do not hold the same images.
 
@@ -98,6 +99,7 @@ class Scores:
         self._records = records
         self.losses, self.categories = list(grid.losses), list(grid.categories)
         self.trained = [loss for loss in self.losses if loss != UNTRAINED]
+        self.tuned = bool(records.tuning)
         self.expected_cells = len(grid.folds) * len(grid.seeds)
         self._cells: dict[Cell, Columns] = {}
         ids: dict[tuple[str, int], tuple[Cell, Any]] = {}

@@ -50,8 +50,7 @@ def controls_table(studies: Mapping[str, Records], main: str) -> str:
         beside = counterpart(studies, name, main)
         what = [differences(studies[beside], records), _size(records)]
         row = [_link(name), *map(escaped, what), _link(beside)]
-        for subset in ("all", "present"):
-            found = change(records, studies[beside], subset)
+        for found in change(records, studies[beside]).values():
             ends = interval(found["low"], found["high"], points)
             row += [points(found["gain"]), points(found["gain_beside"])]
             row.append(f"{points(found['difference'])} <sub>{ends}</sub>")
@@ -74,18 +73,21 @@ def counterpart(studies: Mapping[str, Records], name: str, main: str) -> str:
     return min(candidates, key=distance)
 
 
-def change(records: Records, beside: Records, subset: str) -> dict[str, float]:
-    """gain, gain_beside, difference, low, high of `records`' gain to that of `beside`, where both
-    have the category."""
-    arms = Arm(LOVASZ), Arm(REFERENCE)
-    pair = [gains(Scores(r), *arms, subset) for r in (records, alike(beside, records, subset))]
-    shared = pair[0].index.intersection(pair[1].index)
-    own, other = (series[shared] for series in pair)
-    low, high = mean_interval((own - other).to_numpy(), [])
-    return {
-        "gain": own.mean(), "gain_beside": other.mean(), "difference": (own - other).mean(),
-        "low": float(low), "high": float(high),
-    }  # fmt: skip
+def change(records: Records, beside: Records) -> dict[str, dict[str, float]]:
+    """By subset (all, present) gain, gain_beside, difference, low, high of `records`' gain to that
+    of `beside`, where both have the category."""
+    scores, arms = Scores(records), (Arm(LOVASZ), Arm(REFERENCE))
+    found = {}
+    for subset in ("all", "present"):
+        own = gains(scores, *arms, subset)
+        other = gains(Scores(alike(beside, records, subset)), *arms, subset)
+        own, other = own.align(other, join="inner")
+        low, high = mean_interval((own - other).to_numpy(), [])
+        found[subset] = {
+            "gain": own.mean(), "gain_beside": other.mean(), "difference": (own - other).mean(),
+            "low": float(low), "high": float(high),
+        }  # fmt: skip
+    return found
 
 
 def differences(main: Records, other: Records) -> str:

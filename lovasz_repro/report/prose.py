@@ -119,11 +119,13 @@ def _use(choices: pd.DataFrame) -> str:
         found.append(f"{the(loss)} has the highest mean {_when(own)}")
     text = f"{'; '.join(found)}."
     text = text[0].upper() + text[1:]
-    rivals = [
-        {*row.not_told_apart.split(), *[UNTRAINED] * bool(row.untrained_better)}
-        for row in choices.itertuples()
-    ]
-    clear = {case for case, names in zip(SITUATIONS, rivals, strict=True) if not names}
+    rivals = [names.split() for names in choices["not_told_apart"]]
+    better = choices["untrained_better"]
+    clear = {
+        case
+        for case, names, above in zip(SITUATIONS, rivals, better, strict=True)
+        if not (names or above)
+    }
     if len(clear) == len(SITUATIONS):
         return f"{text} It is told apart from every other loss in each of them."
     only = f"only {_when(clear)}" if clear else "in none of them"

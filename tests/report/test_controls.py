@@ -58,7 +58,7 @@ def test_the_same_cells_are_compared(studies: dict[str, Records]) -> None:
     shared = (main["fold"] == 0) & (main["seed"] == 0)
     main = main[main["category"].isin(own["category"]) & shared]
     pair = gain(own), gain(main)
-    found = change(studies["finetune_180"], studies["finetune"], "all")
+    found = change(studies["finetune_180"], studies["finetune"])["all"]
     assert found["gain"] == pytest.approx(pair[0].mean(), abs=1e-9)
     assert found["gain_beside"] == pytest.approx(pair[1].mean(), abs=1e-9)
     assert found["difference"] == pytest.approx((pair[0] - pair[1]).mean(), abs=1e-9)
@@ -75,7 +75,7 @@ def test_with_the_category_the_same_images_are_compared(studies: dict[str, Recor
     both = keys[0].isin(keys[1])
     assert 0 < both.sum() < len(both)
     seed = main["seed"].isin(own["seed"])
-    found = change(half, studies["finetune"], "present")
+    found = change(half, studies["finetune"])["present"]
     assert found["gain"] == pytest.approx(gain(own).mean(), abs=1e-9)
     assert found["gain_beside"] == pytest.approx(gain(main[both & seed]).mean(), abs=1e-9)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import zipfile
 from pathlib import Path
@@ -76,6 +77,23 @@ def test_the_gain_of_each_seed_and_split(text: str) -> None:
     assert f"The mean of both studies is {interval((main + repeat) / 2)} over" in text
     there, here = (gain(own[own["has_category"] == 1]).mean() for own in (others, rows))
     assert f"the gain is {there:+.2f} there and {here:+.1f} here." in text
+
+
+def test_what_other_runs_show(text: str) -> None:
+    """The table of reports/README.md has the interval; the levels are counted here."""
+    assert "neither 180 steps nor float32 nor training the whole network gives a difference" in text
+    table = (REPORTS / "README.md").read_text("utf-8")
+    for name in ("finetune_180", "finetune_32", "finetune_all"):
+        row = next(line for line in table.splitlines() if line.startswith(f"| [{name}]"))
+        ends = re.findall(r"<sub>\[(\S+),\s(\S+)\]</sub>", row.replace("−", "-"))
+        assert len(ends) == 2
+        assert all(float(low) < 0 < float(high) for low, high in ends)
+    channel, _ = gains("finetune_channel")
+    rows, _ = gains("finetune")
+    rows = rows[rows["category"].isin(channel["category"]) & (rows["fold"] == 0)]
+    lower, levels = (recount.by_category(images, "iou").mean() for images in (channel, rows))
+    assert "gives lower levels" in text
+    assert (lower < levels[lower.index]).all()
 
 
 def test_what_head_shows(text: str) -> None:
