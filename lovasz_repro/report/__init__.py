@@ -12,14 +12,23 @@ import pandas as pd
 from lovasz_repro.config import check_settings
 from lovasz_repro.files import write_bytes
 from lovasz_repro.records import Records, load
-from lovasz_repro.report import background, markdown, multiclass, page, sections, sources
+from lovasz_repro.report import (
+    curves,
+    gain_sources,
+    markdown,
+    multiclass,
+    page,
+    practice,
+    sections,
+    surrogate_section,
+)
 from lovasz_repro.report.archive import pack, read_files, without_photographs
 from lovasz_repro.report.compare import compare
 from lovasz_repro.report.document import Document, Gallery, Table
 from lovasz_repro.report.drawing import Picture
 from lovasz_repro.report.readme import update_readme
-from lovasz_repro.report.sections import Study
 from lovasz_repro.report.setup import facts
+from lovasz_repro.report.study_tables import Study
 
 __all__ = ["update_readme", "write_comparison", "write_report"]
 
@@ -102,11 +111,11 @@ def _document(records: Records, files: Mapping[str, bytes]) -> Document:
     rest = [
         sections.table_1(study),
         sections.per_category(study),
-        sections.training_curves(study),
-        *sources.sections(study),
+        curves.binary(study),
+        *gain_sources.sections(study),
         *sections.qualitative(study),
-        background.surrogates(),
-        background.practice(study.records),
+        surrogate_section.section(),
+        practice.section(study.records),
     ]
     anchors = {b.name for s in rest for b in s.blocks if isinstance(b, Picture | Table)}
     return Document(

@@ -69,11 +69,8 @@ def _grid_files(grid: Grid) -> list[str]:
 
 
 def _pictures(records: Records) -> list[str]:
-    return [
-        f"gallery/{name}"
-        for entry in records.gallery
-        for name in (
-            *([entry["image"]] if "image" in entry else []),
-            *(entry["truth"], entry["outline"], *entry["overlays"].values()),
-        )
-    ]
+    names: list[str] = []
+    for entry in records.gallery:
+        names += [entry[key] for key in ("image", "truth", "outline") if key in entry]
+        names += entry["overlays"].values()
+    return [f"gallery/{name}" for name in names]

@@ -1,4 +1,4 @@
-"""What several figures draw: intervals, rows of losses, axes that no outlier flattens."""
+"""What several figures share: panels, legends, intervals, axes that no outlier flattens."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from lovasz_repro.analysis.written import points
 from lovasz_repro.report.style import INK, style
@@ -16,6 +18,45 @@ WIDE, NARROW = 7.6, 3.75  # inches: the page's column, a phone
 FAR = 3.5  # an interval that reaches so many times as far from zero as the median one
 CROWDED = 0.6  # and without which the axis is at most so long
 Window = tuple[float, float] | None
+
+
+def panels(
+    figure: Figure, narrow: bool, count: int, columns: int, height: float,
+    losses: Sequence[str] = (), **shared: Any,
+) -> list[Axes]:  # fmt: skip
+    """Set a figure's size and divide it into panels, one below the other in the narrow layout.
+
+    Args:
+        columns: panels side by side in the wide layout.
+        height: of a panel, in inches.
+        losses: named above the panels by their lines.
+        shared: sharex, sharey.
+    """
+    columns = 1 if narrow else columns
+    lines = -(-count // columns)
+    above = 0.25 * (len(losses) if narrow else -(-len(losses) // 3))
+    figure.set_size_inches(NARROW if narrow else WIDE, height * lines + above)
+    every = list(figure.subplots(lines, columns, squeeze=False, **shared).ravel())
+    for axes in every[count:]:
+        axes.axis("off")
+    if losses:
+        keys = [Line2D([], [], color=style(loss).color, ls=style(loss).line) for loss in losses]
+        legend(figure, keys, losses, narrow, handlelength=2.6)
+    return every[:count]
+
+
+def markers(losses: Sequence[str]) -> list[Line2D]:
+    """The keys of a legend of markers."""
+    looks = [style(loss) for loss in losses]
+    return [Line2D([], [], color=look.color, marker=look.marker, ls="") for look in looks]
+
+
+def legend(
+    figure: Figure, keys: Sequence[Line2D], losses: Sequence[str], narrow: bool, **spacing: Any
+) -> None:
+    """Name the losses above the figure."""
+    labels, columns = [style(loss).label for loss in losses], 1 if narrow else 3
+    figure.legend(keys, labels, loc="outside upper left", ncols=columns, fontsize=9, **spacing)
 
 
 def window(tables: Iterable[pd.DataFrame]) -> Window:
@@ -44,63 +85,60 @@ ARROWS = {(True, False): "<", (False, False): ">", (True, True): "v", (False, Tr
 
 
 def interval(
-    axes: Axes,
-    place: float,
-    row: tuple[float, float, float],
-    loss: str,
-    limits: Window = None,
-    upright: bool = False,
+    axes: Axes, place: float, row: Any, loss: str, limits: Window = None, upright: bool = False
 ) -> None:
     """A value with its interval; an arrow with the number at the edge of `limits` where it lies
     beyond.
 
     Args:
         place: on the other axis.
-        row: value, low, high, as shares.
+        row: difference, low, high, as shares.
         upright: the values lie on the vertical axis.
     """
-    look = style(loss)
-    value, low, high = (100 * number for number in row)
-    if not limits or inside(value, limits):
-        line = np.clip([low, high], *limits) if limits else np.array([low, high])
-        if np.isfinite(line).all() and line[0] < line[1]:
-            _plot(axes, line, [place, place], "-", upright, color=look.color, lw=2, alpha=0.55)
-            # A caret where the interval goes on beyond the axis.
-            for end, below in ((line[0], True), (line[1], False)):
-                if low < end if below else end < high:
-                    mark = ARROWS[below, upright]
-                    _plot(
-                        axes, [end], [place], mark, upright, color=look.color, ms=4, clip_on=False
-                    )
-        _plot(axes, [value], [place], look.marker, upright, color=look.color, ms=6.5, mew=1.6,
-              clip_on=False)  # fmt: skip
+    value, low, high = 100 * row.difference, 100 * row.low, 100 * row.high
+    if limits and not inside(value, limits):
+        _arrow(axes, place, row.difference, loss, limits, upright)
         return
-    below = value < (limits[0] + limits[1]) / 2
+    look = style(loss)
+    ends = np.clip([low, high], *limits) if limits else np.array([low, high])
+    if np.isfinite(ends).all() and ends[0] < ends[1]:
+        line = ([place, place], ends) if upright else (ends, [place, place])
+        axes.plot(*line, color=look.color, lw=2, alpha=0.55)
+        # A caret where the interval goes on beyond the axis.
+        for end, below in ((ends[0], True), (ends[1], False)):
+            if low < end if below else end < high:
+                _mark(axes, end, place, ARROWS[below, upright], upright, color=look.color, ms=4)
+    _mark(axes, value, place, look.marker, upright, color=look.color, ms=6.5, mew=1.6)
+
+
+def _arrow(
+    axes: Axes, place: float, value: float, loss: str, limits: tuple[float, float], upright: bool
+) -> None:
+    """At the edge of the axis, with the number that lies beyond it."""
+    color = style(loss).color
+    below = 100 * value < (limits[0] + limits[1]) / 2
     edge = limits[0] if below else limits[1]
-    marker = ARROWS[below, upright]
-    _plot(axes, [edge], [place], marker, upright, color=look.color, ms=7, clip_on=False)
+    _mark(axes, edge, place, ARROWS[below, upright], upright, color=color, ms=7)
     inward = 1 if below else -1
-    offset = (5 * inward, 0) if upright else (8 * inward, 0)
+    if upright:
+        at, offset, size = (place, edge), (5, 3 * inward), 8
+        align = {"ha": "left", "va": "bottom" if below else "top"}
+    else:
+        at, offset, size = (edge, place), (8 * inward, 0), 9
+        align = {"ha": "left" if below else "right", "va": "center"}
     axes.annotate(
-        points(row[0]),
-        (place, edge) if upright else (edge, place),
-        xytext=(5, 3 * inward) if upright else offset,
-        textcoords="offset points",
-        ha="left" if upright or below else "right",
-        va="center" if not upright else "bottom" if below else "top",
-        color=look.color,
-        fontsize=8 if upright else 9,
-    )
+        points(value), at, xytext=offset, textcoords="offset points", color=color, fontsize=size,
+        **align,
+    )  # fmt: skip
+
+
+def _mark(axes: Axes, value: float, place: float, marker: str, upright: bool, **look: Any) -> None:
+    x, y = (place, value) if upright else (value, place)
+    axes.plot([x], [y], marker=marker, ls="", clip_on=False, **look)
 
 
 def inside(value: float, limits: tuple[float, float]) -> bool:
     return limits[0] <= value <= limits[1]
-
-
-def _plot(axes: Axes, values: Any, places: Any, mark: str, upright: bool, **look: Any) -> None:
-    pair = (places, values) if upright else (values, places)
-    kind: dict[str, Any] = {"ls": mark} if mark == "-" else {"marker": mark, "ls": ""}
-    axes.plot(*pair, **kind, **look)
 
 
 def limit(axes: Axes, limits: Window, upright: bool = False) -> None:
@@ -115,6 +153,6 @@ def rows_of(axes: Axes, losses: Sequence[str]) -> None:
         tick.set_color(style(loss).color)
 
 
-def zero(axes: Axes) -> None:
-    axes.axvline(0, color=INK, lw=1, alpha=0.6)
-    axes.grid(axis="y", visible=False)
+def zero(axes: Axes, upright: bool = False) -> None:
+    """A line where a loss is as good as the reference."""
+    (axes.axhline if upright else axes.axvline)(0, color=INK, lw=1, alpha=0.6)

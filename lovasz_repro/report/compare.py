@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from lovasz_repro.analysis import stats
 from lovasz_repro.analysis.headline import UNTRAINED_TUNED, headline
@@ -17,7 +16,7 @@ from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Records, load
 from lovasz_repro.report import figures, headings, tables
-from lovasz_repro.report.axes import NARROW, WIDE
+from lovasz_repro.report.axes import NARROW, WIDE, legend, markers, zero
 from lovasz_repro.report.document import (
     Block,
     Document,
@@ -26,11 +25,13 @@ from lovasz_repro.report.document import (
     Paragraph,
     Section,
     Table,
+    of_difference,
     percent,
 )
 from lovasz_repro.report.drawing import Draw, picture
 from lovasz_repro.report.sections import nothing
-from lovasz_repro.report.style import INK, ordered, style
+from lovasz_repro.report.setup import commit
+from lovasz_repro.report.style import ordered, style
 
 SUBSETS = {"all": "all images", "present": "with the category", "absent": "without it"}
 
@@ -53,7 +54,7 @@ def compare(reports: Sequence[Path], out: Path) -> Document:
     banner = f"On generated shapes, not a result: {', '.join(generated)}." if generated else ""
     scores = {name: Scores(records) for name, records in studies.items()}
     facts = [
-        (name, f"{len(r.results)} of {len(r.grid.cells())} cells, commit {_commit(r)}")
+        (name, f"{len(r.results)} of {len(r.grid.cells())} cells, commit {commit(r.machine)}")
         for name, r in studies.items()
     ]
     links = [Link(name, f"{path}/index.html", f"{path}/report.md") for name, path in paths.items()]
@@ -61,41 +62,41 @@ def compare(reports: Sequence[Path], out: Path) -> Document:
     return Document("The experiments side by side", facts, parts, banner)
 
 
-def _commit(records: Records) -> str:
-    return str(records.machine.get("commit") or "not recorded")[:12]
-
-
 def _gains(scores: dict[str, Scores], links: Sequence[Link]) -> Section:
     """links: to the reports, behind the first table."""
-    rows = []
-    for name, one in scores.items():
-        for subset in SUBSETS:
-            table = stats.mean_differences(one, "iou", subset).dropna(subset="difference")
-            rows.append(table.assign(experiment=name, subset=subset))
+    found = {
+        (name, subset): stats.mean_differences(one, "iou", subset).dropna(subset="difference")
+        for name, one in scores.items()
+        for subset in SUBSETS
+    }
+    rows = [own.assign(experiment=name, subset=part) for (name, part), own in found.items()]
     table = pd.concat(rows, ignore_index=True)
+    title = headings.gains_by_experiment(table[table["subset"] == "all"])
     if table.empty:
-        title = headings.gains_by_experiment(table)
         return Section("gain-by-experiment", "Gains", title, [nothing("comparisons")])
     verdict = headings.agreement(table)
     blocks: list[Block] = [Paragraph(verdict, lead=True)] if verdict else []
+    blocks.append(
+        picture(
+            "gains",
+            f"Gain in image-IoU over cross-entropy in {', '.join(scores)}, by loss.",
+            "Gain in image-IoU over cross-entropy, mean over categories with 95 % "
+            "interval, one panel per experiment.",
+            figures.forests(
+                [(name, found[name, "all"]) for name in scores], "gain over cross-entropy, points"
+            ),
+        )
+    )
     for subset, text in SUBSETS.items():
-        own = table[table["subset"] == subset]
-        panels = [(name, own[own["experiment"] == name]) for name in scores]
-        suffix = "" if subset == "all" else f"-{subset}"
-        if subset == "all":
-            blocks.append(
-                picture(
-                    "gains",
-                    f"Gain in image-IoU over cross-entropy in {', '.join(scores)}, by loss.",
-                    "Gain in image-IoU over cross-entropy, mean over categories with 95 % "
-                    "interval, one panel per experiment.",
-                    figures.forests(panels, "gain over cross-entropy, points"),
-                )
-            )
-        caption = f"Gain in image-IoU over cross-entropy in points, {text}."
-        shown = tables.gains_table(f"gains{suffix}-table", caption, "experiment", panels, own, True)
+        shown = tables.gains_table(
+            "gains-table" if subset == "all" else f"gains-{subset}-table",
+            f"Gain in image-IoU over cross-entropy in points, {text}.",
+            "experiment",
+            [(name, found[name, subset]) for name in scores],
+            table[table["subset"] == subset],
+            levels=True,
+        )
         blocks.append(replace(shown, links=links) if subset == "all" else shown)
-    title = headings.gains_by_experiment(table[table["subset"] == "all"])
     return Section("gain-by-experiment", "Gains", title, blocks)
 
 
@@ -107,23 +108,18 @@ def _base(scores: dict[str, Scores]) -> Section:
         if UNTRAINED not in one.present:
             lacking.append(name)
             continue
-        base = {
-            "base": table.loc[UNTRAINED, "value"],
-            "chosen": table.loc[UNTRAINED_TUNED, "value"],
-        }
-        losses = [loss for loss in one.trained if pd.notna(table.loc[loss, "difference"])]
-        columns = ["difference", "difference_low", "difference_high"]
-        rows = table.loc[losses, columns].set_axis(["difference", "low", "high"], axis=1)
-        found.append(rows.rename_axis("loss").reset_index().assign(experiment=name, **base))
+        levels = (table.loc[row, "value"] for row in (UNTRAINED, UNTRAINED_TUNED))
+        base = dict(zip(("base", "chosen"), levels, strict=True))
+        rows = of_difference(table).loc[list(one.trained), ["difference", "low", "high"]]
+        rows = rows.dropna(subset="difference").rename_axis("loss").reset_index()
+        found.append(rows.assign(experiment=name, **base))
     blocks: list[Block] = []
     if lacking:
-        names = ", ".join(lacking)
-        blocks.append(
-            Paragraph(f"The network before fine-tuning was not scored in: {names}.", warning=True)
-        )
+        text = f"The network before fine-tuning was not scored in: {', '.join(lacking)}."
+        blocks.append(Paragraph(text, warning=True))
+    table = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
     if found:
-        table = pd.concat(found, ignore_index=True)
-        blocks.append(
+        blocks += [
             picture(
                 "base-strength",
                 "Gain over cross-entropy against the image-IoU of the network before fine-tuning, "
@@ -132,10 +128,10 @@ def _base(scores: dict[str, Scores]) -> Section:
                 "against the image-IoU of the base network at a threshold chosen on held-out "
                 "images. Losses of one experiment stand beside each other.",
                 _strength(table),
-            )
-        )
-        blocks.append(_strength_table(table))
-    title = headings.base_strength(pd.concat(found) if found else pd.DataFrame())
+            ),
+            _strength_table(table),
+        ]
+    title = headings.base_strength(table)
     return Section("base", "Strength of the base", title, blocks or [nothing("base networks")])
 
 
@@ -143,11 +139,9 @@ def _strength_table(table: pd.DataFrame) -> Table:
     losses = ordered(table["loss"])
     rows = []
     for name, own in table.groupby("experiment", sort=False):
-        by_loss = own.set_index("loss")
-        base, chosen = own["base"].iloc[0], own["chosen"].iloc[0]
-        gains = [tables.change_of(by_loss, loss) for loss in losses]
-        head = [Field(str(name)), Field(percent(base), base), Field(percent(chosen), chosen)]
-        rows.append([*head, *gains])
+        by_loss, levels = own.set_index("loss"), own[["base", "chosen"]].iloc[0]
+        head = [Field(str(name)), *(Field(percent(level), level) for level in levels)]
+        rows.append([*head, *(tables.change_of(by_loss, loss) for loss in losses)])
     return Table(
         "base-strength-table",
         "Image-IoU of the base network in percent, at threshold 0 and at a chosen one, and the "
@@ -155,7 +149,6 @@ def _strength_table(table: pd.DataFrame) -> Table:
         ("experiment", "base at 0", "base, chosen", *(style(loss).label for loss in losses)),
         rows,
         table,
-        numeric=frozenset(range(1, 3 + len(losses))),
     )
 
 
@@ -179,15 +172,10 @@ def _strength(table: pd.DataFrame) -> Draw:
                 str(name), at, xycoords=("data", "axes fraction"), ha="center", va="bottom",
                 fontsize=9,
             )  # fmt: skip
-        axes.axhline(0, color=INK, lw=1, alpha=0.6)
+        zero(axes, upright=True)
         axes.margins(x=0.15)
         axes.set_xlabel("image-IoU of the base network, threshold chosen, %")
         axes.set_ylabel("gain over cross-entropy, points")
-        looks = [style(loss) for loss in losses]
-        figure.legend(
-            [Line2D([], [], color=x.color, marker=x.marker, ls="") for x in looks],
-            [x.label for x in looks],
-            loc="outside upper left", ncols=1 if narrow else 3, fontsize=9,
-        )  # fmt: skip
+        legend(figure, markers(losses), losses, narrow)
 
     return draw

@@ -19,12 +19,14 @@ from lovasz_repro.report.document import count, interval, listed
 from lovasz_repro.report.markdown import escaped, pipes
 from lovasz_repro.report.style import style
 
+NETWORK, LISTS = ("network", "kind"), ("data", "val_list")
+
 DIFFERENCES = {
-    ("network", "kind"): "network {}",
+    NETWORK: "network {}",
     ("network", "score"): "score: {}",
     ("network", "train"): "trained: {}",
     ("data", "views"): "{} fixed views",
-    ("data", "val_list"): "lists {}",
+    LISTS: "lists {}",
     ("runtime", "precision"): "precision {}",
 }
 """Keys of the configuration that tell one run from another, and how their values are named."""
@@ -48,8 +50,10 @@ def controls_table(studies: Mapping[str, Records], main: str) -> str:
         if name == main:
             continue
         beside = counterpart(studies, name, main)
-        what = [differences(studies[beside], records), _size(records)]
-        row = [_link(name), *map(escaped, what), _link(beside)]
+        what = differences(studies[beside], records)
+        grid = records.grid
+        size = f"{count(len(grid.categories), 'category')}, {count(len(grid.folds), 'fold')}"
+        row = [_link(name), escaped(what), escaped(size), _link(beside)]
         for found in change(records, studies[beside]).values():
             ends = interval(found["low"], found["high"], points)
             row += [points(found["gain"]), points(found["gain_beside"])]
@@ -63,14 +67,13 @@ def counterpart(studies: Mapping[str, Records], name: str, main: str) -> str:
     of the same network, of these one with the same lists of images, where there is one."""
     own = studies[name]
     larger = [other for other, r in studies.items() if len(r.results) > len(own.results)]
-    candidates = [main, *(other for other in larger if other != main)]
 
     def distance(other: str) -> tuple[bool, bool, int]:
         study = studies[other]
-        same = _same(study, own, "network", "kind"), _same(study, own, "data", "val_list")
-        return not same[0], not same[1], len(list(_differences(study, own)))
+        network, lists = (not _same(study, own, *key) for key in (NETWORK, LISTS))
+        return network, lists, len(list(_differences(study, own)))
 
-    return min(candidates, key=distance)
+    return min([main, *larger], key=distance)
 
 
 def change(records: Records, beside: Records) -> dict[str, dict[str, float]]:
@@ -100,13 +103,12 @@ def _differences(main: Records, other: Records) -> Iterator[str]:
     if steps != _steps(main):
         yield f"{listed([str(n) for n in steps])} steps"
     for (group, key), text in DIFFERENCES.items():
-        values = [_setting(r, group, key) for r in (other, main)]
-        if values[0] != values[1]:
-            yield text.format(values[0])
+        if not _same(main, other, group, key):
+            yield text.format(_setting(other, group, key))
     if not set(main.grid.seeds) & set(other.grid.seeds):
         yield f"seed {listed([str(seed) for seed in other.grid.seeds])}"
-    folds = other.grid.folds if _same(main, other, "data", "val_list") else main.grid.folds
-    if _same(main, other, "network", "kind"):
+    folds = other.grid.folds if _same(main, other, *LISTS) else main.grid.folds
+    if _same(main, other, *NETWORK):
         for loss in (REFERENCE, LOVASZ):
             rates, former = (_rates(r, loss, f) for r, f in ((other, None), (main, folds)))
             if rates != former:
@@ -122,7 +124,7 @@ def alike(main: Records, other: Records, subset: str) -> Records:
     rows = main.images["category"].isin(other.grid.categories)
     if shared := set(main.grid.seeds) & set(other.grid.seeds):
         rows &= main.images["seed"].isin(shared)
-    if _same(main, other, "data", "val_list"):
+    if _same(main, other, *LISTS):
         rows &= main.images["fold"].isin(other.grid.folds)
     elif subset == "present":
         keys = [pd.MultiIndex.from_frame(r.images[["category", "id"]]) for r in (main, other)]
@@ -151,11 +153,6 @@ def _rates(records: Records, loss: str, folds: Sequence[int] | None) -> list[str
         if cell.loss == loss and (folds is None or cell.fold in folds)
     }
     return [f"{rate:.2g}" for rate in sorted(found)]
-
-
-def _size(records: Records) -> str:
-    grid = records.grid
-    return f"{count(len(grid.categories), 'category')}, {count(len(grid.folds), 'fold')}"
 
 
 def _link(name: str) -> str:

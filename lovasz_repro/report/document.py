@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from lovasz_repro.analysis.written import written
+from lovasz_repro.analysis.written import points, written
 from lovasz_repro.report.drawing import Picture
 from lovasz_repro.report.style import style
 
@@ -44,16 +44,16 @@ class Link:
 
 @dataclass(frozen=True)
 class Table:
-    """name: of its CSV and anchor; data: what goes to the CSV; numeric: right-aligned columns;
-    cards: on a phone each row is a card, its fields one below the other; links: behind that
-    to the CSV."""
+    """name: of its CSV and anchor; data: what goes to the CSV; numbers: the columns of numbers,
+    None where it is all but the first; cards: on a phone each row is a card, its fields one below
+    the other; links: behind that to the CSV."""
 
     name: str
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Field]]
     data: pd.DataFrame
-    numeric: frozenset[int] = frozenset()
+    numbers: Sequence[int] | None = None
     cards: bool = False
     links: Sequence[Link] = ()
 
@@ -61,6 +61,11 @@ class Table:
     def csv(self) -> str:
         """Where its data lie, from the page."""
         return f"tables/{self.name}.csv"
+
+    @property
+    def numeric(self) -> Sequence[int]:
+        """The columns that are aligned to the right."""
+        return range(1, len(self.columns)) if self.numbers is None else self.numbers
 
     def interval_width(self, column: int) -> int:
         """The characters of a column's longest interval, so that its values line up before them."""
@@ -171,11 +176,34 @@ class Document:
         return [block for section in self.sections for block in section.blocks]
 
 
+def of_difference(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose low and high are those of its difference instead of those of its value."""
+    ends = {"difference_low": "low", "difference_high": "high"}
+    return table.drop(columns=["low", "high"], errors="ignore").rename(columns=ends)
+
+
 MISSING = Field("–", -math.inf)
 
 
 def loss_field(loss: str) -> Field:
     return Field(style(loss).label, style(loss).label, loss=loss)
+
+
+def level_field(
+    value: float, write: Callable[[float], str], interval: str = "", best: bool = False
+) -> Field:
+    if not math.isfinite(value):
+        return Field("missing", -math.inf)
+    return Field(write(value), value, interval, best=best)
+
+
+def difference_field(value: float, low: float, high: float) -> Field:
+    return level_field(value, points, interval(low, high, points))
+
+
+def gain_field(value: float, low: float, high: float) -> Field:
+    """As `difference_field`; a dash where there is nothing to compare with."""
+    return difference_field(value, low, high) if math.isfinite(value) else MISSING
 
 
 def percent(value: float) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,20 +48,7 @@ def gallery(entries: Sequence[Json], losses: Sequence[str], files: Mapping[str, 
 
 
 def _example(entry: Json, losses: Sequence[str], files: Mapping[str, bytes]) -> Example:
-    def content(name: str) -> bytes:
-        path = f"gallery/{name}"
-        if path not in files:
-            raise UserError(
-                f"{path}: gallery.json names it but it is not there; run the study again"
-            )
-        if entry.get("sha256", {}).get(name, "") not in ("", sha256(files[path])):
-            raise UserError(
-                f"{path}: damaged or edited, gallery.json has another SHA-256 of it; run the study "
-                "again"
-            )
-        _picture(path, files[path])
-        return files[path]
-
+    content = partial(_content, entry, files)
     image = content(entry["image"]) if "image" in entry else None
     truth, outline = content(entry["truth"]), content(entry["outline"])
     mask_of = {loss: content(name) for loss, name in entry["overlays"].items()}
@@ -94,6 +83,27 @@ def _example(entry: Json, losses: Sequence[str], files: Mapping[str, bytes]) -> 
     )
 
 
+def _content(entry: Json, files: Mapping[str, bytes], name: str) -> bytes:
+    """A picture's file. Raises: UserError where it is not there, edited, or cannot be shown."""
+    path = f"gallery/{name}"
+    if path not in files:
+        raise UserError(f"{path}: gallery.json names it but it is not there; run the study again")
+    if entry.get("sha256", {}).get(name, "") not in ("", sha256(files[path])):
+        raise UserError(
+            f"{path}: damaged or edited, gallery.json has another SHA-256 of it; run the study "
+            "again"
+        )
+    try:
+        with Image.open(io.BytesIO(files[path]), formats=("JPEG", "PNG")) as picture:
+            if max(picture.size) > MAX_SIDE:
+                raise ValueError(f"{picture.width} × {picture.height} pixels are too many")
+            picture.load()
+    except Exception as error:  # PIL raises many kinds for a damaged file
+        said = " ".join(str(error).split())
+        raise UserError(f"{path}: not a picture ({said}); run the study again") from error
+    return files[path]
+
+
 def difference(truth: bytes, prediction: bytes) -> bytes:
     """A palette PNG of the truth's size: found, missed and false pixels, and nothing elsewhere.
 
@@ -111,18 +121,6 @@ def difference(truth: bytes, prediction: bytes) -> bytes:
 def _opaque(picture: Image.Image) -> NDArray[np.bool_]:
     """(height, width)"""
     return np.asarray(picture.convert("RGBA"))[..., 3] > 0
-
-
-def _picture(path: str, content: bytes) -> None:
-    """Raises: UserError naming the picture that cannot be shown."""
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as picture:
-            if max(picture.size) > MAX_SIDE:
-                raise ValueError(f"{picture.width} × {picture.height} pixels are too many")
-            picture.load()
-    except Exception as error:  # PIL raises many kinds for a damaged file
-        said = " ".join(str(error).split())
-        raise UserError(f"{path}: not a picture ({said}); run the study again") from error
 
 
 def _strip(image: bytes | None, layers: Sequence[Sequence[bytes]], gap: int = 6) -> bytes:
@@ -143,8 +141,6 @@ def _strip(image: bytes | None, layers: Sequence[Sequence[bytes]], gap: int = 6)
     for place, tile in enumerate(tiles):
         strip.paste(tile, (place * (plain.width + gap), 0))
     buffer = io.BytesIO()
-    if image:
-        strip.save(buffer, format="JPEG", quality=82, optimize=True)
-    else:
-        strip.save(buffer, format="PNG", optimize=True)
+    kind: dict[str, Any] = {"format": "JPEG", "quality": 82} if image else {"format": "PNG"}
+    strip.save(buffer, **kind, optimize=True)
     return buffer.getvalue()

@@ -11,13 +11,26 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from lovasz_repro.analysis.written import points
 from lovasz_repro.report import quoted
-from lovasz_repro.report.axes import NARROW, WIDE, inside, interval, limit, rows_of, window, zero
+from lovasz_repro.report.axes import (
+    NARROW,
+    WIDE,
+    inside,
+    interval,
+    legend,
+    limit,
+    markers,
+    panels,
+    rows_of,
+    window,
+    zero,
+)
+from lovasz_repro.report.document import of_difference
 from lovasz_repro.report.drawing import Draw
 from lovasz_repro.report.style import INK, ordered, style
+from lovasz_repro.schema import without_batch
 
 
 def gains(table: pd.DataFrame, paper: dict[str, float]) -> Draw:
@@ -27,29 +40,26 @@ def gains(table: pd.DataFrame, paper: dict[str, float]) -> Draw:
         table: `headline`, the rows with a difference.
         paper: the paper's gains by loss, as shares.
     """
-    ends = table[["difference_low", "difference_high"]].set_axis(["low", "high"], axis=1)
-    limits = window([ends])
+    table = of_difference(table)
+    limits = window([table])
     if limits and paper:
-        limits = (
-            min(limits[0], 110 * min(paper.values())),
-            max(limits[1], 110 * max(paper.values())),
-        )
+        least, most = 110 * min(paper.values()), 110 * max(paper.values())
+        limits = min(limits[0], least), max(limits[1], most)
 
     def draw(figure: Figure, narrow: bool) -> None:
         figure.set_size_inches(NARROW if narrow else WIDE, 0.9 + 0.48 * len(table))
         axes = figure.subplots()
         for place, row in enumerate(table.itertuples()):
-            look = style(row.row)
-            inner = np.array([row.these_low, row.these_high]) * 100
-            if not limits or inside(100 * row.difference, limits):
-                axes.plot(inner, [place, place], color=look.color, lw=6, alpha=0.25)
-            shown = (row.difference, row.difference_low, row.difference_high)
-            interval(axes, place, shown, row.row, limits)
-            if not limits or inside(100 * row.difference, limits):
+            color, value = style(row.row).color, 100 * row.difference
+            shown = not limits or inside(value, limits)
+            if shown:
+                inner = np.array([row.these_low, row.these_high]) * 100
+                axes.plot(inner, [place, place], color=color, lw=6, alpha=0.25)
+            interval(axes, place, row, row.row, limits)
+            if shown:
                 axes.annotate(
-                    points(row.difference), (100 * row.difference, place), xytext=(0, 7),
-                    textcoords="offset points", ha="center", color=look.color, fontsize=9,
-                    fontweight="bold",
+                    points(row.difference), (value, place), xytext=(0, 7), color=color, ha="center",
+                    textcoords="offset points", fontsize=9, fontweight="bold",
                 )  # fmt: skip
             if row.row in paper:
                 at = (100 * paper[row.row], place)
@@ -64,6 +74,7 @@ def gains(table: pd.DataFrame, paper: dict[str, float]) -> Draw:
         axes.set_ylim(len(table) - 0.4, -0.6)
         limit(axes, limits)
         zero(axes)
+        axes.grid(axis="y", visible=False)
         axes.set_xlabel("gain over cross-entropy, points")
 
     return draw
@@ -81,7 +92,6 @@ def per_category(
         measure, gain: what the two panels show.
     """
     order = {category: place for place, category in enumerate(pairs["category"])}
-
     losses = ordered(levels["loss"].unique())
     limits = window([pairs])
 
@@ -97,13 +107,11 @@ def per_category(
             rows = levels[(levels["loss"] == name) & levels["category"].isin(order)]
             # Side by side within the row: losses that are nearly equal would cover each other.
             shift = (index - (len(losses) - 1) / 2) * 0.72 / len(losses)
-            left.plot(
-                100 * rows["value"], rows["category"].map(order) + shift, style(name).marker,
-                color=style(name).color, ms=4.5, label=style(name).label, ls="",
-            )  # fmt: skip
+            look, places = style(name), rows["category"].map(order) + shift
+            values = 100 * rows["value"]
+            left.plot(values, places, look.marker, color=look.color, ms=4.5, label=look.label)
         for row in pairs.itertuples():
-            shown = (row.difference, row.low, row.high)
-            interval(right, order[row.category], shown, loss, limits)
+            interval(right, order[row.category], row, loss, limits)
         for axes in (left, right):
             for place in range(0, len(order), 2):
                 axes.axhspan(place - 0.5, place + 0.5, color=INK, alpha=0.05, lw=0)
@@ -114,95 +122,113 @@ def per_category(
         zero(right)
         left.set_title(f"{measure}, %")
         right.set_title(gain)
-        figure.legend(
-            *left.get_legend_handles_labels(),
-            loc="outside upper left", ncols=1 if narrow else 3, fontsize=9, handletextpad=0.2,
-        )  # fmt: skip
+        keys, _ = left.get_legend_handles_labels()
+        legend(figure, keys, losses, narrow, handletextpad=0.2)
 
     return draw
 
 
-def subsets(panels: Sequence[tuple[str, pd.DataFrame, dict[str, str]]]) -> Draw:
+def subsets(splits: Sequence[tuple[str, pd.DataFrame, dict[str, str]]]) -> Draw:
     """Gains over cross-entropy on parts of the val images, one panel a split.
 
     Args:
-        panels: title; a table with subset, loss, difference, low, high; labels of the subsets.
+        splits: title; a table with subset, loss, difference, low, high; labels of the subsets.
     """
-
-    losses = ordered(panels[0][1]["loss"].unique())
-    limits = window([table for _, table, _ in panels])
+    losses = ordered(splits[0][1]["loss"].unique())
+    limits = window([table for _, table, _ in splits])
 
     def draw(figure: Figure, narrow: bool) -> None:
         if narrow:
-            figure.set_size_inches(NARROW, 3.1 * len(panels) + 0.2 * len(losses))
-            every = np.atleast_1d(figure.subplots(len(panels), 1))
+            figure.set_size_inches(NARROW, 3.1 * len(splits) + 0.2 * len(losses))
+            every = figure.subplots(len(splits), 1)
         else:
             figure.set_size_inches(WIDE, 3.7)
-            widths = [1 + len(labels) for _, _, labels in panels]
-            every = np.atleast_1d(figure.subplots(1, len(panels), sharey=True, width_ratios=widths))
-        for axes, (title, table, labels) in zip(every, panels, strict=True):
+            widths = [1 + len(labels) for _, _, labels in splits]
+            every = figure.subplots(1, len(splits), sharey=True, width_ratios=widths)
+        every = np.atleast_1d(every)
+        for axes, (title, table, labels) in zip(every, splits, strict=True):
             places = {subset: place for place, subset in enumerate(labels)}
             for index, loss in enumerate(losses):
                 rows = table[(table["loss"] == loss) & table["subset"].isin(labels)]
                 shift = (index - (len(losses) - 1) / 2) * 0.6 / max(len(losses), 1)
                 for row in rows.itertuples():
-                    shown = (row.difference, row.low, row.high)
-                    interval(axes, places[row.subset] + shift, shown, loss, limits, upright=True)
+                    interval(axes, places[row.subset] + shift, row, loss, limits, upright=True)
             axes.set_xticks(range(len(labels)), list(labels.values()))
             axes.set_xlim(-0.5, len(labels) - 0.5)
-            axes.axhline(0, color=INK, lw=1, alpha=0.6)
+            zero(axes, upright=True)
             axes.grid(axis="x", visible=False)
             axes.set_title(title)
             limit(axes, limits, upright=True)
         every[0].set_ylabel("gain over cross-entropy, points")
-        looks = [style(loss) for loss in losses]
-        figure.legend(
-            [Line2D([], [], color=x.color, marker=x.marker, ls="") for x in looks],
-            [x.label for x in looks],
-            loc="outside upper left", ncols=1 if narrow else 3, fontsize=9, handletextpad=0.3,
-        )  # fmt: skip
+        legend(figure, markers(losses), losses, narrow, handletextpad=0.3)
 
     return draw
 
 
-def forests(panels: Sequence[tuple[str, pd.DataFrame]], label: str) -> Draw:
+def forests(shown: Sequence[tuple[str, pd.DataFrame]], label: str) -> Draw:
     """Differences with intervals by loss, one panel a comparison.
 
     Args:
-        panels: title; a table with loss, difference, low, high.
+        shown: title; a table with loss, difference, low, high.
         label: of the axes.
     """
-    losses = ordered(name for _, table in panels for name in table["loss"])
+    losses = ordered(name for _, table in shown for name in table["loss"])
     places = {loss: place for place, loss in enumerate(losses)}
-    limits = window([table for _, table in panels])
+    limits = window([table for _, table in shown])
 
     def draw(figure: Figure, narrow: bool) -> None:
+        columns = 1 if narrow else -(-len(shown) // -(-len(shown) // 3))
         height = 0.8 + 0.34 * len(losses)
-        columns = 1
-        if narrow:
-            figure.set_size_inches(NARROW, len(panels) * height)
-            every = np.atleast_1d(figure.subplots(len(panels), 1, sharex=True))
-        else:
-            lines = -(-len(panels) // 3)
-            columns = -(-len(panels) // lines)
-            figure.set_size_inches(WIDE, lines * height)
-            every = figure.subplots(lines, columns, sharey=True, sharex=True, squeeze=False).ravel()
-        for place, (axes, (title, table)) in enumerate(zip(every, panels, strict=False)):
+        every = panels(figure, narrow, len(shown), columns, height, sharex=True, sharey=True)
+        for place, (axes, (title, table)) in enumerate(zip(every, shown, strict=True)):
             for row in table.itertuples():
-                shown = (row.difference, row.low, row.high)
-                interval(axes, places[row.loss], shown, row.loss, limits)
-            if narrow or not place % columns:
+                interval(axes, places[row.loss], row, row.loss, limits)
+            if place % columns == 0:
                 rows_of(axes, losses)
             axes.set_ylim(len(losses) - 0.5, -0.5)
             axes.tick_params(labelbottom=True)
             axes.set_title(title, fontsize=9.5)
             limit(axes, limits)
             zero(axes)
-        for axes in every[len(panels) :]:
-            axes.axis("off")
+            axes.grid(axis="y", visible=False)
         if narrow:
             every[-1].set_xlabel(label)
         else:
             figure.supxlabel(label, fontsize=9.5)
+
+    return draw
+
+
+def by_batch(gains: pd.DataFrame, first: str) -> Draw:
+    """Gain in mIoU over cross-entropy against the images a step, by loss.
+
+    Args:
+        gains: rows of `scores_table` with a difference.
+        first: the loss that is drawn first.
+    """
+    gains = of_difference(gains.assign(loss=gains["loss"].map(without_batch)))
+    batches = sorted(gains["batch_size"].unique())
+    losses = sorted(ordered(gains["loss"]), key=lambda loss: loss != first)
+    limits = window([gains])
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        figure.set_size_inches(NARROW if narrow else WIDE, 4.2 if narrow else 3.8)
+        axes = figure.subplots()
+        for index, loss in enumerate(losses):
+            own, look = gains[gains["loss"] == loss].sort_values("batch_size"), style(loss)
+            places = [batches.index(n) + 0.09 * index for n in own["batch_size"]]
+            axes.plot(places, 100 * own["difference"], ls=look.line, color=look.color, lw=1.2)
+            for place, row in zip(places, own.itertuples(), strict=True):
+                interval(axes, place, row, loss, limits, upright=True)
+            axes.plot([], [], look.marker, color=look.color, label=look.label, ls="")
+        axes.set_xticks(range(len(batches)), [str(n) for n in batches])
+        axes.set_xlim(-0.4, len(batches) - 0.4)
+        zero(axes, upright=True)
+        axes.grid(axis="x", visible=False)
+        limit(axes, limits, upright=True)
+        axes.set_xlabel("images a step")
+        axes.set_ylabel("gain over cross-entropy, points of mIoU")
+        keys, _ = axes.get_legend_handles_labels()
+        legend(figure, keys, losses, narrow, handletextpad=0.3)
 
     return draw

@@ -56,20 +56,20 @@ def write_gallery(runs: Path, voc: VOC) -> None:
     before = _before(records, runs / "gallery")
     entries: list[Json] = []
     pictures: dict[str, bytes] = {}
-    for category in records.grid.categories:
-        for choice in choose(records.images, category):
-            seed = _seed(records, runs, choice)
-            if seed is None and before:
-                if _choice_of(choice) not in before:
-                    what = f"{category}, {choice['rule']}, {choice['id']}"
-                    print(f"gallery: not shown, for want of predictions: {what}", file=sys.stderr)
-                    continue
-                entry, files = before[_choice_of(choice)]
-            else:
-                chosen = choice if seed is None else {**choice, "seed": seed}
-                entry, files = _show(records, runs, voc, chosen)
-            entries.append(entry)
-            pictures |= files
+    choices = [x for category in records.grid.categories for x in choose(records.images, category)]
+    for choice in choices:
+        seed = _seed(records, runs, choice)
+        if seed is not None or not before:
+            shown = choice if seed is None else {**choice, "seed": seed}
+            entry, files = _show(records, runs, voc, shown)
+        elif _choice_of(choice) in before:
+            entry, files = before[_choice_of(choice)]
+        else:
+            what = f"{choice['category']}, {choice['rule']}, {choice['id']}"
+            print(f"gallery: not shown, for want of predictions: {what}", file=sys.stderr)
+            continue
+        entries.append(entry)
+        pictures |= files
     folder = runs / "gallery"
     for name, content in pictures.items():
         write_bytes(folder / name, content)
@@ -95,21 +95,15 @@ def choose(images: pd.DataFrame, category: str) -> list[Json]:
         gain=("gain", "mean"), seed=("seed", "min")
     )
     ranked = by_image.sort_values(["gain", "id"], ascending=[False, True]).to_dict("records")
-    rules = {"largest gain": 0, "median": (len(ranked) - 1) // 2, "largest loss": len(ranked) - 1}
+    last = len(ranked) - 1
     chosen: dict[int, Json] = {}
-    for rule, place in rules.items():
-        row = ranked[place]
-        chosen.setdefault(
-            place,
-            {
-                "category": category,
-                "id": row["id"],
-                "fold": int(row["fold"]),
-                "seed": int(row["seed"]),
-                "gain": round(float(row["gain"]), 6),
-                "rule": rule,
-            },
-        )
+    for rule, place in {"largest gain": 0, "median": last // 2, "largest loss": last}.items():
+        if place not in chosen:
+            row = ranked[place]
+            chosen[place] = {
+                "category": category, "id": row["id"], "fold": int(row["fold"]),
+                "seed": int(row["seed"]), "gain": round(float(row["gain"]), 6), "rule": rule,
+            }  # fmt: skip
     return list(chosen.values())
 
 
@@ -168,6 +162,8 @@ def _show(records: Records, runs: Path, voc: VOC, choice: Json) -> tuple[Json, d
         f"{stem}-truth.png": _tint(truth, TRUTH_COLOR),
         f"{stem}-outline.png": _outline(truth),
     }
+    images = records.images
+    images = images[(images["category"] == category) & (images["id"] == image_id)]
     overlays, iou = {}, {}
     for loss in records.grid.losses:
         cell = Cell(category, loss, choice["fold"], choice["seed"])
@@ -176,7 +172,8 @@ def _show(records: Records, runs: Path, voc: VOC, choice: Json) -> tuple[Json, d
         mask = _prediction(runs / cell.path / "predictions.npz", image_id)[:height, :width]
         overlays[loss] = f"{stem}-{loss}.png"
         files[overlays[loss]] = _tint(mask, style(loss).color)
-        iou[loss] = _image_iou(records.images, cell, image_id)
+        own = (images["loss"] == loss) & (images["fold"] == cell.fold)
+        iou[loss] = float(images.loc[own & (images["seed"] == cell.seed), "iou"].iloc[0])
     size = dict(zip(("width", "height"), scaled(image.size, IMAGE_SIDE), strict=True))
     names = dict(zip(("image", "truth", "outline"), files, strict=False))
     sums = {name: sha256(content) for name, content in files.items()}
@@ -187,17 +184,6 @@ def scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
     """Width and height of an image of `size` whose longest side is brought to `side` pixels."""
     longest = max(size)
     return max(1, round(size[0] * side / longest)), max(1, round(size[1] * side / longest))
-
-
-def _image_iou(images: pd.DataFrame, cell: Cell, image_id: str) -> float:
-    row = images[
-        (images["category"] == cell.category)
-        & (images["loss"] == cell.loss)
-        & (images["fold"] == cell.fold)
-        & (images["seed"] == cell.seed)
-        & (images["id"] == image_id)
-    ]
-    return float(row["iou"].iloc[0])
 
 
 def _prediction(path: Path, image_id: str) -> Mask:
@@ -235,11 +221,9 @@ def _outline(mask: Mask) -> bytes:
     neighbours = np.stack(
         [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
     )
-    edge = mask & ~neighbours.all(0)
-    outside = ~mask & neighbours.any(0)
-    return palette_png(
-        np.where(edge, 1, np.where(outside, 2, 0)), ["#000000", "#ffffff", "#000000"], [0, 230, 110]
-    )
+    edge, outside = mask & ~neighbours.all(0), ~mask & neighbours.any(0)
+    kinds = np.where(edge, 1, np.where(outside, 2, 0))
+    return palette_png(kinds, ["#000000", "#ffffff", "#000000"], [0, 230, 110])
 
 
 def palette_png(indices: NDArray[np.integer], colors: list[str], opacity: list[int]) -> bytes:

@@ -12,7 +12,7 @@ from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED
 from lovasz_repro.report.document import count, listed, percent
-from lovasz_repro.report.prose import UNTRAINED_ROWS, the, with_interval
+from lovasz_repro.report.prose import UNTRAINED_ROWS, parts_of_gain, the, with_interval
 
 
 def answer(differences: pd.DataFrame, claims: Sequence[Claim]) -> str:
@@ -72,7 +72,6 @@ def headline(rows: pd.DataFrame) -> str:
 def training(table: pd.DataFrame) -> str:
     """How image-IoU still moves at the end. table: loss, measure, step, middle."""
     rows = table[(table["measure"] == "image_iou") & (table["loss"] == LOVASZ)]
-    rows = rows.sort_values("step")
     if len(rows) < 2:
         return "Too few validations of the Lovász hinge to say whether it still moves"
     before, last = rows.iloc[-2], rows.iloc[-1]
@@ -85,24 +84,24 @@ def training(table: pd.DataFrame) -> str:
 
 
 def sources(parts: pd.DataFrame) -> str:
-    table = parts[parts["loss"] == LOVASZ].dropna(subset="difference").set_index("part")
-    if table.empty:
+    """parts: `decomposition`."""
+    gain = parts_of_gain(parts)["difference"]
+    if gain.empty:
         return "No gain of the Lovász hinge that could be taken apart"
-    shares = {name: table.loc[name, "difference"] for name in ("gain", "present", "absent")}
     return (
-        f"The Lovász hinge’s {points(shares['gain'])} points: {points(shares['present'])} from "
-        f"images with the category, {points(shares['absent'])} from images without it"
+        f"The Lovász hinge’s {points(gain['gain'])} points: {points(gain['present'])} from "
+        f"images with the category, {points(gain['absent'])} from images without it"
     )
 
 
 def operating(parts: pd.DataFrame) -> str:
-    table = parts[parts["loss"] == LOVASZ].dropna(subset="difference").set_index("part")
-    if table.empty:
+    """parts: `decomposition`."""
+    gain = parts_of_gain(parts)["difference"]
+    if gain.empty:
         return "No gain of the Lovász hinge to set beside chosen thresholds"
-    left, moved = (table.loc[part, "difference"] for part in ("both_chosen", "operating_point"))
     return (
-        f"A chosen threshold changes the Lovász hinge’s gain by {points(-moved)} points, to "
-        f"{points(left)}"
+        "A chosen threshold changes the Lovász hinge’s gain by "
+        f"{points(-gain['operating_point'])} points, to {points(gain['both_chosen'])}"
     )
 
 

@@ -6,23 +6,22 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from lovasz_repro.analysis.prevalence import NATURAL
 from lovasz_repro.analysis.written import points
-from lovasz_repro.report.axes import NARROW, WIDE, limit, window
+from lovasz_repro.report.axes import limit, panels, window, zero
 from lovasz_repro.report.drawing import Draw
 from lovasz_repro.report.style import INK, MEASURE_LABELS, ordered, style
 from lovasz_repro.schema import without_batch
 
 
-def _legend(figure: Figure, losses: list[str], narrow: bool) -> None:
-    looks = [style(loss) for loss in losses]
-    figure.legend(
-        [Line2D([], [], color=x.color, ls=x.line) for x in looks],
-        [x.label for x in looks],
-        loc="outside upper left", ncols=1 if narrow else 3, fontsize=9, handlelength=2.6,
-    )  # fmt: skip
+def _band(
+    axes: Axes, x: pd.Series, middle: pd.Series, ends: pd.DataFrame, loss: str, alpha: float
+) -> None:
+    """A line and the band around it. ends: low and high."""
+    look = style(loss)
+    axes.plot(x, middle, ls=look.line, color=look.color)
+    axes.fill_between(x, ends["low"], ends["high"], color=look.color, alpha=alpha, lw=0)
 
 
 def curves(table: pd.DataFrame) -> Draw:
@@ -39,25 +38,14 @@ def curves(table: pd.DataFrame) -> Draw:
     titles |= {"image_iou": "image-IoU, %", "gain": "gain over cross-entropy", "miou": "mIoU, %"}
 
     def draw(figure: Figure, narrow: bool) -> None:
-        columns = 1 if narrow else 3
-        lines = -(-len(measures) // columns)
-        extra = 0.25 * (len(losses) if narrow else -(-len(losses) // 3))
-        figure.set_size_inches(NARROW if narrow else WIDE, 2.2 * lines + extra)
-        panels = np.atleast_1d(figure.subplots(lines, columns, sharex=True)).ravel()
-        for axes, measure in zip(panels, measures, strict=False):
+        every = panels(figure, narrow, len(measures), 3, 2.2, losses, sharex=True)
+        for axes, measure in zip(every, measures, strict=True):
             for loss in losses:
                 rows = table[(table["measure"] == measure) & (table["loss"] == loss)]
-                look = style(loss)
-                axes.plot(rows["step"], rows["middle"], ls=look.line, color=look.color)
-                axes.fill_between(
-                    rows["step"], rows["low"], rows["high"], color=look.color, alpha=0.12, lw=0
-                )
+                _band(axes, rows["step"], rows["middle"], rows, loss, 0.12)
             axes.set_title(titles[measure])
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("step")
-        for axes in panels[len(measures) :]:
-            axes.axis("off")
-        _legend(figure, losses, narrow)
 
     return draw
 
@@ -73,16 +61,10 @@ def prevalence(table: pd.DataFrame, losses: list[str]) -> Draw:
     limits = window([reach])
 
     def draw(figure: Figure, narrow: bool) -> None:
-        extra = 0.25 * (len(losses) if narrow else -(-len(losses) // 3))
-        figure.set_size_inches(NARROW if narrow else WIDE, 3.6 + extra)
-        axes = figure.subplots()
+        (axes,) = panels(figure, narrow, 1, 1, 3.6, losses)
         for loss in losses:
-            rows = shown[shown["loss"] == loss]
-            look, x = style(loss), 100 * rows["share"]
-            axes.plot(x, 100 * rows["difference"], ls=look.line, color=look.color)
-            axes.fill_between(
-                x, 100 * rows["low"], 100 * rows["high"], color=look.color, alpha=0.13, lw=0
-            )
+            rows = 100 * shown[shown["loss"] == loss].drop(columns="loss")
+            _band(axes, rows["share"], rows["difference"], rows, loss, 0.13)
         limit(axes, limits, upright=True)
         _beyond(axes, shown, losses)
         top = axes.get_ylim()[1]
@@ -93,10 +75,9 @@ def prevalence(table: pd.DataFrame, losses: list[str]) -> Draw:
                 textcoords="offset points", ha="left" if share < 0.5 else "right", va="top",
                 fontsize=8.5,
             )  # fmt: skip
-        axes.axhline(0, color=INK, lw=1, alpha=0.6)
+        zero(axes, upright=True)
         axes.set_xlabel("images with the category, %")
         axes.set_ylabel("gain over cross-entropy, points")
-        _legend(figure, losses, narrow)
 
     return draw
 
@@ -129,12 +110,9 @@ def thresholds(table: pd.DataFrame, chosen: pd.Series) -> Draw:
     titles = {"all": "all images", "present": "with the category", "absent": "without it"}
 
     def draw(figure: Figure, narrow: bool) -> None:
-        extra = 0.25 * (len(losses) if narrow else -(-len(losses) // 3))
-        size = (NARROW, 7.6 + extra) if narrow else (WIDE, 2.9 + extra)
-        figure.set_size_inches(*size)
-        shape = (3, 1) if narrow else (1, 3)
-        panels = np.atleast_1d(figure.subplots(*shape, sharex=True, sharey=True))
-        for axes, (part, title) in zip(panels, titles.items(), strict=True):
+        height = 7.6 / 3 if narrow else 2.9
+        every = panels(figure, narrow, 3, 3, height, losses, sharex=True, sharey=True)
+        for axes, (part, title) in zip(every, titles.items(), strict=True):
             for loss in losses:
                 rows = table[table["loss"] == loss]
                 look = style(loss)
@@ -143,12 +121,11 @@ def thresholds(table: pd.DataFrame, chosen: pd.Series) -> Draw:
                     at = chosen[loss]
                     value = 100 * np.interp(at, rows["threshold"], rows[part])
                     axes.plot(at, value, look.marker, color=look.color, ms=7, mec="none")
-            axes.axvline(0, color=INK, lw=1, alpha=0.6)
+            zero(axes)
             axes.set_title(title)
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("threshold on the logits")
-        panels[0].set_ylabel("image-IoU, %")
-        _legend(figure, losses, narrow)
+        every[0].set_ylabel("image-IoU, %")
 
     return draw
 
@@ -163,26 +140,20 @@ def tuning(tried: pd.DataFrame, measure: str = "image-IoU") -> Draw:
     groups = list(tried.groupby(["fold", "steps"], sort=True))
     losses = ordered(tried["loss"].unique())
     looks = ordered(without_batch(loss) for loss in losses)  # a panel has one batch size
-    every = sorted(tried["lr"].unique())
+    rates = sorted(tried["lr"].unique())
 
     def draw(figure: Figure, narrow: bool) -> None:
-        columns = 1 if narrow else min(2, len(groups))
-        lines = -(-len(groups) // columns)
-        extra = 0.25 * (len(looks) if narrow else -(-len(looks) // 3))
-        figure.set_size_inches(NARROW if narrow else WIDE, 2.7 * lines + extra)
-        panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
-        for axes, ((fold, steps), table) in zip(panels, groups, strict=False):
+        columns = min(2, len(groups))
+        every = panels(figure, narrow, len(groups), columns, 2.7, looks, sharey=True)
+        for axes, ((fold, steps), table) in zip(every, groups, strict=True):
             for loss in losses:
                 _rates(axes, table[table["loss"] == loss].sort_values("lr"), loss)
             axes.set_xscale("log")
-            axes.set_xticks(every, [f"{rate:g}" for rate in every], fontsize=8, rotation=45)
+            axes.set_xticks(rates, [f"{rate:g}" for rate in rates], fontsize=8, rotation=45)
             axes.set_xticks([], minor=True)
             axes.set_title(f"fold {fold}, {steps} steps", fontsize=9.5)
             axes.set_xlabel("learning rate")
-        for axes in panels[len(groups) :]:
-            axes.axis("off")
-        panels[0].set_ylabel(f"held-out {measure}, %")
-        _legend(figure, looks, narrow)
+        every[0].set_ylabel(f"held-out {measure}, %")
 
     return draw
 

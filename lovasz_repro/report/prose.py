@@ -1,18 +1,15 @@
-"""The sentences of the report that are made from numbers, its headings among them."""
+"""Sentences of the report that are made from numbers; its opening ones are in `verdict`."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from lovasz_repro.analysis.claims import LOVASZ, Claim
-from lovasz_repro.analysis.decide import SITUATIONS, Situation
+from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.headline import BACKGROUND, UNTRAINED_TUNED
-from lovasz_repro.analysis.prevalence import NATURAL
-from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED, Records
 from lovasz_repro.report import quoted
@@ -23,167 +20,15 @@ FOOTNOTE = f"{quoted.SIGN} The paper’s values are {quoted.MARK}."
 UNTRAINED_ROWS = (UNTRAINED, UNTRAINED_TUNED, BACKGROUND)
 
 
-def verdict(
-    differences: pd.DataFrame, headline: pd.DataFrame, parts: pd.DataFrame,
-    claims: Sequence[Claim], choices: pd.DataFrame, prevalence: pd.DataFrame, of_voc: bool = True,
-) -> list[str]:  # fmt: skip
-    """Three lines: what became of the paper's claim, where a gain comes from, what to use when.
-
-    Args:
-        differences, headline, parts, choices, prevalence: `mean_differences`, `headline`,
-            `decomposition`, `decisions`, `prevalence_gains`.
-        of_voc: whether the categories are the paper's.
-    """
-    claim = next(claim for claim in claims if claim.key == "best_image_iou")
-    return [
-        f"{_gain(differences, headline, of_voc)} {_claim(claim)}",
-        _where(parts),
-        f"{_use(choices)} {_natural(prevalence)}".strip(),
-    ]
-
-
-def _gain(differences: pd.DataFrame, headline: pd.DataFrame, of_voc: bool) -> str:
-    rows = differences[(differences["loss"] == LOVASZ) & (differences["categories"] > 0)]
-    if rows.empty:
-        return (
-            "These records do not hold one category with the same cells for the Lovász hinge and "
-            "cross-entropy, so they cannot say which of the two gives the better image-IoU."
-        )
-    row = rows.iloc[0]
-    clear = row["low"] > 0 or row["high"] < 0
-    text = (
-        f"Training with the Lovász hinge gives an image-IoU of {percent(row['value'])}\u00a0%, "
-        f"with cross-entropy {percent(row['reference_value'])}\u00a0%, mean over "
-        f"{count(int(row['categories']), 'category')}: a difference of {with_interval(row)} for "
-        "categories like these"
-    )
-    own = headline[headline["row"] == LOVASZ].iloc[0]
-    if these := interval(own["these_low"], own["these_high"], points):
-        text += f", {these} for exactly these"
-    text += "." if clear else ". The first interval includes zero."
-    if of_voc:
-        text += f" The paper’s difference is {points(quoted.gain(LOVASZ))}{quoted.SIGN}."
-    return text
-
-
-def _claim(claim: Claim) -> str:
-    text = (
-        "The paper’s claim, that the Lovász hinge is the best of cross-entropy, hinge and Lovász "
-        f"hinge: {claim.verdict}"
-    )
-    if math.isnan(claim.effect):
-        return f"{text}."
-    row = {"difference": claim.effect, "low": claim.low, "high": claim.high}
-    text += f"; {claim.hardest} the difference is {with_interval(row)}"
-    if math.isfinite(claim.these_low):
-        ends = interval(claim.these_low, claim.these_high, points)
-        text += f", {ends} for exactly these categories"
-    return f"{text}."
-
-
-def _where(parts: pd.DataFrame) -> str:
-    table = parts[parts["loss"] == LOVASZ].dropna(subset="difference").set_index("part")
-    if table.empty:
-        return "Where a gain would come from cannot be said from these records."
-    whole, shape = table.loc["gain"], table.loc["oracle"]
-    text = (
-        f"Of the {points(whole['difference'])} points, images with the category bring "
-        f"{with_interval(table.loc['present'])}, images without it "
-        f"{with_interval(table.loc['absent'])}. With one threshold per cell, chosen on held-out "
-        f"images, the difference is {with_interval(table.loc['both_chosen'])}. At the best "
-        "threshold of each single image, IoU on images with the category changes by "
-        f"{with_interval(shape)}"
-    )
-    if shape["high"] < 0:
-        text += ": the masks’ shape is worse"
-    elif shape["low"] <= 0:
-        text += ": no better mask shape is shown"
-    return f"{text}."
+def parts_of_gain(parts: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the Lovász hinge by part. parts: `decomposition`."""
+    return parts[parts["loss"] == LOVASZ].dropna(subset="difference").set_index("part")
 
 
 def with_interval(row: pd.Series | Mapping[str, float]) -> str:
     """row: difference, low, high."""
     ends = interval(row["low"], row["high"], points)
     return f"{points(row['difference'])} points {ends}".strip()
-
-
-def _use(choices: pd.DataFrame) -> str:
-    """Which loss has the highest mean when, in as few conditions as hold exactly, and how often
-    cross-entropy and the network before fine-tuning are not told apart from it."""
-    if choices.empty:
-        return "Which loss to use cannot be said from these records."
-    best = dict(zip(SITUATIONS, choices["loss"], strict=True))
-    found = []
-    for loss in ordered(best.values()):
-        own = {case for case, choice in best.items() if choice == loss}
-        found.append(f"{the(loss)} has the highest mean {_when(own)}")
-    text = f"{'; '.join(found)}."
-    text = text[0].upper() + text[1:]
-    rivals = [names.split() for names in choices["not_told_apart"]]
-    better = choices["untrained_better"]
-    clear = {
-        case
-        for case, names, above in zip(SITUATIONS, rivals, better, strict=True)
-        if not (names or above)
-    }
-    if len(clear) == len(SITUATIONS):
-        return f"{text} It is told apart from every other loss in each of them."
-    only = f"only {_when(clear)}" if clear else "in none of them"
-    text += f" It is told apart from every other loss {only}."
-    for loss in (REFERENCE, UNTRAINED):
-        if cases := sum(loss in names for names in rivals):
-            name = the(loss)
-            text += f" {name[0].upper()}{name[1:]} is not told apart from it in {cases} of "
-            text += f"{len(rivals)}."
-    return text
-
-
-def _when(cases: set[Situation]) -> str:
-    return "; or ".join(_conditions(flags) for flags in _cover(cases))
-
-
-def _natural(prevalence: pd.DataFrame) -> str:
-    """What the gain is at VOC's own share of images with the category."""
-    rows = prevalence[(prevalence["share"] == NATURAL) & (prevalence["loss"] == LOVASZ)]
-    if rows.empty:
-        return ""
-    return (
-        "Half of the images hold the category here. With "
-        f"{100 * NATURAL:g}\u00a0%, as in VOC’s own list, the Lovász hinge’s gain over "
-        f"cross-entropy would be {with_interval(rows.iloc[0])}."
-    )
-
-
-Flags = tuple[bool | None, bool | None, bool | None]  # None: either
-
-
-def _cover(cases: set[Situation]) -> Iterator[Flags]:
-    """Conditions that hold in these situations and no others, the widest first."""
-    left = set(cases)
-    options = (None, True, False)
-    every: list[Flags] = [(a, b, c) for a in options for b in options for c in options]
-    for flags in sorted(every, key=lambda flags: -flags.count(None)):
-        covered = {case for case in SITUATIONS if _holds(flags, case)}
-        if covered <= cases and covered & left:
-            left -= covered
-            yield flags
-
-
-def _holds(flags: Flags, case: Situation) -> bool:
-    values = (case.per_image, case.empty_images, case.tunable)
-    return all(flag in (None, value) for flag, value in zip(flags, values, strict=True))
-
-
-def _conditions(flags: Flags) -> str:
-    texts = (
-        ("IoU is averaged over images", "IoU is taken over the data set"),
-        ("some images lack the category", "every image holds the category"),
-        ("the threshold can be chosen", "the threshold is 0"),
-    )
-    parts = [
-        pair[0 if flag else 1] for flag, pair in zip(flags, texts, strict=True) if flag is not None
-    ]
-    return f"when {listed(parts)}" if parts else "in each of the eight cases below"
 
 
 def the(loss: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,18 +11,18 @@ import pandas as pd
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import write_bytes
 from lovasz_repro.records import Records, load
-from lovasz_repro.report import multiclass, prose, quoted, tables
-from lovasz_repro.report.controls import controls_table
-from lovasz_repro.report.document import Table, count
-from lovasz_repro.report.markdown import escaped, table
-from lovasz_repro.report.readme_bench import (
-    NOT_MEASURED,
-    convergence_table,
-    gpu_table,
-    loss_table,
-    training_table,
+from lovasz_repro.report import (
+    answer_tables,
+    bench_tables,
+    multiclass,
+    prose,
+    tables,
 )
-from lovasz_repro.report.sections import Study
+from lovasz_repro.report.controls import controls_table
+from lovasz_repro.report.document import count
+from lovasz_repro.report.markdown import escaped, table
+from lovasz_repro.report.study_tables import Study
+from lovasz_repro.report.verdict import verdict
 
 NOTHING = "No results on Pascal VOC have been committed yet."
 VERDICT_TITLES = ("The claim", "Where the gain comes from", "Which loss to use")
@@ -75,13 +74,14 @@ def _renew(blocks: dict[Path, dict[str, str]]) -> None:
 
 def _bench_blocks(folder: Path) -> dict[str, str]:
     measured = [pd.read_csv(path) for path in sorted(folder.glob("gpu-*.csv"))]
-    blocks = {"gpu": "\n\n".join(map(gpu_table, measured)) or NOT_MEASURED}
+    blocks = {"gpu": "\n\n".join(map(bench_tables.gpu, measured)) or "Not measured."}
     if (folder / "loss.csv").is_file():
-        blocks["bench"] = loss_table(pd.read_csv(folder / "loss.csv"))
+        blocks["bench"] = bench_tables.losses(pd.read_csv(folder / "loss.csv"))
     if (folder / "convergence.csv").is_file():
-        blocks["convergence"] = convergence_table(pd.read_csv(folder / "convergence.csv"))
+        found = pd.read_csv(folder / "convergence.csv")
+        blocks["convergence"] = bench_tables.convergence(found)
     if trained := sorted(folder.glob("train-*.csv")):
-        blocks["train"] = training_table(pd.concat(map(pd.read_csv, trained)))
+        blocks["train"] = bench_tables.training(pd.concat(map(pd.read_csv, trained)))
     return blocks
 
 
@@ -103,19 +103,15 @@ def _list_of(results: dict[Path, Records]) -> str:
     """The reports, then the runs beside the main one."""
     lines = []
     for folder, records in results.items():
-        grid = records.grid
-        what = count(len(grid.categories), "category")
-        what = "all labels at once" if records.multiclass else what
-        size = f"{what}, {len(records.results)} of "
-        size += count(len(grid.cells()), "cell")
-        lines.append(f"- [{folder.name}]({folder.name}/report.md): {size}.")
-    if not lines:
-        return NOTHING
+        categories = count(len(records.grid.categories), "category")
+        what = "all labels at once" if records.multiclass else categories
+        cells = f"{len(records.results)} of {count(len(records.grid.cells()), 'cell')}"
+        lines.append(f"- [{folder.name}]({folder.name}/report.md): {what}, {cells}.")
     binary = _binary(results)
     if len(binary) > 1 and (main := _main(binary)):
         studies = {path.name: records for path, records in binary.items()}
         lines += ["", CONTROLS, "", controls_table(studies, main.name)]
-    return "\n".join(lines)
+    return "\n".join(lines) or NOTHING
 
 
 def _binary(results: dict[Path, Records]) -> dict[Path, Records]:
@@ -141,21 +137,22 @@ def _result(every: dict[Path, Records], root: Path) -> str:
         for path, records in every.items()
         if records.multiclass
     ]
-    binary = _binary(every)
-    main = _main(binary)
+    main = _main(_binary(every))
     if main is None:
         return "\n".join(answers) or NOTHING
-    study = Study(binary[main], {})
+    study, name, link = Study(every[main], {}), main.name, links[main]
     lines = [
         f"- **{title}.** {escaped(text)}"
-        for title, text in zip(VERDICT_TITLES, study.verdict, strict=True)
+        for title, text in zip(VERDICT_TITLES, verdict(study), strict=True)
     ]
-    source = f"From [the report of `{main.name}`]({links[main]}/report.md)."
-    parts = ["\n".join([*lines, *answers]), *_table_1(study), f"{source} {prose.FOOTNOTE}"]
-    parts.append(
-        f"![Gain in image-IoU over cross-entropy, {main.name}]({links[main]}/figures/gain.svg)"
-    )
-    return "\n\n".join([*parts, *_decisions(study)])
+    parts = [
+        "\n".join([*lines, *answers]),
+        *_table_1(study),
+        f"From [the report of `{name}`]({link}/report.md). {prose.FOOTNOTE}",
+        f"![Gain in image-IoU over cross-entropy, {name}]({link}/figures/gain.svg)",
+        *_decisions(study),
+    ]
+    return "\n\n".join(parts)
 
 
 def _weight(records: Records) -> tuple[int, bool, int]:
@@ -176,26 +173,17 @@ def _decisions(study: Study) -> list[str]:
     if better := int(choices["untrained_better"].sum()):
         cases = count(len(choices), "case")
         text += f" In {better} of {cases} not fine-tuning at all is better."
-    return [text, table(tables.decision_table(choices))]
+    return [text, table(answer_tables.decision_table(choices))]
 
 
 def _table_1(study: Study) -> list[str]:
-    short = _columns(tables.first_table(study.headline, study.of_voc), TABLE_1_COLUMNS)
-    heads = list(short.columns)
-    heads[1:3] = [f"paper{quoted.SIGN}, gain", "image-IoU here"]
+    whole = tables.first_table(study.headline, study.of_voc)
+    columns = [whole.columns[place] for place in TABLE_1_COLUMNS]
+    columns[2] = "image-IoU here"
+    rows = [[row[place] for place in TABLE_1_COLUMNS] for row in whole.rows]
     categories = count(int(study.headline["categories"].max()), "category")
     text = (
         f"Image-IoU in percent, mean over {categories} with 95 % interval; gains over "
         "cross-entropy in points (at a chosen threshold: over cross-entropy at its own)."
     )
-    return [text, table(replace(short, columns=heads))]
-
-
-def _columns(whole: Table, places: Sequence[int]) -> Table:
-    """A table of some of its columns."""
-    return replace(
-        whole,
-        columns=[whole.columns[place] for place in places],
-        rows=[[row[place] for place in places] for row in whole.rows],
-        numeric=frozenset(new for new, old in enumerate(places) if old in whole.numeric),
-    )
+    return [text, table(replace(whole, columns=columns, rows=rows))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lovasz_repro.records import UNTRAINED, Json, Records
 from lovasz_repro.report.document import count, listed
@@ -13,35 +13,33 @@ NOT_RECORDED = "not recorded"
 def completeness(records: Records) -> str:
     """What the grid has that the records do not; empty when all is there."""
     total = len(records.grid.cells())
-    statements = []
+    found = []
     if records.missing:
-        statements.append(f"Cells not run: {len(records.missing)} of {total}.")
+        found.append(f"Cells not run: {len(records.missing)} of {total}.")
     if records.failed:
-        statements.append(f"Cells that failed: {len(records.failed)} of {total}.")
+        found.append(f"Cells that failed: {len(records.failed)} of {total}.")
     if records.stale:
-        statements.append(
+        found.append(
             "Cells finished under another configuration than the study’s "
             f"({records.study['hash'][:12]}): {len(records.stale)} of {total}; run the study again."
         )
-    if statements:
-        statements.append(
+    if found:
+        found.append(
             f"They are left out, and a {'loss' if records.multiclass else 'category'} counts in a "
             "comparison only where both losses have the same cells."
         )
-    return " ".join(statements)
+    return " ".join(found)
 
 
 def facts(records: Records) -> list[tuple[str, str]]:
     """The header: label and text; what the records lack is said to be not recorded."""
     machine, grid = records.machine, records.grid
-    commit = str(machine.get("commit") or NOT_RECORDED)[:12]
-    dirty = machine.get("dirty")
-    state = "" if dirty is None else ", with uncommitted changes" if dirty else ", clean"
+    state = commit(machine)
+    if machine.get("dirty") is not None:
+        state += ", with uncommitted changes" if machine["dirty"] else ", clean"
     earlier = machine.get("earlier", [])
     if earlier:
-        state += (
-            f"; began at {listed([str(e.get('commit') or NOT_RECORDED)[:12] for e in earlier])}"
-        )
+        state += f"; began at {listed([commit(part) for part in earlier])}"
     parts = (*earlier, machine)
     versions = [
         f"{name} {there}"
@@ -50,12 +48,8 @@ def facts(records: Records) -> list[tuple[str, str]]:
     ]
     hardware = [there for key in ("device", "processor") if (there := _each(key, parts))]
     cores = f", {there} cores" if (there := _each("cores", parts)) else ""
-    first = earlier[0] if earlier else machine
-    dates = [
-        str(day)[:16].replace("T", " ")
-        for day in (first.get("started"), machine.get("finished"))
-        if day
-    ]
+    days = parts[0].get("started"), machine.get("finished")
+    dates = [str(day)[:16].replace("T", " ") for day in days if day]
     worked = [part.get("seconds") for part in parts]
     done = f"{len(records.results)} of {len(grid.cells())} cells"
     what = count(len(grid.categories), "category")
@@ -68,13 +62,18 @@ def facts(records: Records) -> list[tuple[str, str]]:
     ]
     return [
         ("Grid", f"{done}: {listed(axes)}"),
-        ("Commit", commit + state),
+        ("Commit", state),
         ("Hardware", (", ".join(hardware) + cores) if hardware else NOT_RECORDED),
         ("Versions", ", ".join(versions) or NOT_RECORDED),
         ("Records of (UTC)", " to ".join(dates) or NOT_RECORDED),
         ("Wall-clock", duration(sum(worked)) if all(worked) else NOT_RECORDED),
         ("Hash of the setting", str(records.study["hash"])[:12]),
     ]
+
+
+def commit(machine: Json) -> str:
+    """The first 12 digits of the commit that a study ran at. machine: machine.json."""
+    return str(machine.get("commit") or NOT_RECORDED)[:12]
 
 
 def _each(key: str, parts: Sequence[Json]) -> str:
@@ -93,125 +92,123 @@ def duration(seconds: float) -> str:
 def deviations(records: Records) -> list[str]:
     """How this study departs from the paper's experiment, as far as its configuration says."""
     study, grid = records.study, records.study["grid"]
-    config = study.get("config", {})
-    data, network, optim, base = (
-        config.get(key, {}) for key in ("data", "network", "optim", "base")
-    )
-    frozen = network.get("train", "all") != "all"
-    published = base.get("train", "none") == "none"
-    unseen = "is believed not to have seen them" if published else "did not see them"
-    steps = sorted({r["steps"] for r in records.results.values() if r.get("steps")})
-    tuning = config.get("tuning", {})
-    holdout, source = int(tuning.get("holdout", 5)), tuning.get("holdout_list")
-    held_from = "the fold’s training list" + (f" within {source}" if source else "")
-    views = int(data.get("views", 0))
-    found: list[tuple[bool, str]] = [
-        (
-            bool(study.get("generated")),
-            "The images are generated shapes, not Pascal VOC: nothing here bears on the paper.",
-        ),
-        (
-            len(grid["categories"]) != 20,
-            f"{count(len(grid['categories']), 'category')} instead of 20.",
-        ),
-        (
-            network.get("kind") == "deeplab_v2",
-            f"The backbone is {network.get('backbone')} instead of ResNet-101 from MS-COCO.",
-        ),
-        (
-            network.get("kind") == "deeplabv3_resnet101",
-            "The network is torchvision’s DeepLabv3 with ResNet-101, not DeepLabv2.",
-        ),
-        (
-            network.get("kind") == "deeplabv3_mobilenetv2",
+    found = []
+    if study.get("generated"):
+        found.append(
+            "The images are generated shapes, not Pascal VOC: nothing here bears on the paper."
+        )
+    if len(grid["categories"]) != 20:
+        found.append(f"{count(len(grid['categories']), 'category')} instead of 20.")
+    found += _network(study.get("config", {}))
+    found += _training(records)
+    return found
+
+
+def _network(config: Json) -> Iterator[str]:
+    network = config.get("network", {})
+    kind, trained = network.get("kind"), network.get("train")
+    if kind == "deeplab_v2":
+        yield f"The backbone is {network.get('backbone')} instead of ResNet-101 from MS-COCO."
+    if kind == "deeplabv3_resnet101":
+        yield "The network is torchvision’s DeepLabv3 with ResNet-101, not DeepLabv2."
+    if kind == "deeplabv3_mobilenetv2":
+        yield (
             "The network is TensorFlow’s published DeepLabv3 with MobileNetV2, trained on COCO and "
-            "VOC, not DeepLabv2 with ResNet-101.",
-        ),
-        (
-            network.get("score") == "log_odds",
+            "VOC, not DeepLabv2 with ResNet-101."
+        )
+    if network.get("score") == "log_odds":
+        yield (
             "The binary score of a category is the log-odds of its channel against the other 20, "
-            "not the channel itself.",
-        ),
-        (
-            network.get("train") == "head",
-            "Only the head is trained, on features that stay as they are.",
-        ),
-        (
-            network.get("train") == "top",
+            "not the channel itself."
+        )
+    if trained == "head":
+        yield "Only the head is trained, on features that stay as they are."
+    if trained == "top":
+        yield (
             f"Only the network from {network.get('split')} on is trained; what lies before stays "
-            "as it is.",
-        ),
-        (
-            frozen and not views,
-            "Training sees whole images, neither cropped nor scaled nor mirrored.",
-        ),
-        (
-            frozen and views > 0,
-            f"Training draws among {count(views, 'fixed crop')} of each image, the same for every "
-            "loss.",
-        ),
-        (
-            network.get("output_stride", 8) != 8,
-            f"Output stride {network.get('output_stride')} instead of 8.",
-        ),
-        (
-            data.get("crop_size", 321) != 321,
-            f"Training crops of {data.get('crop_size')} pixels instead of 321.",
-        ),
-        (
-            "image_size" in data,
+            "as it is."
+        )
+    if trained not in (None, "all"):
+        views = int(config.get("data", {}).get("views", 0))
+        if views:
+            yield (
+                f"Training draws among {count(views, 'fixed crop')} of each image, the same for "
+                "every loss."
+            )
+        else:
+            yield "Training sees whole images, neither cropped nor scaled nor mirrored."
+    if network.get("output_stride", 8) != 8:
+        yield f"Output stride {network.get('output_stride')} instead of 8."
+
+
+def _training(records: Records) -> Iterator[str]:
+    grid, config = records.study["grid"], records.study.get("config", {})
+    data, optim = config.get("data", {}), config.get("optim", {})
+    if data.get("crop_size", 321) != 321:
+        yield f"Training crops of {data.get('crop_size')} pixels instead of 321."
+    if "image_size" in data:
+        yield (
             f"Images are shrunk to a longest side of at most {data.get('image_size')} pixels "
-            "before the network sees them; image-IoU is still counted at the image’s own size.",
-        ),
-        (
-            not frozen and (data.get("flip") or data.get("scale") not in (None, [1, 1])),
-            "Random scale and flip are on; a flag in the published training code turned them off.",
-        ),
-        (
-            data.get("void_in_empty") == "void",
-            "Void stays void in images without the category; the original makes it background.",
-        ),
-        (
-            bool(steps) and steps != [1000],
-            f"{listed([f'{n:,}' for n in steps])} training steps a cell instead of 1,000.",
-        ),
-        (
-            optim.get("batch_size", 10) != 10,
-            f"{optim.get('batch_size')} images a step instead of 10.",
-        ),
-        (
-            len(grid["folds"]) > 1,
+            "before the network sees them; image-IoU is still counted at the image’s own size."
+        )
+    drawn = data.get("flip") or data.get("scale") not in (None, [1, 1])
+    if drawn and config.get("network", {}).get("train", "all") == "all":
+        yield (
+            "Random scale and flip are on; a flag in the published training code turned them off."
+        )
+    if data.get("void_in_empty") == "void":
+        yield "Void stays void in images without the category; the original makes it background."
+    steps = sorted({r["steps"] for r in records.results.values() if r.get("steps")})
+    if steps and steps != [1000]:
+        yield f"{listed([f'{n:,}' for n in steps])} training steps a cell instead of 1,000."
+    if optim.get("batch_size", 10) != 10:
+        yield f"{optim.get('batch_size')} images a step instead of 10."
+    published = config.get("base", {}).get("train", "none") == "none"
+    if len(grid["folds"]) > 1:
+        unseen = "is believed not to have seen them" if published else "did not see them"
+        yield (
             f"The val images are scored in {len(grid['folds'])} folds of cross-validation, each by "
-            f"a network that {unseen}, where the original trains on one fixed training set.",
-        ),
-        (
-            any(loss.startswith(("soft_jaccard", "mixed")) for loss in grid["losses"]),
-            "Soft Jaccard (Rahman and Wang, 2016) and mixed losses are added to the paper’s table.",
-        ),
-        (
-            not published,
-            "The 21-way base network is trained here, on the training list of each fold.",
-        ),
-        (
-            bool(records.tuning),
-            f"Each loss has its own {_chosen(records)}, chosen per fold on held-out images: a "
-            f"{_ordinal(holdout)} of {held_from} that neither the base network nor any training "
-            "here saw. The original uses one schedule.",
-        ),
-    ]
-    return [text for holds, text in found if holds]
+            f"a network that {unseen}, where the original trains on one fixed training set."
+        )
+    if any(loss.startswith(("soft_jaccard", "mixed")) for loss in grid["losses"]):
+        yield (
+            "Soft Jaccard (Rahman and Wang, 2016) and mixed losses are added to the paper’s table."
+        )
+    if not published:
+        yield "The 21-way base network is trained here, on the training list of each fold."
+    if records.tuning:
+        yield _choice(records, config.get("tuning", {}))
 
 
-def _chosen(records: Records) -> str:
-    tried = {
+def _choice(records: Records, tuning: Json) -> str:
+    steps = {
         trial["steps"]
         for losses in records.tuning.values()
         for entry in losses.values()
         for trial in entry.get("trials", [])
     }
-    return "learning rate and number of steps" if len(tried) > 1 else "learning rate"
-
-
-def _ordinal(number: int) -> str:
+    chosen = "learning rate and number of steps" if len(steps) > 1 else "learning rate"
+    share = int(tuning.get("holdout", 5))
     names = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 10: "tenth"}
-    return names.get(number, f"part in {number}")
+    source = f" within {tuning['holdout_list']}" if tuning.get("holdout_list") else ""
+    return (
+        f"Each loss has its own {chosen}, chosen per fold on held-out images: a "
+        f"{names.get(share, f'part in {share}')} of the fold’s training list{source} that neither "
+        "the base network nor any training here saw. The original uses one schedule."
+    )
+
+
+def multiclass_notes(records: Records) -> list[str]:
+    """What a cell of a multi-class study trains, on what."""
+    config = records.study["config"]
+    network, data = config.get("network", {}), config.get("data", {})
+    parts = {"all": "the whole network", "head": "the head"}
+    trained = parts.get(str(network.get("train")), f"the network from {network.get('split')} on")
+    return [
+        f"A cell trains {trained}; all labels are learned at once under the softmax.",
+        f"Training crops of {data.get('crop_size')} pixels, {data.get('views')} fixed views of "
+        "each image where a part of the network is frozen.",
+        "Where the paper trains on one list, each fold here trains on its own and is scored on the "
+        "rest; the network before fine-tuning is the one that every cell of a fold starts from.",
+        "The curves are of every fifth val image; everything else is of all of them.",
+    ]

@@ -68,6 +68,12 @@ class Sweep:
         """The Jaccard loss paid for taking the bias that minimises loss `name`."""
         return float(self.values["jaccard"][self.minimiser(name)])
 
+    @property
+    def least_costly(self) -> list[str]:
+        """The losses whose best bias costs the least Jaccard loss, to three decimals."""
+        costs = {name: round(self.jaccard_at(name), 3) for name in SWEPT}
+        return [name for name, cost in costs.items() if cost == min(costs.values())]
+
 
 @cache
 def sweep(share: float) -> Sweep:

@@ -16,7 +16,7 @@ from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED, Cell, Records, load
-from lovasz_repro.report.prose import _natural, _use
+from lovasz_repro.report.verdict import _natural, _use
 from tests.helpers.synthetic import CATEGORIES, write_study
 
 LOSSES = (REFERENCE, "hinge", LOVASZ, UNTRAINED)

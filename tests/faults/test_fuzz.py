@@ -26,7 +26,7 @@ from lovasz_repro.errors import UserError
 from lovasz_repro.files import CHECKSUM, json_bytes, write_json
 from lovasz_repro.records import Cell, Grid, load, write_cell
 from lovasz_repro.records.agreement import label_scores
-from lovasz_repro.report import background, drawing, gallery, write_report
+from lovasz_repro.report import drawing, gallery, surrogate_section, write_report
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.examples import gallery as pictures
 from lovasz_repro.schema import ALL_LABELS
@@ -312,7 +312,7 @@ def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             monkeypatch.setattr(module, "picture", undrawn)
     yield
     # The section of the surrogates is kept for the process: later tests would get it undrawn.
-    background.surrogates.cache_clear()
+    surrogate_section.section.cache_clear()
 
 
 @shows(

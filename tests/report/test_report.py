@@ -29,11 +29,13 @@ from lovasz_repro.files import read_json, write_bytes, write_json
 from lovasz_repro.records import Cell, load, write_cell
 from lovasz_repro.report import drawing
 from lovasz_repro.report.archive import pack, read_files
+from lovasz_repro.report.curves import binary_table
 from lovasz_repro.report.document import percent, signed
 from lovasz_repro.report.examples import COLORS, difference
 from lovasz_repro.report.gallery import _tint, choose, write_gallery
 from lovasz_repro.report.readme import _weight
-from lovasz_repro.report.sections import SHIPPED, Study, curve_table
+from lovasz_repro.report.sections import SHIPPED
+from lovasz_repro.report.study_tables import Study
 from lovasz_repro.report.style import style
 from tests.helpers import photographs, recount, synthetic
 from tests.helpers.places import ROOT
@@ -309,7 +311,7 @@ class TestContent:
     def test_curves_start_with_the_untrained_network(self, written: tuple[Path, Path]) -> None:
         records = load(written[0])
         table = (
-            curve_table(Study(records, {}))
+            binary_table(Study(records, {}))
             .set_index(["measure", "loss", "step"])["middle"]
             .sort_index()
         )

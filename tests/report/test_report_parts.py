@@ -18,7 +18,8 @@ from lovasz_repro.report import drawing, headings
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.axes import window
 from lovasz_repro.report.markdown import escaped
-from lovasz_repro.report.practice_tables import (
+from lovasz_repro.report.practice import (
+    cost_frame,
     cost_table,
     steps_sentence,
     tuning_frame,
@@ -126,7 +127,7 @@ class TestTuning:
 def test_costs_are_medians(tmp_path: Path) -> None:
     write_study(tmp_path, categories=["bird", "boat", "bus"], seeds=(0,), folds=(0,))
     records = load(tmp_path)
-    table = cost_table(records.costs).data.set_index("loss")
+    table = cost_table(cost_frame(records.costs)).data.set_index("loss")
     for loss in ("hinge", "lovasz_hinge"):
         own = sorted(c["train_seconds"] for cell, c in records.costs.items() if cell.loss == loss)
         assert table.loc[loss, "train_seconds"] == own[1]

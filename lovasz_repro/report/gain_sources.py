@@ -11,20 +11,21 @@ from lovasz_repro.analysis.thresholds import chosen_thresholds, threshold_curves
 from lovasz_repro.report import figures, headings, lines, prose, tables
 from lovasz_repro.report.document import Block, Listing, Paragraph, Section
 from lovasz_repro.report.drawing import picture
-from lovasz_repro.report.sections import Study, nothing
+from lovasz_repro.report.sections import nothing
+from lovasz_repro.report.study_tables import Study
 from lovasz_repro.report.style import ordered
 
 PRESENCE = {"present": "with the category", "absent": "without it"}
 CONTROLS = {
-    "zero_vs_tuned_reference": "against cross-entropy with its threshold chosen",
-    "both_tuned": "both thresholds chosen",
-    "own_tuning": "gain by choosing its own threshold",
+    "zero_vs_tuned_reference": (
+        "loss at 0,\ncross-entropy at chosen",
+        "against cross-entropy with its threshold chosen",
+    ),
+    "both_tuned": ("loss and cross-entropy\nat chosen", "both thresholds chosen"),
+    "own_tuning": ("loss at chosen,\nagainst itself at 0", "gain by choosing its own threshold"),
 }
-CONTROL_TITLES = {
-    "zero_vs_tuned_reference": "loss at 0,\ncross-entropy at chosen",
-    "both_tuned": "loss and cross-entropy\nat chosen",
-    "own_tuning": "loss at chosen,\nagainst itself at 0",
-}
+"""By `label` of `threshold_control`: the title of its panel, the text of its row."""
+
 PIXELS = {"recall": "recall", "missed": "missed pixels", "false": "false pixels"}
 PART_TEXTS = {
     "gain": "gain at threshold 0",
@@ -191,7 +192,7 @@ def operating_point(study: Study) -> Section:
             "threshold 0 against cross-entropy at a chosen threshold. Second: both at chosen "
             "thresholds. Third: each loss at a chosen threshold against itself at 0.",
             figures.forests(
-                [(text, by_label[label]) for label, text in CONTROL_TITLES.items()],
+                [(title, by_label[label]) for label, (title, _) in CONTROLS.items()],
                 "difference, points",
             ),
         ),
@@ -199,7 +200,7 @@ def operating_point(study: Study) -> Section:
             "thresholds-table",
             "The same differences in points.",
             "comparison",
-            [(text, by_label[label]) for label, text in CONTROLS.items()],
+            [(text, by_label[label]) for label, (_, text) in CONTROLS.items()],
             table,
         ),
         *_curves(study),

@@ -7,7 +7,6 @@ import pandas as pd
 from lovasz_repro.report.document import listed
 from lovasz_repro.report.markdown import pipes
 
-NOT_MEASURED = "Not measured."
 BENCH_CASES = (
     "10x41x41, hard", "8x321x321, hard", "8x321x321, easy", "2x512x1024, 19 classes, hard",
 )  # fmt: skip
@@ -36,17 +35,17 @@ GPU_COLUMNS = {
 }  # fmt: skip
 
 
-def loss_table(table: pd.DataFrame) -> str:
+def losses(table: pd.DataFrame) -> str:
     """Forward and backward of the losses on some of the benchmark's cases."""
     return _table(table[table["case"].isin(BENCH_CASES)], LOSS_COLUMNS)
 
 
-def convergence_table(table: pd.DataFrame) -> str:
+def convergence(table: pd.DataFrame) -> str:
     """Cells of a linear head: SGD beside the minimum of its objective."""
     return _table(table, CONVERGENCE_COLUMNS)
 
 
-def training_table(table: pd.DataFrame) -> str:
+def training(table: pd.DataFrame) -> str:
     """Ways to train, a row each, and what a step of this project's pipeline consists of."""
     lines = [_table(table[table["kind"] == "way"], TRAINING_COLUMNS), ""]
     for name, parts in table[table["kind"] == "part"].groupby("experiment", sort=False):
@@ -58,7 +57,7 @@ def training_table(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def gpu_table(table: pd.DataFrame) -> str:
+def gpu(table: pd.DataFrame) -> str:
     """The losses and training steps on one GPU."""
     text = _table(table.fillna({"check": ""}), GPU_COLUMNS)
     return f"{table['device'][0]}:\n\n{text}"

@@ -1,0 +1,229 @@
+"""How a study was run: rates and steps tried, costs, deviations from the paper, data lists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from lovasz_repro.analysis.written import points
+from lovasz_repro.records import Cell, Json, Records
+from lovasz_repro.report import headings, lines, prose, setup
+from lovasz_repro.report.document import (
+    MISSING,
+    Block,
+    Field,
+    Listing,
+    Paragraph,
+    Section,
+    Table,
+    count,
+    listed,
+    loss_field,
+    percent,
+)
+from lovasz_repro.report.drawing import picture
+from lovasz_repro.report.style import ordered, style
+
+COSTS = ("seconds_per_step", "train_seconds", "evaluate_seconds", "total_seconds")
+
+
+def section(records: Records) -> Section:
+    """Learning rates, costs, deviations, base networks, data."""
+    tried, costs = tuning_frame(records.tuning), cost_frame(records.costs)
+    blocks = _rates(tried, "mIoU" if records.multiclass else "image-IoU")
+    blocks.append(cost_table(costs) if len(costs) else Paragraph("Costs: not recorded."))
+    if records.multiclass:
+        short = "Rates, costs, data"
+        title = "How rates were chosen, what cells cost, and what the data were"
+        blocks.append(Listing(setup.multiclass_notes(records)))
+    else:
+        short = "Rates, costs, deviations"
+        title = headings.practice(tried, costs)
+        blocks += [Paragraph("Deviations from the paper:"), Listing(setup.deviations(records))]
+    blocks.append(Paragraph(_bases(records)))
+    if not (records.gallery or records.multiclass):
+        blocks.append(Paragraph("These records hold no pictures of predictions."))
+    lists = records.study.get("data", {}).get("lists")
+    blocks.append(_list_table(lists) if lists else Paragraph("Data lists: not recorded."))
+    return Section("practice", short, title, blocks)
+
+
+def _rates(tried: pd.DataFrame, measure: str) -> list[Block]:
+    """tried: `tuning_frame`; measure: what the trials were chosen by."""
+    if tried.empty:
+        return [Paragraph("Learning rates tried: not recorded.")]
+    text = (
+        "Every loss got the same trials, on images of each fold’s own training list; taken was "
+        f"what gave the highest mean {measure} on held-out images, which neither the base "
+        "network nor a trial trained on, and for the cells of that fold alone."
+    )
+    text += steps_sentence(tried, measure)
+    if tried.groupby(["fold", "loss"])["lr"].nunique().nunique() > 1:
+        text += (
+            " Where the best rate was the lowest or the highest, further ones were tried beyond it."
+        )
+    edge = tried[tried["at_edge"]].groupby("loss", sort=False)["fold"].unique()
+    if len(edge):
+        names = [
+            f"{style(loss).label} (fold {listed(list(map(str, folds)))})"
+            for loss, folds in edge.items()
+        ]
+        text += f" At the edge of what was tried lies the rate of {listed(names)}."
+    shown = picture(
+        "tuning",
+        f"{measure[0].upper()}{measure[1:]} over the learning rate for "
+        f"{prose.loss_names(ordered(tried['loss']))}.",
+        f"Mean {measure} of the trials on held-out images over the learning rate; what was "
+        "taken is ringed. A point is missing where a trial diverged.",
+        lines.tuning(tried, measure),
+    )
+    return [Paragraph(text), shown, tuning_table(tried)]
+
+
+def _bases(records: Records) -> str:
+    levels = [
+        f"fold {fold}: {percent(base['miou'])} %"
+        for fold, base in records.bases.items()
+        if "miou" in base
+    ]
+    return f"Base networks, 21-way mean IoU: {', '.join(levels) or 'not recorded'}."
+
+
+def cost_frame(costs: Mapping[Cell, Json]) -> pd.DataFrame:
+    """By loss `COSTS` and cells; medians over cells, which others on the machine disturb less than
+    means."""
+    rows = [
+        {"loss": cell.loss, **{key: cost.get(key) for key in COSTS}}
+        for cell, cost in costs.items()
+        if cost
+    ]
+    data = pd.DataFrame(rows, columns=["loss", *COSTS]).astype(dict.fromkeys(COSTS, float))
+    groups = data.groupby("loss", sort=False)
+    return groups.median().assign(cells=groups.size())
+
+
+def cost_table(costs: pd.DataFrame) -> Table:
+    """Seconds by training loss: `cost_frame`."""
+
+    def number(value: float) -> Field:
+        return Field(f"{value:,.1f}", value) if math.isfinite(value) else MISSING
+
+    rows = []
+    for loss in ordered(costs.index):
+        step, *others = (costs.loc[loss, key] for key in COSTS)
+        cells = costs.loc[loss, "cells"]
+        rows.append(
+            [loss_field(loss), *map(number, (1000 * step, *others)), Field(str(int(cells)), cells)]
+        )
+    return Table(
+        "costs",
+        "Cost by training loss: medians over cells.",
+        ("training loss", "ms a step", "training, s", "evaluation, s", "in all, s", "cells"),
+        rows,
+        costs.reset_index(),
+    )
+
+
+def tuning_frame(tuning: Mapping[str, Json]) -> pd.DataFrame:
+    """What was tried: fold, loss, steps, lr, image_iou, trials, diverged, chosen, at_edge.
+
+    A row per fold, loss, number of steps and rate. image_iou (miou where all labels are learned):
+    mean over the trials (categories and seeds), NaN where any of them diverged; diverged: how many
+    did.
+    """
+    rows = []
+    measure = "image_iou"
+    for fold, losses in tuning.items():
+        for loss, entry in losses.items():
+            trials = pd.DataFrame(entry.get("trials", []))
+            if trials.empty:
+                continue
+            measure = "miou" if "miou" in trials else measure
+            for (steps, lr), scores in trials.groupby(["steps", "lr"])[measure]:
+                scores = scores.astype(float)
+                chosen = (steps, lr) == (entry.get("steps"), entry["lr"])
+                row = {"fold": int(fold.removeprefix("fold")), "loss": loss, "steps": int(steps)}
+                row |= {"lr": float(lr), measure: scores.mean(skipna=False), "trials": len(scores)}
+                row |= {"diverged": int(scores.isna().sum()), "chosen": chosen}
+                rows.append(row | {"at_edge": chosen and bool(entry.get("at_edge"))})
+    columns = ["fold", "loss", "steps", "lr", measure]
+    return pd.DataFrame(rows, columns=[*columns, "trials", "diverged", "chosen", "at_edge"])
+
+
+def steps_sentence(tried: pd.DataFrame, measure: str) -> str:
+    """Which number of steps was taken how often, and what the others gave at the same rate; empty
+    where one number was tried. tried: as of `tuning_frame`; measure: as it is called."""
+    column = "miou" if "miou" in tried else "image_iou"
+    changes: dict[tuple[int, int], list[float]] = {}
+    taken: list[int] = []
+    for _, own in tried.groupby(["fold", "loss"]):
+        first = own.groupby("steps")["lr"].nunique().idxmax()  # where the rates were tried
+        others = own[own["steps"] != first]
+        before = own[own["steps"] == first].set_index("lr")[column]
+        for row in others.to_dict("records"):
+            change = row[column] - before[row["lr"]]
+            changes.setdefault((first, row["steps"]), []).append(change)
+        if len(others):
+            taken += own.loc[own["chosen"], "steps"].tolist()
+    if not taken:
+        return ""
+    counts = [f"{n} in {taken.count(n)}" for n in sorted({n for pair in changes for n in pair})]
+    said = f"{listed(counts)} of {count(len(taken), 'choice')}"
+    ranges = [
+        f"{other} instead of {first} change {measure} by {points(min(by))} to {points(max(by))}"
+        for (first, other), every in changes.items()
+        if (by := [change for change in every if math.isfinite(change)])
+    ]
+    said += f"; {listed(ranges)} points" if ranges else ""
+    return f" The number of steps was chosen by the same rule, at the best rate: {said}."
+
+
+def tuning_table(tried: pd.DataFrame) -> Table:
+    """A row per fold, loss and number of steps; the rate and steps taken are bold."""
+    rates = sorted(tried["lr"].unique())
+    several = tried["steps"].nunique() > 1
+    rows = []
+    for fold, steps in sorted({(r.fold, r.steps) for r in tried.itertuples()}):
+        part = tried[(tried["fold"] == fold) & (tried["steps"] == steps)]
+        for loss in ordered(part["loss"]):
+            found = {row.lr: row for row in part[part["loss"] == loss].itertuples()}
+            head = [loss_field(loss), Field(str(fold), fold)]
+            head += [Field(str(steps), steps)] if several else []
+            rows.append([*head, *(_trial(found.get(rate)) for rate in rates)])
+    fixed = ("training loss", "fold", *(["steps"] if several else []))
+    return Table(
+        "tuning-table",
+        f"{'mIoU' if 'miou' in tried else 'Image-IoU'} in percent on held-out images by learning "
+        "rate, mean over trials; bold: what was taken, ‡ at the edge of what was tried.",
+        (*fixed, *(f"{rate:g}" for rate in rates)),
+        rows,
+        tried,
+    )
+
+
+def _trial(row: Any) -> Field:
+    if row is None:
+        return MISSING
+    if row.diverged:
+        return Field("diverged", -math.inf)
+    value = row.miou if hasattr(row, "miou") else row.image_iou
+    edge = "\u00a0‡" if row.at_edge else ""
+    return Field(percent(value) + edge, value, best=row.chosen)
+
+
+def _list_table(lists: Mapping[str, Json]) -> Table:
+    """The data lists with their hashes."""
+    rows = [
+        [
+            Field(name, name),
+            Field(str(entry["images"]), entry["images"]),
+            Field(entry["sha256"][:16]),
+        ]
+        for name, entry in lists.items()
+    ]
+    data = pd.DataFrame([{"list": name, **entry} for name, entry in lists.items()])
+    caption = "Image lists and the first 16 digits of their SHA-256."
+    return Table("lists", caption, ("list", "images", "SHA-256"), rows, data, numbers=[1])
