@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -52,7 +53,7 @@ def markers(losses: Sequence[str]) -> list[Line2D]:
 
 
 def legend(
-    figure: Figure, keys: Sequence[Line2D], losses: Sequence[str], narrow: bool, **spacing: Any
+    figure: Figure, keys: Sequence[Artist], losses: Sequence[str], narrow: bool, **spacing: Any
 ) -> None:
     """Name the losses above the figure."""
     labels, columns = [style(loss).label for loss in losses], 1 if narrow else 3
@@ -122,7 +123,7 @@ def _arrow(
     inward = 1 if below else -1
     if upright:
         at, offset, size = (place, edge), (5, 3 * inward), 8
-        align = {"ha": "left", "va": "bottom" if below else "top"}
+        align: dict[str, Any] = {"ha": "left", "va": "bottom" if below else "top"}
     else:
         at, offset, size = (edge, place), (8 * inward, 0), 9
         align = {"ha": "left" if below else "right", "va": "center"}

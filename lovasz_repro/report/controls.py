@@ -101,12 +101,12 @@ def differences(main: Records, other: Records) -> str:
 def _differences(main: Records, other: Records) -> Iterator[str]:
     steps = _steps(other)
     if steps != _steps(main):
-        yield f"{listed([str(n) for n in steps])} steps"
+        yield f"{listed(steps)} steps"
     for (group, key), text in DIFFERENCES.items():
         if not _same(main, other, group, key):
             yield text.format(_setting(other, group, key))
     if not set(main.grid.seeds) & set(other.grid.seeds):
-        yield f"seed {listed([str(seed) for seed in other.grid.seeds])}"
+        yield f"seed {listed(other.grid.seeds)}"
     folds = other.grid.folds if _same(main, other, *LISTS) else main.grid.folds
     if _same(main, other, *NETWORK):
         for loss in (REFERENCE, LOVASZ):

@@ -6,7 +6,7 @@ The HTML page and the Markdown report are two renderings of the same document.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -232,9 +232,15 @@ def interval(low: float, high: float, write: Callable[[float], str] = percent) -
     return f"[{write(low)},\u00a0{write(high)}]"
 
 
-def listed(words: Sequence[str]) -> str:
+def listed(words: Iterable[object]) -> str:
     """`a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    texts = [str(word) for word in words]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+def capital(text: str) -> str:
+    """With its first letter a capital; the others stay as they are."""
+    return text[0].upper() + text[1:]
 
 
 def count(number: int, noun: str) -> str:

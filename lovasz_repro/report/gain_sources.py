@@ -90,8 +90,7 @@ def parts(study: Study) -> Section:
         ),
         *_subsets(study),
     ]
-    title = headings.sources(study.parts)
-    return Section("sources", "Where the gain comes from", title, blocks)
+    return Section("sources", "Where the gain comes from", headings.sources(study.parts), blocks)
 
 
 def _subsets(study: Study) -> list[Block]:
@@ -131,12 +130,12 @@ def _size_labels(sizes: pd.DataFrame) -> dict[str, str]:
     borders = sizes.groupby("subset")[["fraction_low", "fraction_high"]].first() * 100
     labels = {}
     for subset, (low, high) in borders.iterrows():
-        text = f"{low:.2g}–{high:.2g}\u00a0%"
+        span = f"{low:.2g}–{high:.2g}"
         if low == 0:
-            text = f"<\u00a0{high:.2g}\u00a0%"
+            span = f"<\u00a0{high:.2g}"
         elif high == 100:
-            text = f">\u00a0{low:.2g}\u00a0%"
-        labels[str(subset)] = text
+            span = f">\u00a0{low:.2g}"
+        labels[str(subset)] = f"{span}\u00a0%"
     return labels
 
 
@@ -205,8 +204,7 @@ def operating_point(study: Study) -> Section:
         ),
         *_curves(study),
     ]
-    title = headings.operating(study.parts)
-    return Section("operating-point", "Thresholds", title, blocks)
+    return Section("operating-point", "Thresholds", headings.operating(study.parts), blocks)
 
 
 def _curves(study: Study) -> list[Block]:

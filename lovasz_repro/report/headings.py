@@ -11,7 +11,7 @@ from lovasz_repro.analysis.claims import LOVASZ, Claim
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED
-from lovasz_repro.report.document import count, listed, percent
+from lovasz_repro.report.document import capital, count, listed, percent
 from lovasz_repro.report.prose import UNTRAINED_ROWS, parts_of_gain, the, with_interval
 
 
@@ -53,7 +53,7 @@ def practice(tried: pd.DataFrame, costs: pd.DataFrame) -> str:
             "long as under cross-entropy"
         )
     text = "; ".join(found) or "how learning rates were chosen and what cells cost is not recorded"
-    return text[0].upper() + text[1:]
+    return capital(text)
 
 
 def headline(rows: pd.DataFrame) -> str:
@@ -66,7 +66,7 @@ def headline(rows: pd.DataFrame) -> str:
     base = rows[rows["row"] == UNTRAINED].dropna(subset="value")
     if len(base):
         text += f"; before fine-tuning it is {percent(base['value'].iloc[0])}\u00a0%"
-    return text[0].upper() + text[1:]
+    return capital(text)
 
 
 def training(table: pd.DataFrame) -> str:
@@ -185,7 +185,7 @@ def _signs(rows: pd.DataFrame) -> str:
         word = {1.0: "positive", 0.0: "zero", -1.0: "negative"}[signs.pop()]
         text = f"the gain over cross-entropy is {word} in every experiment"
     if len(open_in):
-        text += f", with an interval that includes zero in {listed(list(open_in))}"
+        text += f", with an interval that includes zero in {listed(open_in)}"
     return text
 
 

@@ -46,17 +46,13 @@ NAME = "Lovász-Softmax"
 def document(records: Records) -> Document:
     scores = LabelScores(records)
     table, images = (scores_table(scores, name) for name in ("miou", "image_miou"))
+    seeds = len({cell.seed for cell in records.results if cell.loss != UNTRAINED})
     return Document(
         title=f"{NAME} and mean IoU: {records.study['experiment']}",
         facts=setup.facts(records),
         sections=[
             _answer(records, table, images),
-            _losses(
-                table,
-                images,
-                [scores_table(scores, name) for name in ("missed", "false")],
-                len({cell.seed for cell in records.results if cell.loss != UNTRAINED}),
-            ),
+            _losses(scores, table, images, seeds),
             _batches(scores, table),
             _labels(label_table(scores)),
             curves.multiclass(scores, records.curves),
@@ -151,10 +147,8 @@ def _answer(records: Records, table: pd.DataFrame, images: pd.DataFrame) -> Sect
     return Section("answer", "The answer", title, blocks)
 
 
-def _losses(
-    table: pd.DataFrame, images: pd.DataFrame, parts: list[pd.DataFrame], seeds: int
-) -> Section:
-    """parts: `scores_table` of missed and false. seeds: training runs of a cell."""
+def _losses(scores: LabelScores, table: pd.DataFrame, images: pd.DataFrame, seeds: int) -> Section:
+    """seeds: training runs of a cell."""
     both = table.merge(images.drop(columns=["batch_size", "cells", "reference"]), "left", "loss",
                        suffixes=("", "_image"))  # fmt: skip
     both = both.sort_values("value", ascending=False, kind="stable")
@@ -192,7 +186,8 @@ def _losses(
         f"their fold) {prose.random_runs(seeds)}. Folds, labels and base networks are given."
     )
     shown = Table("losses", caption, columns, rows, both)
-    return Section("losses-section", "The losses", title, [text, shown, _parts([table, *parts])])
+    parts = _parts([table, *(scores_table(scores, name) for name in ("missed", "false"))])
+    return Section("losses-section", "The losses", title, [text, shown, parts])
 
 
 def _parts(found: list[pd.DataFrame]) -> Table:
@@ -219,8 +214,7 @@ def _batches(scores: LabelScores, table: pd.DataFrame) -> Section:
         title = "No gain to set against the number of images a step"
         return Section("batches", "Gain against batch size", title, [nothing("comparisons")])
     steps = [
-        f"{listed(list(map(str, scores.steps.get(n, []))))} steps of {count(n, 'image')}"
-        for n in own["batch_size"]
+        f"{listed(scores.steps.get(n, []))} steps of {count(n, 'image')}" for n in own["batch_size"]
     ]
     blocks: list[Block] = [
         Paragraph(

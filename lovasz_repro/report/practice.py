@@ -19,6 +19,7 @@ from lovasz_repro.report.document import (
     Paragraph,
     Section,
     Table,
+    capital,
     count,
     listed,
     loss_field,
@@ -67,14 +68,11 @@ def _rates(tried: pd.DataFrame, measure: str) -> list[Block]:
         )
     edge = tried[tried["at_edge"]].groupby("loss", sort=False)["fold"].unique()
     if len(edge):
-        names = [
-            f"{style(loss).label} (fold {listed(list(map(str, folds)))})"
-            for loss, folds in edge.items()
-        ]
+        names = [f"{style(loss).label} (fold {listed(folds)})" for loss, folds in edge.items()]
         text += f" At the edge of what was tried lies the rate of {listed(names)}."
     shown = picture(
         "tuning",
-        f"{measure[0].upper()}{measure[1:]} over the learning rate for "
+        f"{capital(measure)} over the learning rate for "
         f"{prose.loss_names(ordered(tried['loss']))}.",
         f"Mean {measure} of the trials on held-out images over the learning rate; what was "
         "taken is ringed. A point is missing where a trial diverged.",

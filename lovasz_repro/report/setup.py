@@ -39,7 +39,7 @@ def facts(records: Records) -> list[tuple[str, str]]:
         state += ", with uncommitted changes" if machine["dirty"] else ", clean"
     earlier = machine.get("earlier", [])
     if earlier:
-        state += f"; began at {listed([commit(part) for part in earlier])}"
+        state += f"; began at {listed(map(commit, earlier))}"
     parts = (*earlier, machine)
     versions = [
         f"{name} {there}"
@@ -58,7 +58,7 @@ def facts(records: Records) -> list[tuple[str, str]]:
         count(sum(loss != UNTRAINED for loss in grid.losses), "training loss")
         + (" and the network before fine-tuning" if UNTRAINED in grid.losses else ""),
         count(len(grid.folds), "fold"),
-        ("seed " if len(grid.seeds) == 1 else "seeds ") + listed([str(s) for s in grid.seeds]),
+        ("seed " if len(grid.seeds) == 1 else "seeds ") + listed(grid.seeds),
     ]
     return [
         ("Grid", f"{done}: {listed(axes)}"),
@@ -78,7 +78,7 @@ def commit(machine: Json) -> str:
 
 def _each(key: str, parts: Sequence[Json]) -> str:
     """The values of a key in the parts of a study that ran at different commits, each once."""
-    return listed(list(dict.fromkeys(str(part[key]) for part in parts if part.get(key))))
+    return listed(dict.fromkeys(str(part[key]) for part in parts if part.get(key)))
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED
 from lovasz_repro.report import quoted
-from lovasz_repro.report.document import count, interval, listed, percent
+from lovasz_repro.report.document import capital, count, interval, listed, percent
 from lovasz_repro.report.prose import parts_of_gain, the, with_interval
 from lovasz_repro.report.study_tables import Study
 from lovasz_repro.report.style import ordered
@@ -106,8 +106,7 @@ def _use(choices: pd.DataFrame) -> str:
     for loss in ordered(best.values()):
         own = {case for case, choice in best.items() if choice == loss}
         found.append(f"{the(loss)} has the highest mean {_when(own)}")
-    text = f"{'; '.join(found)}."
-    text = text[0].upper() + text[1:]
+    text = capital(f"{'; '.join(found)}.")
     rivals = [names.split() for names in choices["not_told_apart"]]
     cases = zip(SITUATIONS, rivals, choices["untrained_better"], strict=True)
     clear = {case for case, names, better in cases if not (names or better)}
@@ -117,9 +116,7 @@ def _use(choices: pd.DataFrame) -> str:
     text += f" It is told apart from every other loss {only}."
     for loss in (REFERENCE, UNTRAINED):
         if alike := sum(loss in names for names in rivals):
-            name = the(loss)
-            name = name[0].upper() + name[1:]
-            text += f" {name} is not told apart from it in {alike} of {len(rivals)}."
+            text += f" {capital(the(loss))} is not told apart from it in {alike} of {len(rivals)}."
     return text
 
 
