@@ -20,7 +20,7 @@ import pandas as pd
 from lovasz_repro import schema
 from lovasz_repro.errors import UserError
 
-Json = dict[str, Any]
+Json = schema.Json
 
 
 @contextmanager

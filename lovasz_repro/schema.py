@@ -60,38 +60,38 @@ class ListOf(TypedDict):
     sha256: Sha256
 
 
-class DataOf(TypedDict):
-    lists: NotRequired[dict[Name, ListOf]]
+class DataOf(TypedDict, total=False):
+    lists: dict[Name, ListOf]
 
 
-class TuningOf(TypedDict):
-    categories: NotRequired[list[Name]]
-    holdout: NotRequired[Count]
-    holdout_list: NotRequired[Text | None]
+class TuningOf(TypedDict, total=False):
+    categories: list[Name]
+    holdout: Count
+    holdout_list: Text | None
 
 
-class CellsOf(TypedDict):
-    folds_per_partition: NotRequired[Count]
+class CellsOf(TypedDict, total=False):
+    folds_per_partition: Count
 
 
-class ImagesOf(TypedDict):
-    classes: NotRequired[list[Text]]
-    views: NotRequired[Count]
+class ImagesOf(TypedDict, total=False):
+    classes: list[Text]
+    views: Count
 
 
-class OptimOf(TypedDict):
-    batch_size: NotRequired[Count]
+class OptimOf(TypedDict, total=False):
+    batch_size: Count
 
 
-class ConfigOf(TypedDict):
-    task: NotRequired[Literal["binary", "multiclass"]]
-    data: NotRequired[ImagesOf]
-    network: NotRequired[Json]
-    base: NotRequired[Json]
-    runtime: NotRequired[Json]
-    optim: NotRequired[OptimOf]
-    tuning: NotRequired[TuningOf]
-    cells: NotRequired[CellsOf]
+class ConfigOf(TypedDict, total=False):
+    task: Literal["binary", "multiclass"]
+    data: ImagesOf
+    network: Json
+    base: Json
+    runtime: Json
+    optim: OptimOf
+    tuning: TuningOf
+    cells: CellsOf
 
 
 class Study(TypedDict):
@@ -117,24 +117,24 @@ class Sums(TypedDict):
     files: dict[Name, SumsOf]
 
 
-class Ran(TypedDict):
+class Ran(TypedDict, total=False):
     """At which commit, where and when a study ran. seconds: of its commands that had something to
     do, without the pauses between them."""
 
-    commit: NotRequired[Text | None]
-    dirty: NotRequired[bool | None]
-    python: NotRequired[Text]
-    torch: NotRequired[Text]
-    torchvision: NotRequired[Text]
-    lightning: NotRequired[Text]
-    torchmetrics: NotRequired[Text]
-    timm: NotRequired[Text]
-    processor: NotRequired[Text]
-    cores: NotRequired[Count | None]
-    device: NotRequired[Text]
-    started: NotRequired[Date]
-    finished: NotRequired[Date]
-    seconds: NotRequired[Amount]
+    commit: Text | None
+    dirty: bool | None
+    python: Text
+    torch: Text
+    torchvision: Text
+    lightning: Text
+    torchmetrics: Text
+    timm: Text
+    processor: Text
+    cores: Count | None
+    device: Text
+    started: Date
+    finished: Date
+    seconds: Amount
 
 
 class Machine(Ran):
@@ -193,9 +193,7 @@ FilesOf = TypedDict(
 )
 
 
-class Result(TypedDict):
-    """A cell's result.json"""
-
+class CellOf(TypedDict):
     category: Name
     loss: Name
     fold: Count
@@ -204,8 +202,13 @@ class Result(TypedDict):
     base: Hash
     lr: Amount
     steps: Count
-    threshold: Finite
     images: Annotated[int, Meta(ge=1, le=2**53)]
+
+
+class Result(CellOf):
+    """A cell's result.json"""
+
+    threshold: Finite
     image_iou: Share
     tuned_image_iou: Share
     dataset_iou: Share
@@ -215,19 +218,10 @@ class Result(TypedDict):
 MultiFilesOf = TypedDict("MultiFilesOf", {"classes.csv": Sha256, "curve.csv": Sha256})
 
 
-class MultiResult(TypedDict):
+class MultiResult(CellOf):
     """A multi-class cell's result.json"""
 
-    category: Name
-    loss: Name
-    fold: Count
-    seed: Count
-    hash: Hash
-    base: Hash
-    lr: Amount
-    steps: Count
     batch_size: Annotated[int, Meta(ge=1, le=2**53)]
-    images: Annotated[int, Meta(ge=1, le=2**53)]
     miou: Share
     image_miou: Share
     files: MultiFilesOf

@@ -21,16 +21,20 @@ better is a question of ours: `lovasz_repro.analysis.questions`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
-from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import SIZES, Arm, Scores
-from lovasz_repro.analysis.stats import REFERENCE, compare, gains, these_interval
+from lovasz_repro.analysis.stats import (
+    REFERENCE,
+    compare,
+    gains,
+    over_categories,
+    these_interval,
+)
 from lovasz_repro.analysis.written import points
 
 Verdict = Literal["reproduced", "not reproduced", "undecided", "not tested"]
@@ -102,17 +106,13 @@ def claims(scores: Scores) -> list[Claim]:
 
 def best_image_iou(scores: Scores) -> Claim:
     """Lovász hinge minus each of the other two losses of the paper, in image-IoU."""
-    rivals = [loss for loss in PAPER_LOSSES if loss != LOVASZ]
-    contrasts = [
-        _contrast(scores, f"against {NAMES[loss]}", Arm(LOVASZ), Arm(loss)) for loss in rivals
-    ]
+    rivals = {f"against {NAMES[loss]}": loss for loss in PAPER_LOSSES if loss != LOVASZ}
+    contrasts = [_contrast(scores, what, Arm(LOVASZ), Arm(loss)) for what, loss in rivals.items()]
     title = "The Lovász hinge gives the best image-IoU"
-    lacking = _lacking(scores, PAPER_LOSSES)
-    claim = _claim("best_image_iou", title, "image-IoU", lacking, contrasts)
+    claim = _claim(scores, PAPER_LOSSES, "best_image_iou", title, "image-IoU", contrasts)
     if math.isnan(claim.effect):
         return claim
-    rival = rivals[[contrast.what for contrast in contrasts].index(claim.hardest)]
-    low, high = these_interval(scores, Arm(LOVASZ), Arm(rival))
+    low, high = these_interval(scores, Arm(LOVASZ), Arm(rivals[claim.hardest]))
     return replace(claim, these_low=low, these_high=high)
 
 
@@ -125,53 +125,42 @@ def own_measure(scores: Scores) -> Claim:
             if loss != own:
                 what = f"by {NAMES[own]} against training with {NAMES[loss]}"
                 contrasts.append(_contrast(scores, what, Arm(loss, own), Arm(own, own), True))
-    title = "Each loss is best on its own measure"
-    unit = "the loss's own value"
-    lacking = _lacking(scores, PAPER_LOSSES)
-    claim = _claim("own_measure", title, unit, lacking, contrasts)
     more = (
         " Soft Jaccard is left out: it is not in the paper's table, and as a measure it is taken "
         "per image, which the loss per batch does not train."
     )
     if scores.tuned:
         more += " Rates and steps of every loss were chosen by image-IoU, not by its own measure."
-    return _explained(claim, after=more)
+    title, unit = "Each loss is best on its own measure", "the loss's own value"
+    return _claim(scores, PAPER_LOSSES, "own_measure", title, unit, contrasts, after=more)
 
 
 def carry_over(scores: Scores) -> Claim:
     """Lovász hinge minus cross-entropy in image-IoU."""
     contrast = _contrast(scores, "against cross-entropy", Arm(LOVASZ), Arm(REFERENCE))
     title = "The Lovász hinge carries over to image-IoU"
-    lacking = _lacking(scores, (LOVASZ, REFERENCE))
-    return _claim("carry_over", title, "image-IoU", lacking, [contrast])
+    return _claim(scores, (LOVASZ, REFERENCE), "carry_over", title, "image-IoU", [contrast])
 
 
 def small_objects(scores: Scores) -> Claim:
     """The images whose objects cover least gain over cross-entropy, and more than each other
     quarter."""
-    quarters = _quarters(scores)
-    parts = [_quarters(part) for part in scores.partitions]
-    contrasts = [
-        _of_values("gain on the smallest quarter", quarters[0], [part[0] for part in parts])
-    ]
-    contrasts += [
-        _of_values(
-            f"gain on the smallest quarter minus gain on the {name}",
-            quarters[0] - quarters[place],
-            [part[0] - part[place] for part in parts],
-        )
-        for place, name in ((1, "second"), (2, "third"), (3, "largest"))
-    ]
-    lacking = _lacking(scores, (LOVASZ, REFERENCE))
-    claim = _claim("small_objects", "Small objects gain most", "image-IoU", lacking, contrasts)
-    means = [float(quarter.mean()) for quarter in quarters]
+    each = [_quarters(one) for one in scores.each]
+    first = over_categories([quarters[0] for quarters in each])
+    contrasts = [Contrast("gain on the smallest quarter", *first)]
+    for place, name in ((1, "second"), (2, "third"), (3, "largest")):
+        more = over_categories([quarters[0] - quarters[place] for quarters in each])
+        what = f"gain on the smallest quarter minus gain on the {name}"
+        contrasts.append(Contrast(what, *more))
     chosen = _quarters(scores, "tuned_iou")
-    change = _of_values("", chosen[0] - chosen[-1], [])
-    more = (
-        " With both thresholds chosen the smallest quarter gains "
-        f"{points(change.effect)} points more than the largest."
-    )
-    return _explained(claim, before=_by_quarter(means), after=more)
+    change = (chosen[0] - chosen[-1]).mean()
+    return _claim(
+        scores, (LOVASZ, REFERENCE), "small_objects", "Small objects gain most", "image-IoU",
+        contrasts,
+        before=_by_quarter([quarter.mean() for quarter in each[0]]),
+        after=f" With both thresholds chosen the smallest quarter gains {points(change)} points "
+        "more than the largest.",
+    )  # fmt: skip
 
 
 def _quarters(scores: Scores, measure: str = "iou") -> list[pd.Series]:
@@ -191,43 +180,25 @@ def _by_quarter(means: Sequence[float]) -> str:
     return f"{head} ({listed} points, smallest first). "
 
 
-def _of_values(what: str, values: pd.Series, partitions: Sequence[pd.Series]) -> Contrast:
-    numbers = values.dropna().to_numpy()
-    means = [np.asarray(part.mean()) for part in partitions]
-    low, high = (float(end) for end in mean_interval(numbers, means))
-    effect = float(numbers.mean()) if len(numbers) else math.nan
-    return Contrast(what, effect, low, high, len(numbers))
-
-
-def _explained(claim: Claim, before: str = "", after: str = "") -> Claim:
-    """With more said, where the records can say anything."""
-    if math.isnan(claim.effect):
-        return claim
-    return replace(claim, explanation=before + claim.explanation + after)
-
-
 def gap_filling(scores: Scores) -> Claim:
     """Recall of the Lovász hinge minus that of cross-entropy, on images with the category: at
     threshold 0, and at chosen thresholds, since a lower threshold alone raises recall."""
-    contrasts = [
+    recall, tuned = (
         _contrast(scores, f"recall {where}", Arm(LOVASZ, measure), Arm(REFERENCE, measure))
         for where, measure in (
             ("at threshold 0", "recall"),
             ("with both thresholds chosen", "tuned_recall"),
         )
-    ]
-    lacking = _lacking(scores, (LOVASZ, REFERENCE))
-    claim = _claim("gap_filling", "The Lovász hinge fills gaps", "recall", lacking, contrasts)
-    if math.isnan(claim.effect):
-        return claim
-    false = compare(scores, Arm(LOVASZ, "false"), Arm(REFERENCE, "false"))
-    before = (
-        f"At threshold 0 recall changes by {points(contrasts[0].effect)} points against "
-        "cross-entropy, the falsely marked share of the union by "
-        f"{points(false['difference'])}. "
     )
-    more = " Recall counts a filled hole, a found object and a wider rim alike."
-    return _explained(claim, before, more)
+    false = compare(scores, Arm(LOVASZ, "false"), Arm(REFERENCE, "false"))
+    return _claim(
+        scores, (LOVASZ, REFERENCE), "gap_filling", "The Lovász hinge fills gaps", "recall",
+        [recall, tuned],
+        before=f"At threshold 0 recall changes by {points(recall.effect)} points against "
+        "cross-entropy, the falsely marked share of the union by "
+        f"{points(false['difference'])}. ",
+        after=" Recall counts a filled hole, a found object and a wider rim alike.",
+    )  # fmt: skip
 
 
 def _contrast(
@@ -240,13 +211,23 @@ def _contrast(
     return Contrast(what, effect, low, high, row["categories"])
 
 
-def _lacking(scores: Scores, losses: Iterable[str]) -> list[str]:
-    return [NAMES[loss] for loss in losses if loss not in scores.present]
-
-
 def _claim(
-    key: str, title: str, unit: str, lacking: Sequence[str], contrasts: Sequence[Contrast]
+    scores: Scores,
+    losses: Sequence[str],
+    key: str,
+    title: str,
+    unit: str,
+    contrasts: Sequence[Contrast],
+    before: str = "",
+    after: str = "",
 ) -> Claim:
+    """The claim with its verdict, or what it needs.
+
+    Args:
+        losses: those that must have cells.
+        before, after: more to say, around the explanation, where the records can say anything.
+    """
+    lacking = [NAMES[loss] for loss in losses if loss not in scores.present]
     needs = f"cells trained with {', '.join(lacking)}" if lacking else ""
     if not needs and any(contrast.categories < 2 for contrast in contrasts):
         needs = (
@@ -261,9 +242,9 @@ def _claim(
         above = sum(contrast.low > 0 for contrast in contrasts)
         counted = f"{above} of {len(contrasts)} comparisons lie wholly above zero"
         text = f"{counted}. The hardest one: {text}"
+    text = before + text[0].upper() + text[1:] + after
     effect = (hardest.effect, hardest.low, hardest.high)
     verdict = judged(hardest.low, hardest.high)
-    text = text[0].upper() + text[1:]
     return Claim(key, title, verdict, *effect, unit, text, hardest.what)
 
 

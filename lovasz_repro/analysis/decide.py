@@ -72,10 +72,9 @@ def _rows(scores: Scores) -> Iterator[dict[str, object]]:
     if len(losses) < 2 or len(categories) < 2:
         return
     for case in SITUATIONS:
-        arms = {loss: Arm(loss, case.measure) for loss in losses}
         means = {
-            loss: float(pd.Series(scores.values(categories, arm, case.subset)).mean())
-            for loss, arm in arms.items()
+            loss: float(scores.values(categories, Arm(loss, case.measure), case.subset).mean())
+            for loss in losses
         }
         best = max(means, key=lambda loss: means[loss])
         yield {

@@ -20,12 +20,10 @@ the scale of their image-IoU, and no part of a sum.
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
-from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import Arm, Scores
-from lovasz_repro.analysis.stats import REFERENCE, gains
+from lovasz_repro.analysis.stats import REFERENCE, gains, others, over_categories
 
 PARTS = (
     "gain", "operating_point", "both_chosen", "present", "absent", "shape", "placement", "oracle",
@@ -38,19 +36,14 @@ def decomposition(scores: Scores) -> pd.DataFrame:
     A row per part and loss of the grid but the reference; NaN without a common category.
     """
     rows = []
-    for loss in scores.losses:
-        if loss == REFERENCE:
-            continue
-        partitions = [_parts(one, loss) for one in scores.partitions]
-        for part, values in _parts(scores, loss).items():
-            means = [np.asarray(one[part].mean()) for one in partitions]
-            low, high = mean_interval(values.to_numpy(), means)
-            row = {"part": part, "loss": loss, "difference": values.mean()}
-            rows.append({**row, "low": float(low), "high": float(high), "categories": len(values)})
-    table = pd.DataFrame(
-        rows, columns=["part", "loss", "difference", "low", "high", "categories"]
-    ).sort_values("part", key=lambda part: part.map(PARTS.index), kind="stable")
-    return table.reset_index(drop=True)
+    for loss in others(scores):
+        each = [_parts(one, loss) for one in scores.each]
+        for part in PARTS:
+            rows.append((part, loss, *over_categories([parts[part] for parts in each])))
+    columns = ["part", "loss", "difference", "low", "high", "categories"]
+    table = pd.DataFrame(rows, columns=columns)
+    by_part = table["part"].map(PARTS.index)
+    return table.iloc[by_part.argsort(kind="stable")].reset_index(drop=True)
 
 
 def _parts(scores: Scores, loss: str) -> dict[str, pd.Series]:

@@ -11,9 +11,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import Arm, Scores
-from lovasz_repro.analysis.stats import REFERENCE, compare, partition_means, these_interval
+from lovasz_repro.analysis.stats import (
+    REFERENCE,
+    compare,
+    level,
+    over_categories,
+    these_interval,
+)
 from lovasz_repro.records import UNTRAINED
 
 BACKGROUND = "all_background"
@@ -60,43 +65,38 @@ def headline(scores: Scores) -> pd.DataFrame:
         rows.append(Row(UNTRAINED_TUNED, UNTRAINED, *tuned))
     any_loss = (scores.present or scores.losses)[0]
     rows.append(Row(BACKGROUND, any_loss, "background_iou", "background_dataset_iou", None))
-    categories = scores.common(scores.present)
-    return pd.DataFrame([_line(scores, row, categories) for row in rows], columns=list(COLUMNS))
+    return pd.DataFrame([_line(scores, row) for row in rows], columns=list(COLUMNS))
 
 
-def _line(scores: Scores, row: Row, common: list[str]) -> dict[str, object]:
-    categories = common if row.loss in scores.present else []
-    values = scores.values(categories, Arm(row.loss, row.iou))
-    parts = partition_means(scores, Arm(row.loss, row.iou)) if categories else []
-    low, high = mean_interval(values, parts)
+def _line(scores: Scores, row: Row) -> dict[str, object]:
+    arm = Arm(row.loss, row.iou)
+    each = [level(one, arm) for one in scores.each]
+    mean = over_categories(each)
     line = {
         "row": row.name,
-        "value": _mean(scores, categories, Arm(row.loss, row.iou)),
-        **{"low": float(low), "high": float(high)},
-        "present": _mean(scores, categories, Arm(row.loss, row.iou), "present"),
-        "absent": _mean(scores, categories, Arm(row.loss, row.iou), "absent"),
-        "dataset_iou": _mean(scores, categories, Arm(row.loss, row.dataset_iou)),
-        "categories": len(categories),
-        "cells": scores.cells(categories, row.loss),
+        **mean._asdict(),
+        "present": level(scores, arm, "present").mean(),
+        "absent": level(scores, arm, "absent").mean(),
+        "dataset_iou": level(scores, Arm(row.loss, row.dataset_iou)).mean(),
+        "cells": scores.cells(each[0].index, row.loss),
     }
     if row.tuned:
-        line["tuned"] = _mean(scores, categories, Arm(row.loss, row.tuned))
+        line["tuned"] = level(scores, Arm(row.loss, row.tuned)).mean()
     if row.name == REFERENCE or REFERENCE not in scores.present:
         return line
-    arm, against = Arm(row.loss, row.iou), Arm(REFERENCE, row.reference)
-    change = compare(scores, arm, against)
-    line |= {"difference": change["difference"]}
-    line |= {"difference_low": change["low"], "difference_high": change["high"]}
-    ends = these_interval(scores, arm, against)
-    line |= dict(zip(("these_low", "these_high"), ends, strict=True))
+    against = Arm(REFERENCE, row.reference)
+    line |= _change(scores, arm, against, ("difference", "difference_low", "difference_high"))
+    line["these_low"], line["these_high"] = these_interval(scores, arm, against)
     if row.tuned:
-        tuned = compare(scores, Arm(row.loss, row.tuned), Arm(REFERENCE, "tuned_iou"))
-        line |= {"tuned_difference": tuned["difference"]}
-        line |= {"tuned_low": tuned["low"], "tuned_high": tuned["high"]}
+        sides = Arm(row.loss, row.tuned), Arm(REFERENCE, "tuned_iou")
+        line |= _change(scores, *sides, ("tuned_difference", "tuned_low", "tuned_high"))
     return line
 
 
-def _mean(scores: Scores, categories: list[str], arm: Arm, subset: str = "all") -> float:
-    """NaN without categories; a category without images of the subset is left out."""
-    values = pd.Series(scores.values(categories, arm, subset), dtype=float)
-    return float(values.mean())
+def _change(
+    scores: Scores, arm: Arm, against: Arm, names: tuple[str, str, str]
+) -> dict[str, object]:
+    """The mean difference and the ends of its interval, under these names."""
+    change = compare(scores, arm, against)
+    keys = ("difference", "low", "high")
+    return {name: change[key] for name, key in zip(names, keys, strict=True)}

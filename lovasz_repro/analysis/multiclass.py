@@ -25,10 +25,10 @@ from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.data.voc import CATEGORIES
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Cell, Records
+from lovasz_repro.records.cells import COUNTS
 from lovasz_repro.schema import batch_of
 
 LOVASZ_SOFTMAX = "lovasz_softmax"
-COUNTS = ["tp", "fp", "fn"]
 Measure = str | int
 
 
@@ -51,7 +51,8 @@ class LabelScores:
         for cell, result in records.results.items():
             if cell.loss != UNTRAINED:
                 found = self.steps.setdefault(result["batch_size"], [])
-                found += [] if result["steps"] in found else [result["steps"]]
+                if result["steps"] not in found:
+                    found.append(result["steps"])
         self.images: dict[int, list[str]] = {}
         self._cells: dict[str, dict[tuple[int, int], Floats]] = {x: {} for x in self.losses}
         for (loss, fold, seed), rows in records.classes.groupby(["loss", "fold", "seed"]):
@@ -64,7 +65,7 @@ class LabelScores:
                     "delete both folders and run the study again"
                 )
             dense = np.zeros((len(ids), len(self.names), 3))  # (N, K, 3)
-            dense[np.searchsorted(ids, rows["id"]), rows["label"]] = rows[COUNTS]
+            dense[np.searchsorted(ids, rows["id"]), rows["label"]] = rows[list(COUNTS)]
             self._cells[loss][fold, seed] = dense
 
     def batch(self, loss: str) -> int:
@@ -79,8 +80,9 @@ class LabelScores:
         return len(self._cells.get(loss, {}))
 
     def comparable(self, loss: str, reference: str) -> bool:
+        """Whether two losses have the same finished cells."""
         own, other = (set(self._cells.get(x, {})) for x in (loss, reference))
-        return bool(own) and own == other
+        return loss != reference and bool(own) and own == other
 
     def terms(self, loss: str, measure: Measure) -> list[Floats]:
         """Per fold (N, S, K, 2), for image_miou and one label (N, S, 2): numerator and denominator
@@ -112,8 +114,7 @@ class LabelScores:
         """Of a level (one loss) or of a difference (two)."""
         sides = zip(*(self.terms(loss, measure) for loss in losses), strict=True)
         folds = [np.stack(fold, axis=1) for fold in sides]  # (N, A, S, ..., 2)
-        strata = [np.zeros(len(fold), dtype=np.int64) for fold in folds]
-        return Replicates(list(zip(folds, strata, strict=True)), (1.0, -1.0)[: len(losses)])
+        return Replicates([(terms, np.zeros(len(terms), np.int64)) for terms in folds])
 
 
 def reference_of(loss: str) -> str:
@@ -126,23 +127,25 @@ def scores_table(scores: LabelScores, measure: Measure) -> pd.DataFrame:
     """Per loss with a finished cell: loss, batch_size, value, low, high, cells, reference,
     difference, difference_low, difference_high (NaN for cross-entropy, and where it has not the
     same cells)."""
-    rows = []
-    groups = [[UNTRAINED]] if scores.cells(UNTRAINED) else []
     batches = sorted({scores.batch(x) for x in scores.losses}, key=lambda n: n != scores.batch_size)
-    for losses in [scores.at(batch) for batch in batches] + groups:
-        pairs = [x for x in losses if x != reference_of(x)]
-        pairs = [x for x in pairs if scores.comparable(x, reference_of(x))]
-        gains = [scores.bootstrap([x, reference_of(x)], measure) for x in pairs]
-        changes = dict(zip(pairs, zip(gains, image_intervals(gains), strict=True), strict=True))
-        levels = [scores.bootstrap([x], measure) for x in losses]
-        for loss, level, ends in zip(losses, levels, image_intervals(levels), strict=True):
-            row = {"loss": loss, "batch_size": 0 if loss == UNTRAINED else scores.batch(loss)}
-            row |= {"value": level.value, "low": ends[0], "high": ends[1]}
-            row |= {"cells": scores.cells(loss), "reference": reference_of(loss)}
-            if loss in changes:
-                gain, (low, high) = changes[loss]
-                row |= {"difference": gain.value, "difference_low": low, "difference_high": high}
-            rows.append(row)
+    groups = [scores.at(batch) for batch in batches]
+    if scores.cells(UNTRAINED):
+        groups.append([UNTRAINED])
+    rows: list[dict[str, object]] = []
+    for losses in groups:
+        levels = [scores.bootstrap([loss], measure) for loss in losses]
+        own = {}
+        for loss, level, (low, high) in zip(losses, levels, image_intervals(levels), strict=True):
+            batch = 0 if loss == UNTRAINED else scores.batch(loss)
+            own[loss] = {"loss": loss, "batch_size": batch, "value": level.value}
+            own[loss] |= {"low": low, "high": high, "cells": scores.cells(loss)}
+            own[loss] |= {"reference": reference_of(loss)}
+        pairs = [loss for loss in losses if scores.comparable(loss, reference_of(loss))]
+        gains = [scores.bootstrap([loss, reference_of(loss)], measure) for loss in pairs]
+        for loss, gain, (low, high) in zip(pairs, gains, image_intervals(gains), strict=True):
+            own[loss] |= {"difference": gain.value}
+            own[loss] |= {"difference_low": low, "difference_high": high}
+        rows += own.values()
     head = ["loss", "batch_size", "value", "low", "high", "cells", "reference"]
     return pd.DataFrame(
         rows, columns=[*head, "difference", "difference_low", "difference_high"]
@@ -156,17 +159,15 @@ def label_table(scores: LabelScores) -> pd.DataFrame:
     losses = scores.at(scores.batch_size)
     if REFERENCE not in losses:
         return pd.DataFrame()
-    labels = scores.held
-    own = {k: scores.bootstrap([REFERENCE], k).value for k in labels}
-    rows = [{"category": scores.names[k], "loss": REFERENCE, "value": own[k]} for k in labels]
+    own = {k: scores.bootstrap([REFERENCE], k).value for k in scores.held}
+    rows = [{"category": scores.names[k], "loss": REFERENCE, "value": own[k]} for k in own]
     for loss in losses:
-        if loss == REFERENCE or not scores.comparable(loss, REFERENCE):
-            continue
-        pairs = [scores.bootstrap([loss, REFERENCE], k) for k in labels]
-        for k, pair, (low, high) in zip(labels, pairs, image_intervals(pairs), strict=True):
-            row = {"category": scores.names[k], "loss": loss, "value": own[k] + pair.value}
-            row |= {"reference_value": own[k], "difference": pair.value, "low": low, "high": high}
-            rows.append(row)
+        if scores.comparable(loss, REFERENCE):
+            pairs = [scores.bootstrap([loss, REFERENCE], k) for k in own]
+            for k, pair, (low, high) in zip(own, pairs, image_intervals(pairs), strict=True):
+                row = {"category": scores.names[k], "loss": loss, "value": own[k] + pair.value}
+                row |= {"reference_value": own[k], "difference": pair.value}
+                rows.append({**row, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 

@@ -1,7 +1,8 @@
 """Image-IoU as it would be with another share of images that hold the category.
 
 The val set of a category is drawn 1:1, half of it without the category. In the whole of VOC's val
-list about 7 % of the images hold one of the 20 categories. With a share π of images that do,
+list a category is in about 7 % of the images, mean over the 20. With a share π of images that hold
+it,
 
     IoU(π) = π · present + (1 - π) · absent
 
@@ -19,7 +20,7 @@ import pandas as pd
 
 from lovasz_repro.analysis.resample import Floats, mean_interval
 from lovasz_repro.analysis.scores import Arm, Scores
-from lovasz_repro.analysis.stats import REFERENCE, gains
+from lovasz_repro.analysis.stats import REFERENCE, gains, others
 
 NATURAL = 0.07
 """Mean over the 20 categories of the share of VOC 2012's val images that hold the category."""
@@ -79,11 +80,9 @@ def crossings(scores: Scores) -> pd.DataFrame:
 def _halves(scores: Scores) -> dict[str, pd.DataFrame]:
     """By loss its gain over the reference in each category: columns present and absent."""
     found = {}
-    for loss in scores.losses:
-        if loss == REFERENCE:
-            continue
-        arm, against = Arm(loss), Arm(REFERENCE)
-        halves = {part: gains(scores, arm, against, part) for part in ("present", "absent")}
+    for loss in others(scores):
+        arms = Arm(loss), Arm(REFERENCE)
+        halves = {part: gains(scores, *arms, part) for part in ("present", "absent")}
         table = pd.DataFrame(halves).dropna()
         if len(table):
             found[loss] = table

@@ -143,8 +143,8 @@ class Replicates:
     folds: per fold (terms, strata). terms: (N, arms, seeds, 2), numerator and denominator of each
     image, or (N, arms, seeds, labels, 2): the ratio then is the mean of the labels' ratios, over
     the labels whose denominator is above 0; strata: (N,) of 0 and 1, resampled apart because the
-    design fixes how many there are.
-    sign: (arms,), the statistic is ratio @ sign: (1,) a level, (1, -1) a difference.
+    design fixes how many there are. The statistic is the ratio of one arm, or the difference of
+    the first and second arm's.
 
     value: the statistic; values: (R,) its replicates, from images alone;
     training_variances: per fold with two seeds or more, an unbiased estimate (it may be negative)
@@ -152,10 +152,8 @@ class Replicates:
     share: Σ (fold's share of the denominator)² / seeds, the factor to that variance.
     """
 
-    def __init__(
-        self, folds: Sequence[tuple[Floats, NDArray[np.int64]]], sign: Sequence[float]
-    ) -> None:
-        weights = np.asarray(sign)
+    def __init__(self, folds: Sequence[tuple[Floats, NDArray[np.int64]]]) -> None:
+        weights = np.array([1.0, -1.0])[: folds[0][0].shape[1]]
         sums = [_resampled(index, *fold) for index, fold in enumerate(folds)]  # (1 + R, A, S, 2)
         totals = [fold.mean(axis=2) for fold in sums]  # (1 + R, A, 2)
         ratio = _mean_ratio if folds[0][0].ndim == 5 else _ratio

@@ -24,17 +24,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from lovasz_repro.analysis.resample import Floats
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import MEASURES, UNTRAINED, Cell, Records
+from lovasz_repro.records.cells import COUNTS
 
 SIZES = ("size1", "size2", "size3", "size4")
-COUNTS = ("tp", "fp", "fn")
 
 Columns = dict[str, Floats]
 
@@ -84,7 +84,6 @@ class Scores:
     as it is; trained: those that train; present: the losses with a finished cell;
     tuned: whether rates were chosen by image-IoU;
     borders: per category the three borders between the quarters of object fraction.
-    Raises: UserError where cells of one category and fold do not hold the same images.
 
     Where the records hold several partitions of the images (`config.Cells.folds_per_partition`),
     an image counts once in each partition that scores it, and a partition stands where otherwise
@@ -92,6 +91,8 @@ class Scores:
 
     Args:
         folds: only the cells of these.
+
+    Raises: UserError where cells of one category and fold do not hold the same images.
     """
 
     def __init__(self, records: Records, folds: Sequence[int] | None = None) -> None:
@@ -101,24 +102,23 @@ class Scores:
         self.trained = [loss for loss in self.losses if loss != UNTRAINED]
         self.tuned = bool(records.tuning)
         self.expected_cells = len(grid.folds) * len(grid.seeds)
-        self._cells: dict[Cell, Columns] = {}
-        ids: dict[tuple[str, int], tuple[Cell, Any]] = {}
-        keys = ["category", "loss", "fold", "seed"]
         images = records.images.sort_values("id", kind="stable")
         if folds is not None:
             images = images[images["fold"].isin(folds)]
-        self._folds = sorted(set(images["fold"].tolist()))
+        keys = ["category", "loss", "fold", "seed"]
+        self._cells: dict[Cell, Columns] = {}
         self._ids: dict[tuple[str, int], NDArray[np.object_]] = {}
+        first: dict[tuple[str, int], Cell] = {}
         for key, rows in images.groupby(keys):
             cell = Cell(*key)
-            own = rows["id"].to_numpy()
-            first, expected = ids.setdefault((cell.category, cell.fold), (cell, own))
-            if not np.array_equal(own, expected):
+            fold = cell.category, cell.fold
+            ids = rows["id"].to_numpy()
+            if not np.array_equal(ids, self._ids.setdefault(fold, ids)):
                 raise UserError(
-                    f"{cell.path}/images.csv and {first.path}/images.csv hold different images; "
-                    "they cannot be compared: delete both folders and run the study again"
+                    f"{cell.path}/images.csv and {first[fold].path}/images.csv hold different "
+                    "images; they cannot be compared: delete both folders and run the study again"
                 )
-            self._ids[cell.category, cell.fold] = own
+            first.setdefault(fold, cell)
             numbers = rows.drop(columns=[*keys, "id"])
             columns = numbers.to_numpy(np.float64).T
             self._cells[cell] = dict(zip(numbers.columns, columns, strict=True))
@@ -127,16 +127,11 @@ class Scores:
         for cell in sorted(self._cells):
             own_folds = self._runs.setdefault((cell.category, cell.loss), {})
             own_folds.setdefault(cell.fold, []).append(cell)
-        self.borders = self._size_borders([cell for cell, _ in ids.values()])
-
-    def _size_borders(self, one_per_fold: Iterable[Cell]) -> dict[str, Floats]:
-        fractions: dict[str, list[Floats]] = {}
-        for cell in one_per_fold:
-            columns = self._cells[cell]
-            found = columns["object_fraction"][columns["has_category"] > 0]
-            fractions.setdefault(cell.category, []).append(found)
-        stacked = {name: np.concatenate(parts) for name, parts in fractions.items()}
-        return {n: np.quantile(f, [0.25, 0.5, 0.75]) for n, f in stacked.items() if len(f)}
+        once = images.drop_duplicates(["category", "fold", "id"])
+        sizes = once[once["has_category"] > 0].groupby("category")["object_fraction"]
+        self.borders: dict[str, Floats] = {
+            name: np.quantile(own, [0.25, 0.5, 0.75]) for name, own in sizes
+        }
 
     def runs(self, category: str, loss: str) -> list[tuple[int, int]]:
         """The finished (fold, seed) of a category and loss."""
@@ -157,90 +152,84 @@ class Scores:
     def cells(self, categories: Iterable[str], loss: str) -> int:
         return sum(len(self.runs(category, loss)) for category in categories)
 
+    @property
+    def each(self) -> list[Scores]:
+        """This study as a whole, then its partitions."""
+        return [self, *self.partitions]
+
     @cached_property
     def partitions(self) -> list[Scores]:
         """The same of each partition alone; empty where there is one."""
-        folds = self._by_partition
-        return [Scores(self._records, own) for own in folds] if len(folds) > 1 else []
+        folds: dict[int, list[int]] = {}
+        for fold, number in self._partition_of.items():
+            folds.setdefault(number, []).append(fold)
+        return [Scores(self._records, own) for own in folds.values()] if len(folds) > 1 else []
 
     @cached_property
-    def _by_partition(self) -> list[list[int]]:
-        """The folds of each partition."""
+    def _partition_of(self) -> dict[int, int]:
+        """By fold the number of its partition, from 0 on."""
+        folds = sorted({cell.fold for cell in self._cells})
         config = self._records.study.get("config", {})
-        size = config.get("cells", {}).get("folds_per_partition", 0) or 1 + max(
-            self._folds, default=0
-        )
-        numbers = sorted({fold // size for fold in self._folds})
-        return [[fold for fold in self._folds if fold // size == n] for n in numbers]
+        size = config.get("cells", {}).get("folds_per_partition", 0) or 1 + max(folds, default=0)
+        numbers = sorted({fold // size for fold in folds})
+        return {fold: numbers.index(fold // size) for fold in folds}
 
-    def terms(self, category: str, arm: Arm, subset: str = "all") -> list[Floats]:
-        """Numerator and denominator of every image of the subset.
+    def folds(
+        self, category: str, arms: Sequence[Arm], subset: str = "all"
+    ) -> list[tuple[Floats, NDArray[np.int64]]]:
+        """The images of the subset, fold by fold, under every arm.
 
         Returns:
-            Per fold (N, S, 2), by seed. With several partitions one (N, P, 2), by partition, over
-            all images, zeros where a partition does not score the image.
+            Per fold (N, A, S, 2), numerator and denominator of every image by arm and seed, and
+            (N,), 1 where the truth holds the category. With several partitions one such pair over
+            all images: (N, A, P, 2), zeros where a partition does not score the image.
         """
-        folds = []
-        for cells in self._runs[category, arm.loss].values():
-            mask = self._mask(cells[0], subset)  # of the truth: the same for all seeds
-            seeds = [image_terms(self._cells[cell], arm.measure)[mask] for cell in cells]
-            folds.append(np.stack(seeds, axis=1))
-        if len(self._by_partition) < 2:
-            return folds
-        rows, place = self._rows(category, arm.loss, subset)
-        terms = np.zeros((len(rows), len(self._by_partition), 2))
-        for fold, values in zip(self._runs[category, arm.loss], folds, strict=True):
-            number = next(n for n, own in enumerate(self._by_partition) if fold in own)
-            terms[place[fold], number] = values.mean(axis=1)
-        return [terms]
-
-    def presence(self, category: str, loss: str, subset: str = "all") -> list[NDArray[np.int64]]:
-        """(N,) for each array of `terms`: 1 where the truth holds the category."""
-        firsts = {fold: cells[0] for fold, cells in self._runs[category, loss].items()}
-        found = {
-            fold: self._cells[c]["has_category"][self._mask(c, subset)].astype(np.int64)
-            for fold, c in firsts.items()
-        }
-        if len(self._by_partition) < 2:
-            return list(found.values())
-        rows, place = self._rows(category, loss, subset)
-        present = np.zeros(len(rows), np.int64)
-        for fold, own in found.items():
-            present[place[fold]] = own
-        return [present]
-
-    def _rows(
-        self, category: str, loss: str, subset: str
-    ) -> tuple[NDArray[np.object_], dict[int, NDArray[np.int64]]]:
-        """The images of the subset over all folds, each once, and where those of a fold are."""
-        ids = {
-            fold: self._ids[category, fold][self._mask(cells[0], subset)]
-            for fold, cells in self._runs[category, loss].items()
-        }
-        every = np.unique(np.concatenate(list(ids.values())))
-        return every, {fold: np.searchsorted(every, own) for fold, own in ids.items()}
-
-    def values(self, categories: Iterable[str], arm: Arm, subset: str = "all") -> Floats:
-        """The measure in each category: seeds and partitions averaged, folds pooled. NaN for
-        0 / 0."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            sums = [
-                sum(fold.mean(axis=1).sum(axis=0) for fold in self.terms(category, arm, subset))
-                for category in categories
+        found, ids = [], []
+        for fold in self._runs[category, arms[0].loss]:
+            runs = [self._runs[category, arm.loss][fold] for arm in arms]
+            truth = self._cells[runs[0][0]]  # the same for all losses and seeds
+            mask = self._mask(category, truth, subset)
+            sides = [
+                np.stack([image_terms(self._cells[cell], arm.measure)[mask] for cell in cells], 1)
+                for arm, cells in zip(arms, runs, strict=True)
             ]
-            totals = np.reshape(np.array(sums, dtype=np.float64), (-1, 2))
-            return np.asarray(totals[:, 0] / totals[:, 1])
+            present = truth["has_category"][mask].astype(np.int64)
+            found.append((fold, np.stack(sides, axis=1), present))
+            ids.append(self._ids[category, fold][mask])
+        partitions = len(set(self._partition_of.values()))
+        if partitions < 2:
+            return [(terms, present) for _, terms, present in found]
+        every = np.unique(np.concatenate(ids))
+        all_terms = np.zeros((len(every), len(arms), partitions, 2))
+        all_present = np.zeros(len(every), np.int64)
+        for own, (fold, terms, present) in zip(ids, found, strict=True):
+            rows = np.searchsorted(every, own)
+            all_terms[rows, :, self._partition_of[fold]] = terms.mean(axis=2)
+            all_present[rows] = present
+        return [(all_terms, all_present)]
 
-    def _mask(self, cell: Cell, subset: str) -> NDArray[np.bool_]:
-        columns = self._cells[cell]
-        present = columns["has_category"] > 0
+    def values(self, categories: Iterable[str], arm: Arm, subset: str = "all") -> pd.Series:
+        """The measure by category: seeds and partitions averaged, folds pooled. NaN for 0 / 0."""
+        sums = {
+            category: sum(
+                terms[:, 0].mean(axis=1).sum(axis=0)
+                for terms, _ in self.folds(category, [arm], subset)
+            )
+            for category in categories
+        }
+        totals = np.reshape(list(sums.values()), (-1, 2)).astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return pd.Series(totals[:, 0] / totals[:, 1], index=list(sums), dtype=float)
+
+    def _mask(self, category: str, truth: Columns, subset: str) -> NDArray[np.bool_]:
+        present = truth["has_category"] > 0
         if subset == "all":
             return np.ones_like(present)
         if subset in ("present", "absent"):
             return present if subset == "present" else ~present
         if subset not in SIZES:
             raise ValueError(f"subset {subset!r} is not known")
-        if cell.category not in self.borders:
+        if category not in self.borders:
             return np.zeros_like(present)
-        size = np.searchsorted(self.borders[cell.category], columns["object_fraction"])
+        size = np.searchsorted(self.borders[category], truth["object_fraction"])
         return np.asarray(present & (size == SIZES.index(subset)))

@@ -26,13 +26,12 @@ Measures and subsets are those of `scores`; `claims` gives the verdicts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from lovasz_repro.analysis.resample import (
-    Floats,
     Replicates,
     fixed_mean_interval,
     holm,
@@ -48,11 +47,43 @@ REFERENCE = "cross_entropy"
 COMPARISON = ("value", "reference_value", "difference", "low", "high", "p", "categories", "cells")
 
 
+class Mean(NamedTuple):
+    """A mean over categories with its 95 % interval, and of how many; NaN of none."""
+
+    value: float
+    low: float
+    high: float
+    categories: int
+
+
+def over_categories(each: Sequence[pd.Series]) -> Mean:
+    """The mean of one number per category; a category whose number is NaN is left out.
+
+    Args:
+        each: the numbers of the study as a whole, then those of its partitions (`Scores.each`).
+    """
+    whole, *partitions = [numbers.dropna() for numbers in each]
+    low, high = mean_interval(whole.to_numpy(), [np.asarray(one.mean()) for one in partitions])
+    return Mean(float(whole.mean()), float(low), float(high), len(whole))
+
+
+def level(scores: Scores, arm: Arm, subset: str = "all") -> pd.Series:
+    """The measure in each category in which all losses with any cell have the same ones, so that
+    losses can be compared; empty for a loss without cells."""
+    categories = scores.common(scores.present) if arm.loss in scores.present else []
+    return scores.values(categories, arm, subset)
+
+
+def others(scores: Scores) -> list[str]:
+    """The losses of the grid but REFERENCE."""
+    return [loss for loss in scores.losses if loss != REFERENCE]
+
+
 def gains(scores: Scores, arm: Arm, against: Arm, subset: str = "all") -> pd.Series:
     """Paired difference arm - against in each category that both have whole, by category."""
     categories = scores.common([arm.loss, against.loss])
-    difference = scores.values(categories, arm, subset) - scores.values(categories, against, subset)
-    return pd.Series(difference, index=categories, dtype=float).dropna()
+    sides = [scores.values(categories, side, subset) for side in (arm, against)]
+    return (sides[0] - sides[1]).dropna()
 
 
 def compare(scores: Scores, arm: Arm, against: Arm, subset: str = "all") -> dict[str, Any]:
@@ -61,46 +92,25 @@ def compare(scores: Scores, arm: Arm, against: Arm, subset: str = "all") -> dict
     value and reference_value are the two levels over the same categories, cells counts pairs. NaN
     where no category has both.
     """
-    gain = gains(scores, arm, against, subset)
-    categories = list(gain.index)
-    low, high = mean_interval(gain.to_numpy(), partition_means(scores, arm, against, subset))
+    each = [gains(one, arm, against, subset) for one in scores.each]
+    mean, categories = over_categories(each), list(each[0].index)
     return {
-        "value": _mean(scores.values(categories, arm, subset)),
-        "reference_value": _mean(scores.values(categories, against, subset)),
-        "difference": _mean(gain.to_numpy()),
-        "low": float(low),
-        "high": float(high),
-        "p": sign_flip(gain.to_numpy()),
-        "categories": len(categories),
+        "value": float(scores.values(categories, arm, subset).mean()),
+        "reference_value": float(scores.values(categories, against, subset).mean()),
+        "difference": mean.value,
+        "low": mean.low,
+        "high": mean.high,
+        "p": sign_flip(each[0].to_numpy()),
+        "categories": mean.categories,
         "cells": scores.cells(categories, arm.loss),
     }
 
 
 def these_interval(scores: Scores, arm: Arm, against: Arm) -> tuple[float, float]:
     """95 % interval of the mean difference for the categories that both have, over images."""
-    shared = list(gains(scores, arm, against).index)
-    parts = partition_means(scores, arm, against)
-    ends = fixed_mean_interval(replicates(scores, shared, [arm, against]), list(map(float, parts)))
-    return float(ends[0]), float(ends[1])
-
-
-def partition_means(
-    scores: Scores, arm: Arm, against: Arm | None = None, subset: str = "all"
-) -> list[Floats]:
-    """The mean over categories in each partition, of a difference or (against None) of a level;
-    empty where there is one partition."""
-    means = []
-    for part in scores.partitions:
-        if against:
-            values = gains(part, arm, against, subset).to_numpy()
-        else:
-            values = part.values(part.common(part.present), arm, subset)
-        means.append(np.asarray(_mean(values)))
-    return means
-
-
-def _mean(values: Floats) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+    whole, *partitions = [gains(one, arm, against) for one in scores.each]
+    bootstraps = [Replicates(scores.folds(name, [arm, against])) for name in whole.index]
+    return fixed_mean_interval(bootstraps, [float(one.mean()) for one in partitions])
 
 
 def _table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
@@ -116,10 +126,9 @@ def levels(scores: Scores, measure: str = "iou", subset: str = "all") -> pd.Data
 
     A category and loss without cells has no row.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for loss in scores.losses:
-        categories = scores.common([loss])
-        rows += _category_rows(scores, categories, [Arm(loss, measure)], subset)
+        rows += _by_category(scores, [Arm(loss, measure)], subset)
     columns = ("category", "loss", "value", "low", "high", "images", "cells", "expected_cells")
     return _table(rows, columns)
 
@@ -127,84 +136,52 @@ def levels(scores: Scores, measure: str = "iou", subset: str = "all") -> pd.Data
 def differences(scores: Scores, measure: str = "iou", subset: str = "all") -> pd.DataFrame:
     """Per category and loss, paired difference to REFERENCE.
 
-    Columns: category, loss, difference, low, high, p, p_holm (over the rows of losses that train),
-    images, cells, expected_cells. A category in which the two losses do not have the same cells has
-    no row.
+    Columns: category, loss, difference, low, high, p, p_holm (over the rows of losses that train;
+    those of `UNTRAINED`, which come last, by themselves), images, cells, expected_cells. A category
+    in which the two losses do not have the same cells has no row.
     """
-    rows = []
-    for loss in _others(scores):
-        arms = [Arm(loss, measure), Arm(REFERENCE, measure)]
-        pairs = _category_rows(scores, scores.common([loss, REFERENCE]), arms, subset)
-        for row in pairs:
-            sides = [scores.terms(row["category"], arm, subset) for arm in arms]
-            one, two = (np.concatenate([fold.mean(axis=1) for fold in side]) for side in sides)
-            rows.append({**row, "difference": row["value"], "p": swap_test(one, two)})
+    rows: list[dict[str, Any]] = []
+    for loss in others(scores):
+        rows += _by_category(scores, [Arm(loss, measure), Arm(REFERENCE, measure)], subset)
     columns = ("category", "loss", "difference", "low", "high", "p", "images", "cells")
     trained = [row for row in rows if row["loss"] != UNTRAINED]
-    others = [row for row in rows if row["loss"] == UNTRAINED]
-    tables = [_table(part, (*columns, "expected_cells")) for part in (trained, others)]
+    untrained = [row for row in rows if row["loss"] == UNTRAINED]
+    tables = [_table(part, (*columns, "expected_cells")) for part in (trained, untrained)]
     return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
 
-def _category_rows(
-    scores: Scores, categories: Sequence[str], arms: Sequence[Arm], subset: str
-) -> list[dict[str, Any]]:
-    """Value and interval of each category: of a level (one arm) or of a difference (two)."""
+def _by_category(scores: Scores, arms: Sequence[Arm], subset: str) -> list[dict[str, Any]]:
+    """A row per category that all arms have whole: of a level (one arm), value and its interval; of
+    a difference (two), difference, its interval and p."""
     loss = arms[0].loss
-    bootstraps = replicates(scores, categories, arms, subset)
-    images = [sum(map(len, scores.presence(name, loss, subset))) for name in categories]
-    return [
-        {
-            "category": category,
-            "loss": loss,
-            "value": bootstrap.value,
-            "low": low,
-            "high": high,
-            "images": count,
-            "cells": scores.cells([category], loss),
-            "expected_cells": scores.expected_cells,
-        }
-        for category, bootstrap, count, (low, high) in zip(
-            categories, bootstraps, images, image_intervals(bootstraps), strict=True
-        )
-    ]
+    categories = scores.common([arm.loss for arm in arms])
+    folds = [scores.folds(category, arms, subset) for category in categories]
+    bootstraps = [Replicates(own) for own in folds]
+    intervals = image_intervals(bootstraps)
+    rows = []
+    for category, own, bootstrap, (low, high) in zip(
+        categories, folds, bootstraps, intervals, strict=True
+    ):
+        row = {"category": category, "loss": loss, "low": low, "high": high}
+        row |= {"images": sum(len(present) for _, present in own)}
+        row |= {"cells": scores.cells([category], loss), "expected_cells": scores.expected_cells}
+        if len(arms) == 1:
+            rows.append({**row, "value": bootstrap.value})
+            continue
+        terms = np.concatenate([terms.mean(axis=2) for terms, _ in own])  # (N, 2 arms, 2)
+        p = swap_test(terms[:, 0], terms[:, 1])
+        rows.append({**row, "difference": bootstrap.value, "p": p})
+    return rows
 
 
-def replicates(
-    scores: Scores, categories: Sequence[str], arms: Sequence[Arm], subset: str = "all"
-) -> list[Replicates]:
-    """The bootstrap of each category: of a level (one arm) or of a paired difference (two)."""
-    sign = (1.0, -1.0)[: len(arms)]
-    found = []
-    for category in categories:
-        sides = zip(*(scores.terms(category, arm, subset) for arm in arms), strict=True)
-        terms = [np.stack(fold, axis=1) for fold in sides]  # (N, A, S, 2)
-        strata = scores.presence(category, arms[0].loss, subset)
-        found.append(Replicates(list(zip(terms, strata, strict=True)), sign))
-    return found
-
-
-def _others(scores: Scores) -> list[str]:
-    return [loss for loss in scores.losses if loss != REFERENCE]
-
-
-def mean_levels(scores: Scores, measure: str = "iou", subset: str = "all") -> pd.DataFrame:
-    """Per loss of the grid: loss, value, low, high, categories, cells.
-
-    The mean is over the categories in which all losses with any cell have the same ones, so that
-    the rows can be compared. A loss without cells has NaN and 0 categories.
-    """
-    categories = scores.common(scores.present)
+def mean_levels(scores: Scores, measure: str = "iou") -> pd.DataFrame:
+    """Per loss of the grid: loss, `Mean` of its `level`, cells. A loss without cells has NaN."""
     rows = []
     for loss in scores.losses:
-        names = categories if loss in scores.present else []
-        arm = Arm(loss, measure)
-        values = scores.values(names, arm, subset)
-        parts = partition_means(scores, arm, None, subset) if names else []
-        low, high = mean_interval(values, parts)
-        row = {"loss": loss, "value": _mean(values), "low": float(low), "high": float(high)}
-        rows.append({**row, "categories": len(names), "cells": scores.cells(names, loss)})
-    return _table(rows, ("loss", "value", "low", "high", "categories", "cells"))
+        each = [level(one, Arm(loss, measure)) for one in scores.each]
+        cells = scores.cells(each[0].index, loss)
+        rows.append({"loss": loss, **over_categories(each)._asdict(), "cells": cells})
+    return pd.DataFrame(rows)
 
 
 def mean_differences(scores: Scores, measure: str = "iou", subset: str = "all") -> pd.DataFrame:
@@ -212,7 +189,7 @@ def mean_differences(scores: Scores, measure: str = "iou", subset: str = "all") 
     against = Arm(REFERENCE, measure)
     rows = [
         {"loss": loss, **compare(scores, Arm(loss, measure), against, subset)}
-        for loss in _others(scores)
+        for loss in others(scores)
     ]
     return _table(rows, ("loss", *COMPARISON))
 
@@ -290,25 +267,25 @@ def threshold_control(scores: Scores) -> pd.DataFrame:
     both_tuned: each loss against REFERENCE, both tuned;
     own_tuning: each loss tuned against itself at 0.
     """
-    others = _others(scores)
+    chosen = "tuned_iou"
+    reference = Arm(REFERENCE, chosen)
     pairs = {
-        "zero_vs_tuned_reference": [(loss, False, REFERENCE, True) for loss in others],
-        "both_tuned": [(loss, True, REFERENCE, True) for loss in others],
-        "own_tuning": [(loss, True, loss, False) for loss in scores.losses],
+        "zero_vs_tuned_reference": [(Arm(loss), reference) for loss in others(scores)],
+        "both_tuned": [(Arm(loss, chosen), reference) for loss in others(scores)],
+        "own_tuning": [(Arm(loss, chosen), Arm(loss)) for loss in scores.losses],
     }
     columns = ("loss", "tuned", "against_loss", "against_tuned")
     tables = {}
-    for label, rows in pairs.items():
-        compared = [
+    for label, compared in pairs.items():
+        rows = [
             {
-                **dict(zip(columns, row, strict=True)),
-                **compare(scores, _at(row[0], row[1]), _at(row[2], row[3])),
+                "loss": arm.loss,
+                "tuned": arm.measure == chosen,
+                "against_loss": against.loss,
+                "against_tuned": against.measure == chosen,
+                **compare(scores, arm, against),
             }
-            for row in rows
+            for arm, against in compared
         ]
-        tables[label] = _table(compared, (*columns, *COMPARISON))
+        tables[label] = _table(rows, (*columns, *COMPARISON))
     return _by("label", tables)
-
-
-def _at(loss: str, tuned: bool) -> Arm:
-    return Arm(loss, "tuned_iou" if tuned else "iou")

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-Json = dict[str, Any]
+from lovasz_repro.records.cells import COUNTS
+from lovasz_repro.schema import Json
+
 Columns = Mapping[str, NDArray[Any]]
 
 TOLERANCE = 1e-6
@@ -21,17 +23,12 @@ TOLERANCE = 1e-6
 TIE_TOLERANCE = 1e-4
 """The 0 of thresholds.csv is 0 but for rounding: a pixel whose logit is 0 may lie on its other
 side."""
-COUNTS = ("tp", "fp", "fn")
 GAIN = ("lovasz_hinge", "cross_entropy")
 """The `gain` of gallery.json is an image's IoU under the first loss minus that under the second."""
 
 
-def table_problem(table: Columns) -> tuple[int, str] | None:
-    """images.csv in itself: IoUs that follow from the counts, and one truth.
-
-    table: the columns of `IMAGE_COLUMNS` without id, in the ranges that `tables` checks.
-    Returns: the first row that does not agree, and how.
-    """
+def table_problem(table: Columns) -> str | None:
+    """A cell's images.csv in itself: IoUs that follow from the counts, and each image once."""
     truth = table["tp"] + table["fn"]
     wrong = {
         "tuned_tp + tuned_fn: not tp + fn": truth != table["tuned_tp"] + table["tuned_fn"],
@@ -45,7 +42,24 @@ def table_problem(table: Columns) -> tuple[int, str] | None:
         )
     for said, rows in wrong.items():
         if rows.any():
-            return int(np.argmax(rows)), said
+            return said
+    ids, counts = np.unique(table["id"], return_counts=True)
+    return f"id: {ids[counts > 1][0]} is there twice" if (counts > 1).any() else None
+
+
+def place_problem(result: Json, place: Mapping[str, Any], base: Json) -> str | None:
+    """A cell's result.json against its folder and the base network that it started from.
+
+    Args:
+        place: category, loss, fold and seed of the folder.
+        base: the base's result.json, which may be missing: {}.
+    """
+    for key, value in place.items():
+        if result[key] != value:
+            return f"{key}: {result[key]}, but it lies in the folder of {value}"
+    if base and result["base"] != base["sha256"]:
+        where = f"the base network of fold {result['fold']}"
+        return f"base: {result['base']}, but {where} is {base['sha256']}"
     return None
 
 
@@ -175,12 +189,11 @@ def trial_means(
         if trial["category"] in wanted:
             pair = scores.setdefault((trial["lr"], trial["steps"]), {})
             pair[trial["category"]] = trial[measure]
-    means: dict[tuple[float, int], float] = {}
-    for point, by_category in scores.items():
-        values = [value for value in by_category.values() if value is not None]
-        if len(values) == len(wanted):
-            means[point] = statistics.fmean(values)
-    return means
+    values = {
+        pair: [value for value in by_category.values() if value is not None]
+        for pair, by_category in scores.items()
+    }
+    return {pair: statistics.fmean(v) for pair, v in values.items() if len(v) == len(wanted)}
 
 
 def tuning_problem(

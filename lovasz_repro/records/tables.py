@@ -19,41 +19,40 @@ SHARES = {
     "iou", "tuned_iou", "oracle_iou", "object_fraction", "image_iou", "present", "absent", "miou"
 }  # fmt: skip
 AGAIN = "delete the result.json beside it and run the study again"
-
-Ends = NDArray[np.int64]
+"""What to do about a table that is not as it was written."""
 
 
 def read_tables(
     stored: Stored, hashes: Mapping[str, str], columns: Sequence[str]
-) -> tuple[pd.DataFrame, Ends]:
+) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     """Tables with the same columns, one below the other.
 
     Args:
         hashes: the SHA-256 of each table by its path, as the `result.json` beside it says.
 
-    Returns: the rows, and for each table how many there are up to its end.
+    Returns: the rows, and how many there are of each table.
 
     Raises: UserError naming the table that is not what was written, or not a table of numbers in
         their ranges.
     """
     bodies = [_body(stored, name, digest, columns) for name, digest in hashes.items()]
-    ends = np.cumsum([body.count(b"\n") for body in bodies], dtype=np.int64)
+    rows = np.array([body.count(b"\n") for body in bodies], np.int64)
     try:
         table = _parsed(b"".join(bodies), columns)
-        whole = len(table) == (ends[-1] if len(ends) else 0)
+        whole = len(table) == rows.sum()
     except (ValueError, OverflowError):
         whole = False
     if not whole:  # a table is malformed: which?
         for name, body in zip(hashes, bodies, strict=True):
             _check_rows(stored, name, body, columns)
         raise UserError(f"{stored.runs}: tables that cannot be read together")
-    for column, good in _good(table).items():
+    for column in columns:
+        good, wrong = _checked(table, column)
         if not good.all():
-            first = int(np.searchsorted(ends, int(np.argmin(good)), side="right"))
-            raise UserError(
-                f"{stored.path(list(hashes)[first])}: {_wanted(column)} in column {column}; {AGAIN}"
-            )
-    return table, ends
+            place = np.searchsorted(np.cumsum(rows), np.argmin(good), side="right")
+            path = stored.path(list(hashes)[int(place)])
+            raise UserError(f"{path}: {wrong} in column {column}; {AGAIN}")
+    return table, rows
 
 
 def _body(stored: Stored, name: str, digest: str, columns: Sequence[str]) -> bytes:
@@ -97,27 +96,17 @@ def _check_rows(stored: Stored, name: str, body: bytes, columns: Sequence[str]) 
         raise UserError(f"{stored.path(name)}: rows that are not of {len(columns)} fields; {AGAIN}")
 
 
-def _good(table: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
-    """By column whether each row holds what it may."""
-    good: dict[str, NDArray[np.bool_]] = {}
-    for column in table.columns:
-        values = table[column].to_numpy()
-        if column == "id":
-            good[column] = table[column].str.fullmatch(r"[A-Za-z0-9_.-]{1,128}").to_numpy(bool)
-        elif column in SHARES:
-            good[column] = (values >= 0) & (values <= 1)
-        elif column in WHOLE:
-            good[column] = values >= 0
-        else:
-            good[column] = np.isfinite(values)
-            if column == "train_loss":  # nothing was trained on yet
-                good[column] |= table["step"].to_numpy() == 0
-    return good
-
-
-def _wanted(column: str) -> str:
+def _checked(table: pd.DataFrame, column: str) -> tuple[NDArray[np.bool_], str]:
+    """Whether each row of a column holds what it may, and what one that does not is called."""
+    values = table[column].to_numpy()
     if column == "id":
-        return "not an image id"
+        good = table[column].str.fullmatch(r"[A-Za-z0-9_.-]{1,128}").to_numpy(bool)
+        return good, "not an image id"
+    if column in SHARES:
+        return (values >= 0) & (values <= 1), "not a number in [0, 1]"
     if column in WHOLE:
-        return "a number below 0"
-    return "not a number in [0, 1]" if column in SHARES else "not a finite number"
+        return values >= 0, "a number below 0"
+    good = np.isfinite(values)
+    if column == "train_loss":  # nothing was trained on yet
+        good |= table["step"].to_numpy() == 0
+    return good, "not a finite number"

@@ -114,7 +114,7 @@ def test_the_interval_of_a_category_covers_a_known_difference() -> None:
                 run = draw.normal(0, 0.02, (1, 2))
                 values = truth + image + run + draw.normal(0, 0.08, (images, 2))
                 folds.append((terms_of(values), strata))
-            bootstraps.append(Replicates(folds, (1.0,)))
+            bootstraps.append(Replicates(folds))
         ends = np.array(image_intervals(bootstraps))
         hits += [covered(low, high, t) for (low, high), t in zip(ends, truths, strict=True)]
     assert len(hits) == 1_500
@@ -139,7 +139,7 @@ def test_the_interval_of_a_category_agrees_with_scipy_for_a_paired_ratio() -> No
         rng=np.random.default_rng(7),
     ).confidence_interval
     terms = np.stack([tp, union], axis=-1)[:, :, None]  # (N, A, S = 1, 2)
-    ours = Replicates([(terms, np.zeros(60, np.int64))], (1.0, -1.0))
+    ours = Replicates([(terms, np.zeros(60, np.int64))])
     width = expected.high - expected.low
     np.testing.assert_allclose(image_intervals([ours])[0], expected, atol=0.06 * width)
     assert ours.value == pytest.approx(difference(tp[:, 0], union[:, 0], tp[:, 1], union[:, 1], 0))
@@ -148,8 +148,8 @@ def test_the_interval_of_a_category_agrees_with_scipy_for_a_paired_ratio() -> No
 def test_strata_of_equal_size_are_not_drawn_alike() -> None:
     values = np.random.default_rng(8).normal(size=(20, 1))
     strata = np.zeros(20, np.int64)
-    one = Replicates([(terms_of(values), strata)], (1.0,))
-    two = Replicates([(terms_of(values), strata), (terms_of(-values), strata)], (1.0,))
+    one = Replicates([(terms_of(values), strata)])
+    two = Replicates([(terms_of(values), strata), (terms_of(-values), strata)])
     # Drawn alike, the folds would cancel in every replicate.
     assert two.values.std() == pytest.approx(one.values.std() / np.sqrt(2), rel=0.1)
 
@@ -162,7 +162,7 @@ def test_variance_between_seeds_is_estimated_without_the_images_share() -> None:
         for _ in range(300):
             run = draw.normal(0, spread, (1, 2))
             values = run + draw.normal(0, 0.2, (30, 2))
-            found += Replicates([(terms_of(values), strata)], (1.0,)).training_variances
+            found += Replicates([(terms_of(values), strata)]).training_variances
     assert np.mean(estimates[0.0]) == pytest.approx(0, abs=4e-4)
     assert np.mean(estimates[0.05]) == pytest.approx(0.05**2, abs=1e-3)
 
@@ -230,7 +230,7 @@ def test_the_interval_for_fixed_categories_covers_their_own_mean() -> None:
             image, run = draw.normal(0, 0.1, (2, 30, 1)), draw.normal(0, 0.02, (2, 1, 2))
             values = mean + image + run + draw.normal(0, 0.1, (2, 30, 2))  # folds, images, seeds
             terms = np.stack([values, np.ones_like(values)], axis=-1)[:, :, None]
-            categories.append(Replicates([(fold, strata) for fold in terms], (1.0,)))
+            categories.append(Replicates([(fold, strata) for fold in terms]))
         low, high = fixed_mean_interval(categories)
         hits.append(low <= own.mean() <= high)
         width = high - low

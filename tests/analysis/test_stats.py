@@ -249,13 +249,13 @@ def repeated(tmp_path_factory: pytest.TempPathFactory) -> Records:
 class TestPartitions:
     def test_an_image_counts_once_with_its_mean(self, repeated: Records) -> None:
         scores = Scores(repeated)
-        terms = scores.terms("cat", Arm("lovasz_hinge"))
-        assert [block.shape for block in terms] == [(80, 3, 2)]
+        ((terms, _),) = scores.folds("cat", [Arm("lovasz_hinge")])
+        assert terms.shape == (80, 1, 3, 2)
         rows = repeated.images[
             (repeated.images["category"] == "cat") & (repeated.images["loss"] == "lovasz_hinge")
         ]
         expected = rows.groupby("id")["iou"].mean().sort_index()
-        np.testing.assert_allclose(terms[0][..., 0].mean(axis=1), expected)
+        np.testing.assert_allclose(terms[:, 0, :, 0].mean(axis=1), expected)
         levels = stats.levels(scores).set_index(["category", "loss"])
         assert levels.loc[("cat", "lovasz_hinge"), "images"] == 80
         assert levels.loc[("cat", "lovasz_hinge"), "value"] == pytest.approx(expected.mean())
@@ -265,12 +265,12 @@ class TestPartitions:
         negative = (images["fold"] >= 4) & (images["has_category"] == 0)
         images.loc[negative, "id"] = "other" + images.loc[negative, "id"].astype(str)
         scores = Scores(Records(**{**vars(repeated), "images": images}))
-        (terms,) = scores.terms("cat", Arm("hinge"))
+        ((terms, _),) = scores.folds("cat", [Arm("hinge")])
         assert len(terms) == 80 + 40
-        assert (terms[..., 1].sum(axis=1) > 0).all()
+        assert (terms[..., 1].sum(axis=(1, 2)) > 0).all()
         values = scores.values(["cat"], Arm("hinge"))
         own = images[(images["category"] == "cat") & (images["loss"] == "hinge")]
-        assert values[0] == pytest.approx(own["iou"].mean())
+        assert values["cat"] == pytest.approx(own["iou"].mean())
 
     def test_their_spread_is_in_the_intervals(self, repeated: Records) -> None:
         scores = Scores(repeated)
@@ -283,6 +283,19 @@ class TestPartitions:
         low, high = mean_interval(stats.gains(scores, arm, against).to_numpy())
         expected = np.hypot((high - low) / 2, spread)
         assert (row["high"] - row["low"]) / 2 == pytest.approx(expected)
+
+    def test_one_that_has_just_begun_has_no_level_of_the_losses_to_come(
+        self, repeated: Records
+    ) -> None:
+        begun = [cell for cell in repeated.grid.cells() if cell.fold >= 4]
+        first = begun[0]
+        scores = Scores(without(repeated, *begun[1:]))
+        levels = stats.mean_levels(scores).set_index("loss")
+        assert set(levels["categories"]) == {len(CATEGORIES) - 1}
+        assert np.isfinite(levels[["value", "low", "high"]].to_numpy()).all()
+        last = scores.partitions[-1]
+        assert list(stats.level(last, Arm(first.loss)).index) == [first.category]
+        assert stats.level(last, Arm("hinge")).empty
 
     def test_one_partition_has_no_spread(self, scores: Scores, repeated: Records) -> None:
         assert scores.partitions == []
