@@ -134,6 +134,7 @@ class Source:
         return replace(self, **moved)
 
 
+@dataclass(eq=False)
 class TrainingSteps(Dataset[Raw]):
     """Item t is what training step t reads.
 
@@ -142,13 +143,10 @@ class TrainingSteps(Dataset[Raw]):
         share: (rank, devices), see `binary.Draws.part`.
     """
 
-    def __init__(
-        self, source: Source, plan: SamplePlan, present: NDArray[np.bool_], share: tuple[int, int]
-    ) -> None:
-        self.source = source
-        self.plan = plan
-        self.present = present
-        self.share = share
+    source: Source
+    plan: SamplePlan
+    present: NDArray[np.bool_]
+    share: tuple[int, int]
 
     def __getitem__(self, step: int) -> Raw:
         draws = self.plan.draw(step).part(*self.share)
@@ -175,18 +173,15 @@ class TrainingSteps(Dataset[Raw]):
         )
 
 
+@dataclass(eq=False)
 class WholeImages(Dataset[Whole]):
     """Item k is the k-th batch of `size` whole images; see `Source.whole`."""
 
-    def __init__(
-        self, source: Source, index: NDArray[np.int64], present: NDArray[np.bool_], size: int,
-        native: bool,
-    ) -> None:  # fmt: skip
-        self.source = source
-        self.index = index
-        self.present = present
-        self.size = size
-        self.native = native
+    source: Source
+    index: NDArray[np.int64]
+    present: NDArray[np.bool_]
+    size: int
+    native: bool
 
     def __len__(self) -> int:
         return -(-len(self.index) // self.size)

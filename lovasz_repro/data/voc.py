@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -238,17 +237,14 @@ def check(
     voc = VOC(root, classes)
     lists, problems = _read_lists(voc)
     ids = sorted(set().union(*lists.values()))
+    labels: dict[str, frozenset[int]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(partial(_inspect, voc), ids)
-        inspected = dict(
-            zip(ids, track(found, "Checking", total=len(ids), console=console), strict=True)
-        )
-    for image_id in ids:
-        if inspected[image_id].problems:
+        inspected = pool.map(partial(_inspect, voc), ids)
+        bar = track(inspected, "Checking", total=len(ids), console=console)
+        for image_id, (labels[image_id], wrong) in zip(ids, bar, strict=True):
             listed_in = ", ".join(name for name in lists if image_id in lists[name])
-            problems += [f"{line} (listed in {listed_in})" for line in inspected[image_id].problems]
-    found_labels = {key: value.labels for key, value in inspected.items()}
-    console.print(_table(lists, found_labels, voc.classes))
+            problems += [f"{line} (listed in {listed_in})" for line in wrong]
+    console.print(_table(lists, labels, voc.classes))
     for line in problems:
         console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     state = f"{len(problems)} problems" if problems else "all is well"
@@ -256,15 +252,8 @@ def check(
     return problems
 
 
-class _Inspected(NamedTuple):
-    """What was found in one image and its mask."""
-
-    labels: frozenset[int]
-    problems: list[str]
-
-
-def _inspect(voc: VOC, image_id: str) -> _Inspected:
-    """Read image and mask of an id, and report the problems of both."""
+def _inspect(voc: VOC, image_id: str) -> tuple[frozenset[int], list[str]]:
+    """The labels in an image's mask, and the problems of both files."""
     problems: list[str] = []
     labels: frozenset[int] = frozenset()
     try:
@@ -276,7 +265,7 @@ def _inspect(voc: VOC, image_id: str) -> _Inspected:
         labels = labels_in(voc.mask(image_id))
     except UserError as error:
         problems.append(str(error))
-    return _Inspected(labels, problems)
+    return labels, problems
 
 
 def _read_lists(voc: VOC) -> tuple[dict[str, set[str]], list[str]]:

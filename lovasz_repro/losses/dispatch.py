@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lovasz_repro.losses.extension import GRADIENTS, EagerOperations, Method, Operations
+from lovasz_repro.losses.extension import GRADIENTS, CompiledOperations, Method, Operations
 from lovasz_repro.losses.labels import binary_masks, class_masks, on_cpu
 
 
@@ -39,6 +39,6 @@ def lovasz_extension(
     else:
         masks = class_masks(labels, count, ignored)
     rows, foreground, valid = (x.transpose(1, 2).flatten(2).flatten(0, 1) for x in (scores, *masks))
-    operations = Operations if torch.compiler.is_compiling() else EagerOperations
+    operations = CompiledOperations if torch.compiler.is_compiling() else Operations
     losses, _ = operations.apply(rows, foreground, valid, count > 1, method)
     return losses.view(groups, count), foreground.amax(1).view(groups, count)

@@ -50,18 +50,22 @@ class Extension(torch.autograd.Function):
         ctx.set_materialize_grads(False)  # spares a tensor of zeros as the grad of ``gradient``
         ctx.save_for_backward(losses, gradient)
         ctx.save_for_forward(losses, gradient)
-        ctx.counts = len(inputs), len(others)
+        ctx.without_slope = [None] * (len(inputs) - 1), [None] * (len(output) - 1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        inputs: int = ctx.counts[0]
-        if grad is None:
-            nothing: list[Tensor | None] = [None] * inputs
-            return tuple(nothing)
-        losses, gradient = ctx.saved_tensors
-        grad = torch.where(losses.isnan(), losses, grad)  # NaN must not train on
-        rest: list[Tensor | None] = [None] * (inputs - 1)
-        return (grad * gradient, *rest)
+        if grad is not None:
+            losses, gradient = ctx.saved_tensors
+            grad = torch.where(losses.isnan(), losses, grad) * gradient  # NaN must not train on
+        return grad, *ctx.without_slope[0]
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if tangent is not None:
+            losses, gradient = ctx.saved_tensors
+            tangent = (gradient * tangent).sum_to_size(losses.shape)
+            tangent = torch.where(losses.isnan(), losses, tangent)
+        return tangent, *ctx.without_slope[1]
 
     @classmethod
     def vmap(
@@ -75,19 +79,6 @@ class Extension(torch.autograd.Function):
         ]
         outputs = cls.apply(*(x.flatten(0, 1) for x in mapped), *inputs[len(tensors) :])
         return tuple(x.unflatten(0, mapped[0].shape[:2]) for x in outputs), 0
-
-
-class ForwardMode(Extension):
-    """Adds the derivative along a tangent. torch.compile accepts no function that has one."""
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        losses, gradient = ctx.saved_tensors
-        moved = None
-        if tangent is not None:
-            moved = (gradient * tangent).sum_to_size(losses.shape)
-            moved = torch.where(losses.isnan(), losses, moved)
-        return (moved, None, *[None] * ctx.counts[1])
 
 
 class Operations(Extension):
@@ -105,8 +96,10 @@ class Operations(Extension):
         return losses, gradient
 
 
-class EagerOperations(Operations, ForwardMode):
-    """The same outside of compiled code."""
+class CompiledOperations(Operations):
+    """The same for torch.compile, which accepts no function that has a forward-mode derivative."""
+
+    jvp = torch.autograd.Function.jvp
 
 
 def _errors(scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor) -> Tensor:
@@ -180,7 +173,7 @@ def _gradient_by_bins(errors: Tensor, foreground: Tensor) -> Tensor:
     subgradient. Errors of 2**12 and more share the last bin: L' <= L still holds.
     """
     rows = errors.shape[0]
-    shift, first = bin_of_bits(errors.dtype)
+    shift, first = bin_of_bits(errors.itemsize)
     key = bits_of(errors + 2.0**BIN_OFFSET_LOG2)
     key >>= shift
     key.clamp_(first, first + BINS - 1)  # the bin of NaN may be any
@@ -193,9 +186,12 @@ def _gradient_by_bins(errors: Tensor, foreground: Tensor) -> Tensor:
     return weights.view(-1).index_select(0, key).view_as(errors)
 
 
-def bin_of_bits(dtype: torch.dtype) -> tuple[int, int]:
-    """The bin of m + c is its bits, shifted right by the first, minus the second."""
-    mantissa, bias = (52, 1023) if dtype == torch.float64 else (23, 127)
+def bin_of_bits(itemsize: int) -> tuple[int, int]:
+    """The bin of m + c is its bits, shifted right by the first, minus the second.
+
+    itemsize: 8 bytes for float64, 4 for float32.
+    """
+    mantissa, bias = (52, 1023) if itemsize == 8 else (23, 127)
     return mantissa - BINS_PER_OCTAVE_LOG2, (bias + BIN_OFFSET_LOG2) << BINS_PER_OCTAVE_LOG2
 
 

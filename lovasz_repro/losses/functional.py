@@ -103,9 +103,10 @@ def lovasz_hinge(
     """
     logits, target = _binary(logits, target, ignore_index)
     check_reduction(per_image, reduction)
-    images = logits[:, None, None] if per_image else logits[None, :, None]  # (G, M, 1, N)
-    losses, _ = lovasz_extension(images, target.view(images[:, :, 0].shape), ignore_index, method)
-    return _image_mean(losses.view(-1), reduction)
+    groups, images = (len(logits), 1) if per_image else (1, len(logits))
+    scores, labels = logits.reshape(groups, images, 1, -1), target.view(groups, images, -1)
+    losses, _ = lovasz_extension(scores, labels, ignore_index, method)  # (G, 1)
+    return losses.mean() if reduction == "mean" else losses[:, 0]
 
 
 def lovasz_softmax(
@@ -140,19 +141,20 @@ def class_pixels(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Ten
     """Logits (B, C, N), 0 on void, and labels (B, N). Raises: ValueError, TypeError."""
     if logits.ndim < 2 or logits.shape[1] < 2:
         raise ValueError(f"logits must be (B, C, ...) with C >= 2, got {tuple(logits.shape)}")
-    logits, target = _flat(logits, target, logits[:, 0].shape)
-    return _without_void(logits, equal(target, ignore_index)), target
+    logits, target = _checked(logits, target, logits[:, 0].shape)
+    logits, target = logits.reshape(*logits.shape[:2], -1), target.view(len(target), -1)
+    return _without_void(logits, 1 - equal(target, ignore_index)[:, None]), target
 
 
-def _without_void(logits: Tensor, ignored: Tensor) -> Tensor:
+def _without_void(logits: Tensor, valid: Tensor) -> Tensor:
     """Set the logits of void pixels to 0: one that is not finite would make the gradient NaN."""
-    if on_cpu(ignored) and not is_wrapped(ignored) and not ignored.any():
+    if on_cpu(valid) and not is_wrapped(valid) and valid.all():
         return logits
-    return torch.where(ignored[:, None] == 1, 0, logits)
+    return torch.where(valid.view(torch.bool), logits, 0)
 
 
-def _flat(logits: Tensor, target: Tensor, expected: torch.Size) -> tuple[Tensor, Tensor]:
-    """Check dtype, shape and device; flatten the pixel axes; half precision becomes float32."""
+def _checked(logits: Tensor, target: Tensor, expected: torch.Size) -> tuple[Tensor, Tensor]:
+    """Check dtype, shape and device. Logits in float32 or float64, and contiguous labels."""
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
     if target.is_complex():
@@ -164,26 +166,23 @@ def _flat(logits: Tensor, target: Tensor, expected: torch.Size) -> tuple[Tensor,
         )
     if target.device != logits.device:
         raise ValueError(f"logits are on {logits.device}, target is on {target.device}")
-    pixel_axis = logits.ndim - target.ndim + 1
-    if target.ndim == 1:
-        logits, target = logits[..., None], target[..., None]
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    return logits.flatten(pixel_axis).to(dtype), target.flatten(1).contiguous()
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)), target.contiguous()
 
 
 def _binary(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Logits and labels, ``(B, N)`` each."""
+    """Logits and labels, checked."""
     if ignore_index in (0, 1):
         raise ValueError(f"ignore_index must not be a label, got {ignore_index}")
-    return _flat(logits, target, logits.shape)
+    return _checked(logits, target, logits.shape)
 
 
 def _margin(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
     """The margin s f, 0 on void, and the masks of foreground and valid pixels. ``(B, N)`` each."""
     logits, target = _binary(logits, target, ignore_index)
+    logits, target = logits.reshape(len(logits), -1), target.view(len(target), -1)
     foreground, valid = binary_masks(target, ignore_index)
-    margin = -error_slope(foreground, valid) * logits
-    return torch.where(valid == 1, margin, 0), foreground, valid
+    margin = -error_slope(foreground, valid) * _without_void(logits, valid)
+    return margin, foreground, valid
 
 
 def check_reduction(per_image: bool, reduction: Reduction) -> None:

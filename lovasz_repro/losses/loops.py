@@ -9,6 +9,7 @@ each, and kept for later processes.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,9 @@ from lovasz_repro.losses.compiled import compiled
 from lovasz_repro.losses.extension import (
     BIN_OFFSET_LOG2,
     BINS,
-    ForwardMode,
+    Extension,
     Method,
     bin_of_bits,
-    bits_of,
-    kept_signature,
 )
 from lovasz_repro.losses.labels import wrong_labels
 from lovasz_repro.losses.threads import share
@@ -38,17 +37,13 @@ DIGITS = 1 << DIGIT_BITS
 BLOCK = 1024
 
 
-class Loops(ForwardMode):
+class Loops(Extension):
     """The loss of each row ``(G, 1, C, 1)``, its gradient in the scores ``(G, M, C, N)``, and which
     rows have foreground ``(G, C)``, from scores and labels as `lovasz_extension` describes them."""
 
     @staticmethod
-    @kept_signature
     def forward(
-        scores: Tensor,
-        labels: Tensor,
-        ignored: int,
-        method: Method,
+        scores: Tensor, labels: Tensor, ignored: int, method: Method
     ) -> tuple[Tensor, Tensor, Tensor]:
         scores = scores.detach().contiguous()
         groups, images, count, pixels = scores.shape
@@ -59,20 +54,27 @@ class Loops(ForwardMode):
             y, wrong = _codes(y, highest, ignored)
             void = highest + 1
         gradient = torch.empty_like(scores)
-        losses, present = scores.new_empty(groups, count), scores.new_empty(groups, count)
-        f, out, results = scores.numpy(), gradient.numpy(), (losses.numpy(), present.numpy())
+        losses, present = scores.new_empty(groups, 1, count, 1), scores.new_empty(groups, count)
+        f, out = scores.numpy(), gradient.numpy()
+        results = losses.numpy()[:, 0, :, 0], present.numpy()
         unknown = [wrong]
 
         def work(first: int, last: int) -> None:
             unknown.append(_errors(f, y, void, probability, first, last, out))
-            _GRADIENTS[method](gradient, first, last, *results)
+            _GRADIENTS[method](out, first, last, *results)
 
         if not wrong:
             share(work, groups * count, images * pixels)
         if any(unknown):
             names = f"0 ... {highest}" if probability else "0, 1"
             raise wrong_labels(labels, f"{names} or {ignored}")
-        return losses[:, None, :, None], gradient, present
+        return losses, gradient, present
+
+
+# Torch binds the arguments to the signature at every call, which costs least where none has a name.
+# Operations keep theirs: torch.compile counts its names.
+_ARGUMENTS = inspect.Parameter("arguments", inspect.Parameter.VAR_POSITIONAL)
+Loops.forward.__signature__ = inspect.Signature([_ARGUMENTS])  # type: ignore[attr-defined]
 
 
 def _array(labels: Tensor) -> Array:
@@ -89,29 +91,26 @@ def _array(labels: Tensor) -> Array:
 
 
 def _gradient_by_sort(
-    gradient: Tensor, first: int, last: int, losses: Array, present: Array
+    gradient: Array, first: int, last: int, losses: Array, present: Array
 ) -> None:
     _, images, _, pixels = gradient.shape
     # Memory is torch's, whose profiler then knows of it.
-    packed = torch.empty(2, images * pixels, dtype=torch.int64)
+    packed = torch.empty(2, images * pixels, dtype=torch.int64).numpy().view(np.uint64)
     steps = packed[1].view(gradient.dtype)[: images * pixels]
-    unsigned = np.uint64 if gradient.dtype == torch.float64 else np.uint32
-    _sort_rows(
-        gradient.numpy(), bits_of(gradient).numpy().view(unsigned), packed.numpy().view(np.uint64),
-        steps.numpy(), first, last, losses, present,
-    )  # fmt: skip
+    bits = gradient.view(f"u{gradient.itemsize}")
+    _sort_rows(gradient, bits, packed, steps, first, last, losses, present)
 
 
 def _gradient_by_bins(
-    gradient: Tensor, first: int, last: int, losses: Array, present: Array
+    gradient: Array, first: int, last: int, losses: Array, present: Array
 ) -> None:
     _, images, _, pixels = gradient.shape
     places = torch.empty(images, pixels, dtype=torch.int16).numpy()
-    moved = gradient.new_empty(BLOCK)
+    moved = np.empty(BLOCK, gradient.dtype)
+    bits = moved.view(f"i{moved.itemsize}")
     _bin_rows(
-        gradient.numpy(), places, moved.numpy(), bits_of(moved).numpy(), *bin_of_bits(moved.dtype),
-        first, last, losses, present,
-    )  # fmt: skip
+        gradient, places, moved, bits, *bin_of_bits(moved.itemsize), first, last, losses, present
+    )
 
 
 _GRADIENTS = {"sort": _gradient_by_sort, "bins": _gradient_by_bins}
