@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
+import math
 import time
 from dataclasses import replace
 
 import pytorch_lightning as pl
-import torch
 from rich.console import Console
 
 from lovasz_repro.data.binary import SamplePlan
@@ -21,7 +20,7 @@ from lovasz_repro.study.kept import stored_base
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.callbacks import Stopwatch
 from lovasz_repro.training.logs import log_final
-from lovasz_repro.training.loop import fit, make_trainer, test
+from lovasz_repro.training.loop import fit, make_trainer, saved, test
 from lovasz_repro.training.segmenter import LabelSegmenter, NonFiniteError
 
 console = Console(stderr=True)
@@ -87,21 +86,13 @@ def _make(workspace: Workspace, fold: int) -> None:
     test(trainer, module, data)
     if workspace.rank:
         return
-    values = module.label_iou.tolist()
     network = network.cpu()
-    content = io.BytesIO()  # torch writes a file's name into the file, here a temporary one
-    torch.save(network.state_dict(), content)
-    write_bytes(folder / "network.pt", content.getvalue())
-    seconds = time.perf_counter() - started
-    watch = Stopwatch.of(trainer)
-    write_json(
-        folder / "cost.json",
-        {
-            "train_seconds": watch.train_seconds,
-            "validate_seconds": watch.validate_seconds,
-            "total_seconds": seconds,
-        },
-    )
+    write_bytes(folder / "network.pt", saved(network.state_dict()))
+    cost = Stopwatch.of(trainer).spent(started)
+    write_json(folder / "cost.json", cost)
+    names = ("background", *workspace.config.data.classes)
+    ious = dict(zip(names, module.label_iou.tolist(), strict=True))
+    miou = float(module.label_iou.nanmean())
     write_json(
         folder / "result.json",
         {
@@ -109,19 +100,12 @@ def _make(workspace: Workspace, fold: int) -> None:
             "hash": workspace.digest,
             "sha256": state_digest(network),
             "steps": 0 if base.train == "none" else base.optim.steps,
-            "miou": float(module.label_iou.nanmean()),
+            "miou": miou,
             # A label that is neither in the val masks nor predicted has no IoU.
-            "iou": {
-                name: value
-                for name, value in zip(
-                    ("background", *workspace.config.data.classes), values, strict=True
-                )
-                if value == value
-            },
+            "iou": {name: value for name, value in ious.items() if not math.isnan(value)},
             "curve": module.curve,
         },
-    )  # fmt: skip
+    )
     (folder / "resume.ckpt").unlink(missing_ok=True)
-    miou = float(module.label_iou.nanmean())
     log_final(loggers, {}, {"final/miou": miou}, base.optim.steps)
-    console.print(f"Base network of fold {fold}: mIoU {miou:.3f}, {seconds:.0f} s")
+    console.print(f"Base network of fold {fold}: mIoU {miou:.3f}, {cost['total_seconds']:.0f} s")

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 import pandas as pd
-import pytorch_lightning as pl
 
 from lovasz_repro import records
 from lovasz_repro.records import UNTRAINED, Cell, Json
@@ -55,8 +54,13 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
     if workspace.rank:
         return {}
     measures, tables = setup.evaluate(module)
+    bare = without_batch(cell.loss)
     result = {
-        **result_header(workspace, cell, choice),
+        **vars(cell),
+        "hash": workspace.digest,
+        "lr": choice.lr,
+        "steps": choice.steps,
+        **({"mixture": config.mixtures[bare]} if bare in config.mixtures else {}),
         "base": setup.base_digest,
         "train_images": len(train_index),
         "held_out_images": len(held_out),
@@ -72,35 +76,15 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
         {f"final/{name}": result[name] for name in setup.measures}, choice.steps,
     )  # fmt: skip
     tables["curve.csv"] = pd.DataFrame(module.curve)
-    spent = cost(trainer, result, started, evaluated)
-    records.write_cell(folder, tables, result, spent, config.task)
+    spent = Stopwatch.of(trainer).spent(started)
+    cost = {
+        "images": result["images"],
+        "seconds_per_step": spent["train_seconds"] / max(choice.steps, 1),
+        "evaluate_seconds": evaluated,
+        **spent,
+    }
+    records.write_cell(folder, tables, result, cost, config.task)
     if config.runtime.keep_weights == "best":
         drop_others(workspace.folder, cell.category, workspace.digest)
     (folder / "resume.ckpt").unlink(missing_ok=True)
     return result
-
-
-def result_header(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
-    """What `result.json` says of how a cell was made."""
-    mixtures = workspace.config.mixtures
-    bare = without_batch(cell.loss)
-    return {
-        **vars(cell),
-        "hash": workspace.digest,
-        "lr": choice.lr,
-        "steps": choice.steps,
-        **({"mixture": mixtures[bare]} if bare in mixtures else {}),
-    }
-
-
-def cost(trainer: pl.Trainer, result: Json, started: float, evaluated: float) -> Json:
-    """What `cost.json` holds. started: on the clock; evaluated: seconds."""
-    watch = Stopwatch.of(trainer)
-    return {
-        "images": result["images"],
-        "train_seconds": watch.train_seconds,
-        "seconds_per_step": watch.train_seconds / max(result["steps"], 1),
-        "validate_seconds": watch.validate_seconds,
-        "evaluate_seconds": evaluated,
-        "total_seconds": time.perf_counter() - started,
-    }

@@ -13,16 +13,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-
 from lovasz_repro.config import Experiment
 from lovasz_repro.errors import UserError
-from lovasz_repro.study.launch import Job, Result, Workers
+from lovasz_repro.study.launch import Job, Result, Workers, call, workspace_of
 from lovasz_repro.study.workspace import Workspace
 
 RETRIES = 5
@@ -77,7 +74,6 @@ class RayWorkers(Workers):
         self._remote = ray.remote(
             num_cpus=wanted["CPU"], num_gpus=wanted["GPU"], max_retries=RETRIES
         )(_call)
-        self._config = pickle.dumps(_anywhere(workspace.config))
 
     def _gpus(self) -> float:
         """GPUs of a job: as `runtime.device` says, auto being a GPU where the cluster has one."""
@@ -104,8 +100,10 @@ class RayWorkers(Workers):
         Raises: UserError where one was lost too often.
         """
         ray = self._ray
-        digest = self.workspace.digest
-        pending = {self._remote.remote(self._config, digest, function, job): job for job in jobs}
+        config = pickle.dumps(_anywhere(self.workspace.config))
+        threads = max(1, int(self.workspace.config.runtime.cpus_per_cell))
+        shared = (config, threads, self.workspace.digest, function)
+        pending = {self._remote.remote(*shared, job): job for job in jobs}
         while pending:
             (ended,), _ = ray.wait(list(pending), num_returns=1)
             job = pending.pop(ended)
@@ -135,20 +133,12 @@ def _anywhere(config: Experiment) -> Experiment:
     )
 
 
-@lru_cache(maxsize=1)
-def _workspace(config: bytes) -> Workspace:
-    """The workspace of this worker process, which Ray keeps from job to job."""
-    experiment: Experiment = pickle.loads(config)  # sent by the driver, as the function is
-    runtime = experiment.runtime
-    torch.set_num_threads(runtime.threads or max(1, int(runtime.cpus_per_cell)))
-    return Workspace(experiment)
-
-
-def _call(config: bytes, digest: str, function: Callable[[Workspace, Any], Any], job: Any) -> Any:
-    workspace = _workspace(config)
-    if workspace.digest != digest:
+def _call(
+    config: bytes, threads: int, digest: str, function: Callable[[Workspace, Any], Any], job: Any
+) -> Any:
+    if workspace_of(config, threads).digest != digest:
         raise UserError(
             f"{socket.gethostname()} has another version of lovasz_repro, or other data lists or "
             "weights, than the machine where the study was started"
         )
-    return function(workspace, job)
+    return call(config, threads, function, job)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 import torch
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 
 from lovasz_repro.config import Experiment
 from lovasz_repro.errors import UserError
@@ -46,7 +46,8 @@ def on_all(
     if not ranks:
         return function(workspace, *arguments)
     with ExitStack() as stack:
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
+        port = str(find_free_network_port())
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
         stack.enter_context(_environment({**place, "LOCAL_RANK": "0"}))
         context = multiprocessing.get_context("spawn")
         others = [
@@ -138,9 +139,3 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -6,36 +6,42 @@ is done when its `result.json` is there, and what a step draws depends on seed a
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from lovasz_repro import files, schema
+from lovasz_repro import files
 from lovasz_repro.config import Experiment
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
-from lovasz_repro.records import UNTRAINED, Cell, Grid, Json
-from lovasz_repro.study.base import base_network, is_made
+from lovasz_repro.records import UNTRAINED, Cell, Grid
+from lovasz_repro.study.base import base_network
 from lovasz_repro.study.cell import run_cell
 from lovasz_repro.study.devices import on_all
 from lovasz_repro.study.identity import open_run
-from lovasz_repro.study.kept import FILE, best_cells
 from lovasz_repro.study.launch import InUseError, Workers, held
 from lovasz_repro.study.machine import Session, note_machine, session
 from lovasz_repro.study.overview import write_overview
-from lovasz_repro.study.tuning import chosen, missing_trials, read, tune
+from lovasz_repro.study.progress import (
+    MEASURES,
+    finished,
+    is_work,
+    lacking_weights,
+    print_plan,
+    summary,
+    to_run,
+)
+from lovasz_repro.study.tuning import chosen, tune
 from lovasz_repro.study.workspace import Workspace
 
 console = Console(highlight=False)
-MEASURES = {"image_iou": "image-IoU", "miou": "mIoU"}
 
 
 def fit(
@@ -54,7 +60,7 @@ def fit(
     with session(workspace.folder) as here:
         with held(workspace.folder, wait=True):
             open_run(workspace, [cell])
-            if again or not _is_complete(workspace, cell):
+            if again or _is_left(workspace, cell):
                 note_machine(workspace)
                 here.begin()
                 if not config.multiclass:
@@ -66,14 +72,13 @@ def fit(
         )
         folder = workspace.folder / cell.path
         with held(folder):
-            done = not again and _is_complete(workspace, cell)
-            if done:
-                kind = schema.MultiResult if config.multiclass else schema.Result
-                result = files.read_json(folder / "result.json", kind)
-                console.print("already done; --again runs it once more")
-            else:
+            left = again or _is_left(workspace, cell)
+            if left:
                 result = on_all(workspace, run_cell, cell, choice)
-        if not done:
+            else:
+                result = finished(workspace, [cell])[cell]
+                console.print("already done; --again runs it once more")
+        if left:
             with held(workspace.folder, wait=True):
                 write_overview(workspace.folder)
     if config.multiclass:
@@ -91,11 +96,9 @@ def fit(
     return 0
 
 
-def _is_complete(workspace: Workspace, cell: Cell) -> bool:
-    """Whether a cell is done, and has its weights where all cells should."""
-    wanted = workspace.config.runtime.keep_weights == "all" and cell.loss != UNTRAINED
-    lacking = wanted and not (workspace.folder / cell.path / FILE).exists()
-    return is_done(workspace, cell) and not lacking
+def _is_left(workspace: Workspace, cell: Cell) -> bool:
+    """Whether a cell is not done, or lacks the weights that it should keep."""
+    return bool(to_run(workspace, [cell]) or lacking_weights(workspace, [cell]))
 
 
 def study(
@@ -119,20 +122,22 @@ def study(
     if missing_folds:
         raise UserError(f"cells.folds: there is no {missing_folds}; there is {workspace.folds}")
     if dry_run:
-        _print_plan(workspace, grid, verbose)
+        print_plan(workspace, grid, verbose)
         return 0
     with session(workspace.folder) as here:
         with _start(workspace, launcher, address) as workers:
             with held(workspace.folder, wait=True):
                 workers.alone(open_run, grid.cells())
-                if _is_work(workspace, grid):
+                if is_work(workspace, grid):
                     _begin(here, workers, grid)
                 tune(workspace, workers, here.note)
                 # Another choice, from the trials that are there, makes cells to be run.
-                if not here.begun and _is_work(workspace, grid):
+                if not here.begun and is_work(workspace, grid):
                     _begin(here, workers, grid)
-            failed = _run_cells(workspace, workers, grid, here)
-            _make_weights(workspace, workers, grid, here, failed)
+            failed = _run_cells(workspace, workers, grid.cells(), here)
+            if lacking := lacking_weights(workspace, grid.cells()):
+                console.print(f"weights of {len(lacking)} done cells: made by running them again")
+                failed |= _run(workers, lacking, here, again=True)
         with held(workspace.folder, wait=True):
             if finish and not config.multiclass:
                 finish(workspace.folder, workspace.voc)
@@ -155,16 +160,6 @@ def _start(workspace: Workspace, launcher: str, address: str | None) -> Workers:
     from lovasz_repro.study.cluster import RayWorkers
 
     return RayWorkers(workspace, address)
-
-
-def _is_work(workspace: Workspace, grid: Grid) -> bool:
-    """Whether a study has anything to train: a base network, a trial, or a cell."""
-    return (
-        not all(is_made(workspace, fold) for fold in grid.folds)
-        or bool(missing_trials(workspace))
-        or bool(_to_run(workspace, grid))
-        or bool(_lacking_weights(workspace, grid))
-    )
 
 
 def _begin(here: Session, workers: Workers, grid: Grid) -> None:
@@ -222,7 +217,7 @@ def _attempt(
     folder = workspace.folder / cell.path
     try:
         with held(folder, wait=wait):
-            if is_done(workspace, cell) and not again:  # by another process, since this one looked
+            if not again and not to_run(workspace, [cell]):  # another process was faster
                 return Outcome()
             # An older result under other settings would be taken for this one's after a crash.
             (folder / "result.json").unlink(missing_ok=True)
@@ -240,23 +235,34 @@ def _attempt(
     return Outcome(result[workspace.config.measure], seconds=time.perf_counter() - started)
 
 
-def _to_run(workspace: Workspace, grid: Grid) -> list[Cell]:
-    """The cells that are not done."""
-    tuned = read(workspace)
-    return [cell for cell in grid.cells() if not is_done(workspace, cell, tuned)]
-
-
 def _run_cells(
-    workspace: Workspace, workers: Workers, grid: Grid, here: Session
+    workspace: Workspace, workers: Workers, cells: Sequence[Cell], here: Session
 ) -> dict[Cell, str]:
-    """Run what is not done, the result of each on one line. Returns the errors."""
-    cells, todo = grid.cells(), _to_run(workspace, grid)
+    """Run what is not done. Returns the errors."""
+    todo = to_run(workspace, cells)
     console.print(f"{len(cells)} cells, {len(cells) - len(todo)} done, {len(todo)} to run")
-    _forget_checkpoints(workspace, set(cells) - set(todo))
+    for cell in set(cells) - set(todo):  # a kill may have left it after its result was written
+        checkpoint = workspace.folder / cell.path / "resume.ckpt"
+        if checkpoint.exists():
+            with suppress(InUseError), held(checkpoint.parent):  # `fit` runs a done cell again
+                checkpoint.unlink(missing_ok=True)
+    return _run(workers, todo, here, before=len(cells) - len(todo))
+
+
+def _run(
+    workers: Workers, cells: Sequence[Cell], here: Session, *, before: int = 0, again: bool = False
+) -> dict[Cell, str]:
+    """Run these cells, the result of each on one line. Returns the errors.
+
+    Args:
+        before: how many cells of the grid are done already. again: run cells that are done.
+    """
+    measure = MEASURES[workers.workspace.config.measure]
+    total = before + len(cells)
     failed: dict[Cell, str] = {}
     elsewhere = 0
     started = time.perf_counter()
-    for count, (cell, outcome) in enumerate(_outcomes(workers, todo), 1):
+    for count, (cell, outcome) in enumerate(_outcomes(workers, cells, again), 1):
         here.note_if_free()
         if outcome.error:
             failed[cell] = outcome.error
@@ -265,12 +271,11 @@ def _run_cells(
             elsewhere += 1
             continue
         else:
-            said = f"{MEASURES[workspace.config.measure]} {outcome.score:.3f}"
-        left = (time.perf_counter() - started) / count * (len(todo) - count)
-        done = len(cells) - len(todo) + count
+            said = f"{measure} {outcome.score:.3f}"
+        left = (time.perf_counter() - started) / count * (len(cells) - count)
         console.print(
-            f"[{done:>{len(str(len(cells)))}}/{len(cells)}] {cell}: {said}, "
-            f"{outcome.seconds:.1f} s, {duration(left)} left",
+            f"[{before + count:>{len(str(total))}}/{total}] {cell}: {said}, "
+            f"{outcome.seconds:.1f} s, {timedelta(seconds=round(left))} left",
             soft_wrap=True,
         )
     if elsewhere:
@@ -278,146 +283,14 @@ def _run_cells(
     return failed
 
 
-def _forget_checkpoints(workspace: Workspace, done: Iterable[Cell]) -> None:
-    """Remove the checkpoints that a kill left next to finished results."""
-    for cell in done:
-        folder = workspace.folder / cell.path
-        if (folder / "resume.ckpt").exists():
-            with suppress(InUseError), held(folder):  # `fit` runs a cell again that is done
-                (folder / "resume.ckpt").unlink(missing_ok=True)
-
-
-def _make_weights(
-    workspace: Workspace, workers: Workers, grid: Grid, here: Session, failed: dict[Cell, str]
-) -> None:
-    """Run the done cells again whose weights should be kept and are not there."""
-    lacking = [cell for cell in _lacking_weights(workspace, grid) if cell not in failed]
-    for cell, outcome in workers.run(partial(_attempt, again=True), lacking):
-        here.note_if_free()
-        said = outcome.error or f"{outcome.seconds:.1f} s"
-        console.print(f"weights of {cell}: {said}", soft_wrap=True)
-        if outcome.error:
-            failed[cell] = outcome.error
-
-
-def _lacking_weights(workspace: Workspace, grid: Grid) -> list[Cell]:
-    """The done cells whose weights should be kept and are not there."""
-    keep = workspace.config.runtime.keep_weights
-    if keep == "none":
-        return []
-    tuned = read(workspace)
-    there = [cell for cell in grid.cells() if is_done(workspace, cell, tuned)]
-    if keep == "best":
-        best = set(best_cells(workspace.folder, workspace.digest))
-        there = [cell for cell in there if cell in best]
-    return [
-        cell
-        for cell in there
-        if cell.loss != UNTRAINED and not (workspace.folder / cell.path / FILE).exists()
-    ]
-
-
-def _outcomes(workers: Workers, todo: list[Cell]) -> Iterator[tuple[Cell, Outcome]]:
+def _outcomes(
+    workers: Workers, cells: Sequence[Cell], again: bool
+) -> Iterator[tuple[Cell, Outcome]]:
     """Each cell with what became of it."""
     passed_over = []
-    for cell, outcome in workers.run(_attempt, todo):
+    for cell, outcome in workers.run(partial(_attempt, again=again), cells):
         if workers.patient and outcome == Outcome():
             passed_over.append(cell)
         else:
             yield cell, outcome
     yield from workers.run(partial(_attempt, wait=True), passed_over)
-
-
-def is_done(workspace: Workspace, cell: Cell, tuned: Json | None = None) -> bool:
-    """Whether a cell's records are there and were made with today's settings, base and rate.
-
-    Args:
-        tuned: tuning.json, where it has been read already.
-    """
-    path = workspace.folder / cell.path / "result.json"
-    base = workspace.base_folder(cell.fold) / "result.json"
-    if not path.exists() or not base.exists():
-        return False
-    result = files.read_json(path)
-    choice, _ = chosen(workspace, cell.loss, cell.fold, tuned)
-    made_with = (result.get(key) for key in ("hash", "base", "lr", "steps", "mixture"))
-    sha256 = files.read_json(base).get("sha256")
-    mixture = workspace.config.mixtures.get(schema.without_batch(cell.loss))
-    return tuple(made_with) == (workspace.digest, sha256, choice.lr, choice.steps, mixture)
-
-
-def summary(workspace: Workspace, grid: Grid) -> Table:
-    """Mean score by category and loss of the cells that are there, and how many those are."""
-    config = workspace.config
-    table = Table(title=f"{config.name}: {MEASURES[config.measure]} on val, mean over folds, seeds")
-    table.add_column("category")
-    values: dict[str, list[float]] = {loss: [] for loss in grid.losses}
-    for loss in grid.losses:
-        table.add_column(loss.replace("_", " "), justify="right")
-    per_loss = len(grid.folds) * len(grid.seeds)
-    tuned = read(workspace)
-    for category in grid.categories:
-        row = []
-        for loss in grid.losses:
-            found = [
-                files.read_json(
-                    workspace.folder / cell.path / "result.json",
-                    schema.MultiResult if config.multiclass else schema.Result,
-                )[config.measure]
-                for cell in Grid([category], [loss], grid.folds, grid.seeds).cells()
-                if is_done(workspace, cell, tuned)
-            ]
-            whole = len(found) == per_loss
-            row.append(f"{statistics.fmean(found):.3f}" if whole else f"{len(found)}/{per_loss}")
-            if whole:
-                values[loss].append(statistics.fmean(found))
-        table.add_row(category, *row)
-    table.add_section()
-    complete = {loss: len(found) == len(grid.categories) for loss, found in values.items()}
-    table.add_row(
-        "mean",
-        *(
-            f"{statistics.fmean(values[loss]):.3f}" if complete[loss] else "missing"
-            for loss in grid.losses
-        ),
-    )
-    return table
-
-
-def _print_plan(workspace: Workspace, grid: Grid, verbose: bool) -> None:
-    """What a study would do, and how long the rest takes by the cells that are done."""
-    cells, todo = grid.cells(), _to_run(workspace, grid)
-    done = set(cells) - set(todo)
-    console.print(f"{len(cells)} cells, {len(done)} done, {len(todo)} to run")
-    _print_expected(workspace, done, len(todo))
-    for fold in grid.folds:
-        there = (workspace.base_folder(fold) / "result.json").exists()
-        console.print(f"base network of fold {fold}: {'there' if there else 'to be made'}")
-    trials = len(missing_trials(workspace))
-    console.print(f"tuning: {trials} trials to run, or more" if trials else "tuning: done")
-    if lacking := _lacking_weights(workspace, grid):
-        console.print(f"weights of {len(lacking)} done cells: to be made by running them again")
-    if verbose:
-        for cell in cells:
-            console.print(f"{'done' if cell in done else 'to run'}  {cell}")
-    else:
-        console.print("--verbose lists the cells")
-
-
-def _print_expected(workspace: Workspace, done: set[Cell], todo: int) -> None:
-    if not done:
-        console.print(f"expected for all: {workspace.config.expected}")
-        return
-    paths = [workspace.folder / cell.path / "cost.json" for cell in done]
-    costs = [files.read_json(path, schema.Cost) for path in paths]
-    median = statistics.median(cost["total_seconds"] for cost in costs)
-    left = median * todo / workspace.config.runtime.workers
-    console.print(f"about {duration(left)} left for the cells, by the median of {len(done)} done")
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3 min, 1 h 05 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

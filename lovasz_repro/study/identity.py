@@ -6,9 +6,9 @@ mixes two experiments.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from lovasz_repro import schema
 from lovasz_repro.config import Experiment
@@ -66,7 +66,7 @@ def _grid(cells: Sequence[Cell], earlier: Json | None = None) -> Json:
 
 def _settings(config: Experiment) -> Json:
     """The configuration without what belongs to this machine."""
-    settings: Json = _plain(asdict(config))
+    settings: Json = json.loads(json.dumps(asdict(config)))  # tuples become lists
     settings["runtime"] = config.runtime.numeric()
     settings["mixtures"] = {}  # a cell's result.json says which it was trained with
     if not config.multiclass:  # as in records from before there was another task
@@ -74,13 +74,6 @@ def _settings(config: Experiment) -> Json:
     del settings["runs"], settings["data"]["root"], settings["data"]["cache"]
     del settings["network"]["weights"]
     return settings
-
-
-def _plain(value: Any) -> Any:
-    """As JSON will give it back: tuples are lists."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _other_content(there: Json, here: Json) -> list[str]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -43,12 +45,10 @@ class Workers:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        runtime = workspace.config.runtime
         self._pool: ProcessPoolExecutor | None = None
-        if runtime.workers > 1:
-            self._pool = ProcessPoolExecutor(
-                runtime.workers, multiprocessing.get_context("spawn"), _start, (workspace.config,)
-            )
+        if (count := workspace.config.runtime.workers) > 1:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(count, context, end_with_parent)
 
     def __enter__(self) -> Workers:
         return self
@@ -79,7 +79,9 @@ class Workers:
             for job in jobs:
                 yield job, function(self.workspace, job)
             return
-        futures = {self._pool.submit(_call, function, job): job for job in jobs}
+        config = pickle.dumps(self.workspace.config)
+        threads = max(1, (os.cpu_count() or 1) // self.workspace.config.runtime.workers)
+        futures = {self._pool.submit(call, config, threads, function, job): job for job in jobs}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -90,21 +92,21 @@ class Workers:
             ) from broken
 
 
-_workspace: Workspace | None = None  # of a worker process
+def call(config: bytes, threads: int, function: Callable[[Workspace, Any], Any], job: Any) -> Any:
+    """Run a job in a worker process.
+
+    Args:
+        config: the pickled experiment. threads: CPU threads, where it names no number.
+    """
+    return function(workspace_of(config, threads), job)
 
 
-def _start(config: Experiment) -> None:
-    """Make this process a worker."""
-    global _workspace
-    end_with_parent()
-    runtime = config.runtime
-    torch.set_num_threads(runtime.threads or max(1, (os.cpu_count() or 1) // runtime.workers))
-    _workspace = Workspace(config)
-
-
-def _call(function: Callable[[Workspace, Any], Any], job: Any) -> Any:
-    assert _workspace is not None
-    return function(_workspace, job)
+@lru_cache(maxsize=1)
+def workspace_of(config: bytes, threads: int) -> Workspace:
+    """The workspace of this worker process, kept from job to job."""
+    torch.set_num_threads(threads)
+    experiment: Experiment = pickle.loads(config)  # of the process that started this one
+    return Workspace(experiment)
 
 
 class InUseError(UserError):

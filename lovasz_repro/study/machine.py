@@ -21,13 +21,13 @@ import torchmetrics
 import torchvision
 
 from lovasz_repro import schema
-from lovasz_repro.config import PACKAGE
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import Json, read_json, write_json
 from lovasz_repro.study.launch import InUseError, held
 from lovasz_repro.study.workspace import Workspace
 
 FILE = "machine.json"
+PACKAGE = Path(__file__).parents[1]
 
 
 def note_machine(workspace: Workspace, _: object = None) -> None:

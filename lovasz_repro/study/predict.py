@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -32,27 +30,11 @@ from lovasz_repro.data.voc import save_mask, too_deep, voc_palette
 from lovasz_repro.errors import UserError
 from lovasz_repro.losses import cross_entropy
 from lovasz_repro.study.kept import Trained, load_cell
-from lovasz_repro.training.callbacks import progress
+from lovasz_repro.training.loop import device_type
 from lovasz_repro.training.loop import predict as run
 from lovasz_repro.training.segmenter import BinarySegmenter
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is written, and where.
-
-    Args:
-        out: gets masks/<name>.png, overlays/<name>.png and probabilities/<name>.npy.
-        threshold: on the logits; a pixel above it is foreground.
-        label: of the foreground in the masks. probabilities: whether they are written.
-    """
-
-    out: Path
-    threshold: float
-    label: int
-    probabilities: bool
 
 
 def predict(
@@ -63,6 +45,7 @@ def predict(
 
     Args:
         cell: folder of a finished cell with its weights.
+        out: gets masks/<name>.png, overlays/<name>.png and probabilities/<name>.npy.
         threshold: on the logits, or "tuned": the one chosen on held-out training images.
         probabilities: also the sigmoid of the logits, float16 (H, W). They are probabilities as far
             as the training loss makes them so: hinge losses do not.
@@ -75,7 +58,6 @@ def predict(
     paths = find_images(images)
     trained = load_cell(cell)
     chosen = trained.result["threshold"] if threshold == "tuned" else float(threshold)
-    wanted = Wanted(out, chosen, trained.label, probabilities)
     for name in ("masks", "overlays", *(["probabilities"] if probabilities else [])):
         with files.about(out / name):
             (out / name).mkdir(parents=True, exist_ok=True)
@@ -84,17 +66,10 @@ def predict(
     )
     canvases = Canvases(paths, trained)
     loader = DataLoader(canvases, batch_size=batch, collate_fn=lambda rows: _batch(rows, trained))
-    runtime = Runtime(device=_device(device), precision=trained.settings["runtime"].precision)
-    run(module, loader, runtime, Writer(canvases, wanted))
+    precision = trained.settings["runtime"].precision
+    runtime = Runtime(device=device_type(device, "--device"), precision=precision)
+    run(module, loader, runtime, Writer(canvases, out, chosen, trained.label, probabilities))
     return len(paths) - len(canvases.broken), list(canvases.broken.values())
-
-
-def _device(name: str) -> Any:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device: cuda asked for, but torch sees no CUDA GPU; use cpu")
-    return name
 
 
 def find_images(path: Path) -> list[Path]:
@@ -171,17 +146,22 @@ def _batch(rows: list[tuple[Tensor, Tensor, Tensor]], trained: Trained) -> Batch
 
 
 class Writer(BasePredictionWriter):
-    """Writes each batch as it is predicted, and shows how far it is."""
+    """Writes each image as it is predicted.
 
-    def __init__(self, canvases: Canvases, wanted: Wanted) -> None:
+    Args:
+        threshold: on the logits; a pixel above it is foreground.
+        label: of the foreground in the masks. probabilities: whether they are written.
+    """
+
+    def __init__(
+        self, canvases: Canvases, out: Path, threshold: float, label: int, probabilities: bool
+    ) -> None:
         super().__init__("batch")
         self.canvases = canvases
-        self.wanted = wanted
-        self.bar = progress()
-        self.task = self.bar.add_task("Predicting", total=len(canvases), state="")
-
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.bar.start()
+        self.out = out
+        self.threshold = threshold
+        self.label = label
+        self.probabilities = probabilities
 
     def write_on_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, prediction: list[Tensor],
@@ -190,31 +170,20 @@ class Writer(BasePredictionWriter):
         assert batch_indices is not None
         for index, logits in zip(batch_indices, prediction, strict=True):
             if index not in self.canvases.broken:
-                _write(self.canvases.paths[index], logits, self.wanted)
-            self.bar.advance(self.task)
+                self._write(self.canvases.paths[index], logits)
 
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.bar.stop()
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        self.bar.stop()
-
-
-def _write(path: Path, logits: Tensor, wanted: Wanted) -> None:
-    """Write what is wanted of one image. logits: (H, W)."""
-    mask = logits > wanted.threshold
-    name = f"{path.stem}.png"
-    with files.atomic(wanted.out / "masks" / name) as temporary:
-        save_mask(temporary, mask.byte().mul(wanted.label).numpy())
-    image = torch.from_numpy(read(path).transpose(2, 0, 1).copy())
-    colour = tuple(voc_palette()[3 * wanted.label : 3 * wanted.label + 3])
-    drawn = (
-        draw_segmentation_masks(image, mask, alpha=0.5, colors=[colour]) if mask.any() else image
-    )
-    with files.atomic(wanted.out / "overlays" / name) as temporary:
-        Image.fromarray(drawn.permute(1, 2, 0).numpy()).save(temporary)
-    if wanted.probabilities:
-        with files.atomic(wanted.out / "probabilities" / f"{path.stem}.npy") as temporary:
-            np.save(temporary, logits.sigmoid().half().numpy())
+    def _write(self, path: Path, logits: Tensor) -> None:
+        """Write what is wanted of one image. logits: (H, W)."""
+        mask = logits > self.threshold
+        name = f"{path.stem}.png"
+        with files.atomic(self.out / "masks" / name) as temporary:
+            save_mask(temporary, mask.byte().mul(self.label).numpy())
+        image = torch.from_numpy(read(path).transpose(2, 0, 1).copy())
+        if mask.any():
+            colour = tuple(voc_palette()[3 * self.label : 3 * self.label + 3])
+            image = draw_segmentation_masks(image, mask, alpha=0.5, colors=[colour])
+        with files.atomic(self.out / "overlays" / name) as temporary:
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary)
+        if self.probabilities:
+            with files.atomic(self.out / "probabilities" / f"{path.stem}.npy") as temporary:
+                np.save(temporary, logits.sigmoid().half().numpy())

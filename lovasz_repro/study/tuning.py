@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.console import Console
@@ -33,6 +33,10 @@ console = Console(highlight=False)
 FILE = "tuning.json"
 
 
+POINT = ("lr", "steps", "category", "seed")
+"""What tells the trials of a fold and loss apart."""
+
+
 class Trial(NamedTuple):
     """One training on a category."""
 
@@ -45,7 +49,7 @@ class Trial(NamedTuple):
 
     @property
     def point(self) -> Json:
-        return {key: getattr(self, key) for key in ("lr", "steps", "category", "seed")}
+        return {key: getattr(self, key) for key in POINT}
 
 
 def chosen(
@@ -108,46 +112,96 @@ def tune(workspace: Workspace, workers: Workers, noted: Callable[[], None]) -> N
                 f"fold {trial.fold} · {trial.loss} at {trial.lr:g}, {trial.steps} steps, "
                 f"{trial.category}: {said}"
             )
-    config = workspace.config
-    if not config.tuning.lrs:
+    if not workspace.config.tuning.lrs:
         return
     tried = read(workspace)
-    for fold in config.cells.folds:
-        for loss in config.cells.losses:
-            entry = tried[f"fold{fold}"][loss]
-            old = before.get(f"fold{fold}", {}).get(loss, {}).get("lr")
-            entry["trials"] = _planned(config, loss, entry["trials"])
-            entry |= _choice(workspace, fold, loss, entry["trials"])
-            note = ", the edge of what was tried" if entry["at_edge"] else ""
-            note += f" (before: {old:g})" if old not in (None, entry["lr"]) else ""
-            console.print(
-                f"fold {fold} · {loss}: learning rate {entry['lr']:g}{note}, {entry['steps']} steps"
-            )
+    for search in _searches(workspace.config, tried):
+        fold, loss = f"fold{search.fold}", search.loss
+        entry = search.choice()
+        old = before.get(fold, {}).get(loss, {}).get("lr")
+        note = ", the edge of what was tried" if entry["at_edge"] else ""
+        note += f" (before: {old:g})" if old not in (None, entry["lr"]) else ""
+        console.print(
+            f"fold {search.fold} · {loss}: learning rate {entry['lr']:g}{note}, "
+            f"{entry['steps']} steps"
+        )
+        tried[fold][loss] = entry
     files.write_json(workspace.folder / FILE, tried)
 
 
 def missing_trials(workspace: Workspace) -> list[Trial]:
     """The trials that can be run now: other numbers of steps wait for the choice of a rate."""
-    config = workspace.config
-    tuning = config.tuning
-    tried = read(workspace)
-    missing = []
+    searches = _searches(workspace.config, read(workspace))
+    return [trial for search in searches for trial in search.missing()]
+
+
+def _searches(config: Experiment, tuned: Json) -> Iterator[Search]:
     for fold in config.cells.folds:
         for loss in config.cells.losses:
-            first, *others = _steps(config, loss)
-            there = tried.get(f"fold{fold}", {}).get(loss, {}).get("trials", [])
-            there = _planned(config, loss, there)
-            means = _means(config, there)
-            rates = rates_tried(tuning, means, first)
-            pairs = [(lr, first) for lr in rates]
-            wanted = _trials(workspace, fold, loss, pairs, there)
-            if not wanted and others:
-                best = _best(means, rates, [first])
-                if best is not None:
-                    pairs = [(best[0], steps) for steps in others]
-                    wanted = _trials(workspace, fold, loss, pairs, there)
-            missing += wanted
-    return missing
+            entry = tuned.get(f"fold{fold}", {}).get(loss, {})
+            yield Search(config, fold, loss, entry.get("trials", []))
+
+
+class Search:
+    """The search for the best rate and steps of a fold and loss.
+
+    Args:
+        stored: the trials in tuning.json. Those that the configuration does not ask for any more
+            are left out: a choice follows from all trials that are stored beside it.
+    """
+
+    def __init__(self, config: Experiment, fold: int, loss: str, stored: list[Json]) -> None:
+        self.config = config
+        self.fold = fold
+        self.loss = loss
+        tuning = config.tuning
+        self.steps = [config.steps(loss, n) for n in tuning.steps or [config.optim.steps]]
+        self.points = list(zip(tuning.categories, itertools.cycle(tuning.seeds), strict=False))
+        trials = [
+            trial
+            for trial in stored
+            if trial["steps"] in self.steps and (trial["category"], trial["seed"]) in self.points
+        ]
+        self.means = trial_means(trials, tuning.categories, config.measure)
+        self.rates = rates_tried(tuning, self.means, self.steps[0])
+        self.trials = [trial for trial in trials if trial["lr"] in self.rates]
+
+    def missing(self) -> list[Trial]:
+        """The trials that can be run now: at the first number of steps, then the others at the best
+        rate."""
+        first, *others = self.steps
+        wanted = self._not_there([(lr, first) for lr in self.rates])
+        if not wanted and (best := _best(self.means, self.rates, [first])):
+            wanted = self._not_there([(best[0], steps) for steps in others])
+        return wanted
+
+    def _not_there(self, pairs: list[tuple[float, int]]) -> list[Trial]:
+        """The trials of some (rate, steps) that have not been run."""
+        every = [
+            Trial(self.fold, self.loss, lr, steps, category, seed)
+            for lr, steps in pairs
+            for category, seed in self.points
+        ]
+        done = [{key: trial[key] for key in POINT} for trial in self.trials]
+        return [trial for trial in every if trial.point not in done]
+
+    def choice(self) -> Json:
+        """The entry of tuning.json: what is chosen, and the trials.
+
+        Raises: UserError where every rate diverged.
+        """
+        best = _best(self.means, self.rates, self.steps)
+        if best is None:
+            raise UserError(
+                f"tuning.lrs: {self.loss} diverged at every rate of {self.rates}, fold {self.fold}"
+            )
+        return {
+            "lr": best[0],
+            "steps": best[1],
+            self.config.measure: self.means[best],
+            "at_edge": at_edge(best[0], self.trials),
+            "trials": self.trials,
+        }
 
 
 def rates_tried(
@@ -170,65 +224,12 @@ def rates_tried(
     return rates
 
 
-def _steps(config: Experiment, loss: str) -> list[int]:
-    """The numbers of steps that are tried with a loss."""
-    return [config.steps(loss, n) for n in config.tuning.steps or [config.optim.steps]]
-
-
-def _means(config: Experiment, trials: list[Json]) -> dict[tuple[float, int], float]:
-    return trial_means(trials, config.tuning.categories, config.measure)
-
-
-def _planned(config: Experiment, loss: str, trials: list[Json]) -> list[Json]:
-    """Those of a fold's and loss's trials that the configuration asks for, which may have asked for
-    others when they ran. A choice follows from all trials that are stored beside it."""
-    tuning, steps = config.tuning, _steps(config, loss)
-    points = set(zip(tuning.categories, itertools.cycle(tuning.seeds), strict=False))
-    planned = [t for t in trials if t["steps"] in steps and (t["category"], t["seed"]) in points]
-    rates = rates_tried(tuning, _means(config, planned), steps[0])
-    return [trial for trial in planned if trial["lr"] in rates]
-
-
-def _trials(
-    workspace: Workspace, fold: int, loss: str, pairs: list[tuple[float, int]], there: list[Json]
-) -> list[Trial]:
-    """The trials of some (rate, steps) that are not among those `there`."""
-    tuning = workspace.config.tuning
-    every = [
-        Trial(fold, loss, lr, steps, category, tuning.seeds[i % len(tuning.seeds)])
-        for lr, steps in pairs
-        for i, category in enumerate(tuning.categories)
-    ]
-    done = [{key: point[key] for key in ("lr", "steps", "category", "seed")} for point in there]
-    return [trial for trial in every if trial.point not in done]
-
-
 def _best(
     scores: Mapping[tuple[float, int], float], lrs: Sequence[float], steps: Sequence[int]
 ) -> tuple[float, int] | None:
     """The pair with the highest mean, of equals the lowest rate, then the fewest steps."""
     tried = [pair for pair in scores if pair[0] in lrs and pair[1] in steps]
     return max(tried, key=lambda pair: (scores[pair], -pair[0], -pair[1]), default=None)
-
-
-def _choice(workspace: Workspace, fold: int, loss: str, trials: list[Json]) -> Json:
-    """The choice, as tuning.json holds it next to the trials.
-
-    Raises: UserError where every rate diverged.
-    """
-    config = workspace.config
-    scores = _means(config, trials)
-    steps = _steps(config, loss)
-    rates = rates_tried(config.tuning, scores, steps[0])
-    best = _best(scores, rates, steps)
-    if best is None:
-        raise UserError(f"tuning.lrs: {loss} diverged at every rate of {rates}, fold {fold}")
-    return {
-        "lr": best[0],
-        "steps": best[1],
-        config.measure: scores[best],
-        "at_edge": at_edge(best[0], trials),
-    }
 
 
 def _score(workspace: Workspace, trial: Trial) -> float | None:

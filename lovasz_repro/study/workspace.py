@@ -30,6 +30,7 @@ from lovasz_repro.models.deeplab import DeepLab, build, state_digest
 from lovasz_repro.records import Json
 from lovasz_repro.study.features import with_features
 from lovasz_repro.training.logs import make_loggers
+from lovasz_repro.training.loop import device_type
 
 console = Console(stderr=True)
 
@@ -64,12 +65,8 @@ class Workspace:
     @cached_property
     def device(self) -> torch.device:
         """Raises: UserError where CUDA is asked for and absent."""
-        wanted = self.config.runtime.device
-        if wanted == "cuda" and not torch.cuda.is_available():
-            raise UserError("runtime.device: cuda asked for, but torch sees no CUDA GPU; use cpu")
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device("cuda", self.rank) if wanted == "cuda" else torch.device(wanted)
+        wanted = device_type(self.config.runtime.device, "runtime.device")
+        return torch.device(wanted, self.rank) if wanted == "cuda" else torch.device(wanted)
 
     @cached_property
     def voc(self) -> VOC:
@@ -151,11 +148,8 @@ class Workspace:
 
         Raises: UserError where there is none.
         """
-        if fold not in self._holdouts:
-            self._holdouts[fold] = self._held_out(fold)
-        return self._holdouts[fold]
-
-    def _held_out(self, fold: int) -> NDArray[np.int64]:
+        if fold in self._holdouts:
+            return self._holdouts[fold]
         tuning = self.config.tuning
         listed = set(self.list_ids("train", fold))
         if tuning.holdout_list is not None:
@@ -170,8 +164,8 @@ class Workspace:
                 f"tuning.holdout_list: the training list of fold {fold} and "
                 f"{tuning.holdout_list!r} share {len(candidates)} images, too few to hold any out"
             )
-        held_out: NDArray[np.int64] = candidates[part == 0]
-        return held_out
+        self._holdouts[fold] = candidates[part == 0]
+        return self._holdouts[fold]
 
     def train_index(self, fold: int) -> NDArray[np.int64]:
         """The images that bases, trials and cells of a fold train on, as indices into the cache."""

@@ -105,6 +105,10 @@ class Stopwatch(pl.Callback):
         """The trainer's `Stopwatch` callback."""
         return next(c for c in trainer.callbacks if isinstance(c, cls))  # type: ignore[attr-defined]
 
+    def spent(self, started: float) -> dict[str, float]:
+        """What every `cost.json` holds. started: on the clock `time.perf_counter`."""
+        return {**self.state_dict(), "total_seconds": time.perf_counter() - started}
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._since = time.perf_counter()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader
 from lovasz_repro import files
 from lovasz_repro.config import Runtime
 from lovasz_repro.data.datamodule import DataModule
+from lovasz_repro.errors import UserError
 from lovasz_repro.training.callbacks import StepBar, Stopwatch
 from lovasz_repro.training.segmenter import Segmenter
 
@@ -112,10 +114,21 @@ def predict(
         trainer = pl.Trainer(
             accelerator="gpu" if runtime.device == "cuda" else "cpu",
             devices=1, precision=runtime.precision, logger=False, callbacks=[writer],
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            plugins=[LightningEnvironment()],
+            enable_checkpointing=False, enable_progress_bar=sys.stdout.isatty(),
+            enable_model_summary=False, plugins=[LightningEnvironment()],
         )  # fmt: skip
         trainer.predict(module, loader, return_predictions=False)
+
+
+def device_type(wanted: str, key: str) -> Literal["cpu", "cuda"]:
+    """`cuda` or `cpu`; for auto, `cuda` where there is a GPU.
+
+    Raises: UserError naming the key where CUDA is asked for and absent.
+    """
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise UserError(f"{key}: cuda asked for, but torch sees no CUDA GPU; use cpu")
+    return "cuda" if there and wanted != "cpu" else "cpu"
 
 
 def autocast(runtime: Runtime, device: torch.device) -> torch.autocast:
@@ -198,10 +211,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Write a checkpoint atomically: what torch saves, followed by its SHA-256."""
-    content = io.BytesIO()  # on a full disk torch's own writing hides the system's error
-    torch.save(checkpoint, content)
-    body = content.getvalue()
+    body = saved(checkpoint)
     files.write_bytes(path, body + files.sha256(body).encode())
+
+
+def saved(value: Any) -> bytes:
+    """What `torch.save` writes. Its own writing hides the system's error on a full disk, and puts
+    the file's name, here a temporary one, into the file."""
+    content = io.BytesIO()
+    torch.save(value, content)
+    return content.getvalue()
 
 
 _DIGEST = 64

@@ -10,7 +10,7 @@ import pytest
 from torchvision.datasets import SBDataset
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from tests.faults.harness import Commands, Published
+from tests.faults.harness import Commands, Published, Study
 from tests.helpers.archives import Server
 from tests.helpers.studies import command
 
@@ -27,6 +27,11 @@ def finished(run: Commands, shapes_root: Path, tmp_path_factory: pytest.TempPath
     ended = run(command(shapes_root, runs))
     assert ended.status == 0, ended.said
     return runs / "demo"
+
+
+@pytest.fixture
+def study(run: Commands, shapes_root: Path, finished: Path, tmp_path: Path) -> Study:
+    return Study(run, command(shapes_root, tmp_path), tmp_path / "demo", finished)
 
 
 @pytest.fixture

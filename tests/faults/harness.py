@@ -23,6 +23,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
+from tests.helpers.studies import contents
+
 Test = TypeVar("Test", bound=Callable[..., None])
 
 
@@ -204,6 +206,26 @@ class Commands:
 
     def __call__(self, arguments: Sequence[str], *strikes: Armed) -> Ended:
         return self.start(arguments, *strikes).wait()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study of seconds in a folder of its own, and one that nothing disturbed."""
+
+    run: Commands
+    command: list[str]
+    folder: Path
+    undisturbed: Path
+
+    def struck(self, *strikes: Armed) -> Ended:
+        return self.run(self.command, *strikes)
+
+    def goes_on(self) -> Ended:
+        """Run the command again: it leaves what the undisturbed study left, to the byte."""
+        ended = self.run(self.command)
+        assert ended.status == 0, ended.said
+        assert contents(self.folder) == contents(self.undisturbed)
+        return ended
 
 
 @dataclass(frozen=True)

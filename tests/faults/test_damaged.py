@@ -20,7 +20,7 @@ from lovasz_repro.data.voc import VOC
 from lovasz_repro.files import read_json
 from lovasz_repro.records import load
 from lovasz_repro.training.loop import read_checkpoint, write_checkpoint
-from tests.faults.harness import Clock, Commands, Fault, Published, Strike, shows
+from tests.faults.harness import Clock, Commands, Fault, Published, Strike, Study, shows
 from tests.helpers.archives import VOC_TAR, Server, add, publish
 from tests.helpers.studies import command, contents
 
@@ -96,12 +96,9 @@ def test_cache_truncated(run: Commands, shapes_root: Path, finished: Path, tmp_p
           "“training starts over”; nothing in it is executed", "that training's steps so far"),
 )  # fmt: skip
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "bomb", "rate"])
-def test_checkpoint(
-    run: Commands, shapes_root: Path, finished: Path, tmp_path: Path, damage: str
-) -> None:
-    study = command(shapes_root, tmp_path)
-    assert run(study, CELL_STEP).status == -9
-    (checkpoint,) = (tmp_path / "demo" / "cells").rglob("resume.ckpt")
+def test_checkpoint(study: Study, tmp_path: Path, damage: str) -> None:
+    assert study.struck(CELL_STEP).status == -9
+    (checkpoint,) = (study.folder / "cells").rglob("resume.ckpt")
     exploded = tmp_path / "exploded"
     if damage == "truncated":
         os.truncate(checkpoint, checkpoint.stat().st_size // 2)
@@ -113,12 +110,9 @@ def test_checkpoint(
         content = read_checkpoint(checkpoint)
         content["identity"] = content["identity"].replace("learning rate", "learning rate 1")
         write_checkpoint(checkpoint, content)
-    ended = run(study)
-    assert ended.status == 0, ended.said
     reason = "is of learning rate 1" if damage == "rate" else "cannot be read"
-    assert f"{checkpoint} {reason}" in ended.said
+    assert f"{checkpoint} {reason}" in study.goes_on().said
     assert not exploded.exists()
-    assert contents(tmp_path / "demo") == contents(finished)
 
 
 @shows(
@@ -127,12 +121,9 @@ def test_checkpoint(
           "delete its folder, then the same command"),
 )  # fmt: skip
 @pytest.mark.parametrize("damage", ["bomb", "pickle", "other"])
-def test_base_network(
-    run: Commands, shapes_root: Path, finished: Path, tmp_path: Path, damage: str
-) -> None:
-    study = command(shapes_root, tmp_path)
-    assert run(study, CELL_STEP).status == -9
-    base = tmp_path / "demo" / "base" / "fold0"
+def test_base_network(study: Study, tmp_path: Path, damage: str) -> None:
+    assert study.struck(CELL_STEP).status == -9
+    base = study.folder / "base" / "fold0"
     exploded = tmp_path / "exploded"
     if damage == "bomb":
         torch.save(Bomb(exploded), base / "network.pt")
@@ -141,11 +132,10 @@ def test_base_network(
     else:
         state = torch.load(base / "network.pt", weights_only=True)
         torch.save({key: value + 1 for key, value in state.items()}, base / "network.pt")
-    run(study).is_one_line(str(base / "network.pt"), f"delete {base}")
+    study.struck().is_one_line(str(base / "network.pt"), f"delete {base}")
     assert not exploded.exists()
     shutil.rmtree(base)
-    assert run(study).status == 0
-    assert contents(tmp_path / "demo") == contents(finished)
+    study.goes_on()
 
 
 @shows(
@@ -158,31 +148,24 @@ def test_base_network(
           "delete the `result.json` beside it, then the study"),
 )  # fmt: skip
 @pytest.mark.parametrize("content", ["", '{"hash": "01', "[]", "{}", '{"hash": "0"}'])
-def test_result(
-    run: Commands, shapes_root: Path, finished: Path, tmp_path: Path, content: str
-) -> None:
-    runs = shutil.copytree(finished, tmp_path / "demo")
-    path = next((runs / "cells").rglob("result.json"))
+def test_result(study: Study, content: str) -> None:
+    shutil.copytree(study.undisturbed, study.folder)
+    path = next((study.folder / "cells").rglob("result.json"))
     path.write_text(content)
-    study = command(shapes_root, tmp_path)
     if not content.endswith("}"):
-        run(study).is_one_line(str(path))
+        study.struck().is_one_line(str(path))
         path.unlink()
-    ended = run(study)
-    assert ended.status == 0
-    assert "6 cells, 5 done, 1 to run" in ended.said
-    assert contents(runs) == contents(finished)
+    assert "6 cells, 5 done, 1 to run" in study.goes_on().said
 
 
-def test_table_truncated(run: Commands, shapes_root: Path, finished: Path, tmp_path: Path) -> None:
-    runs = shutil.copytree(finished, tmp_path / "demo")
-    table = next((runs / "cells").rglob("images.csv"))
+def test_table_truncated(study: Study, tmp_path: Path) -> None:
+    shutil.copytree(study.undisturbed, study.folder)
+    table = next((study.folder / "cells").rglob("images.csv"))
     os.truncate(table, table.stat().st_size // 2)
-    report = ["report", "--runs", str(runs), "--out", str(tmp_path / "report")]
-    run(report).is_one_line(str(table), "delete that result.json")
+    report = ["report", "--runs", str(study.folder), "--out", str(tmp_path / "report")]
+    study.run(report).is_one_line(str(table), "delete that result.json")
     (table.parent / "result.json").unlink()
-    assert run(command(shapes_root, tmp_path)).status == 0
-    assert contents(runs) == contents(finished)
+    study.goes_on()
 
 
 @shows(
@@ -227,45 +210,40 @@ def test_html_in_records(run: Commands, finished: Path, tmp_path: Path) -> None:
           "the cell is recorded as failed, with the steps; the others go on; status 1",
           "that cell", "the same command tries it again"),
 )  # fmt: skip
-def test_non_finite_loss(run: Commands, shapes_root: Path, finished: Path, tmp_path: Path) -> None:
-    study = command(shapes_root, tmp_path)
+def test_non_finite_loss(study: Study) -> None:
     # 24 steps of trials, six of the first cell; from then on there is no loss.
-    ended = run(
-        study, Strike("lovasz_repro.training.segmenter:BinarySegmenter.loss", 31, does="nan")
-    )
+    loss = "lovasz_repro.training.segmenter:BinarySegmenter.loss"
+    ended = study.struck(Strike(loss, 31, does="nan"))
     assert ended.status == 1
     assert "NonFiniteError: training loss nan between steps 0 and 2" in ended.said
-    records = load(tmp_path / "demo")
+    records = load(study.folder)
     assert len(records.results) == 3  # the first, and the untrained network
     assert len(records.failed) == 3
-    assert run(study).status == 0
-    assert contents(tmp_path / "demo") == contents(finished)
+    study.goes_on()
 
 
 @shows(
     Fault("two processes on one folder", "each says what it leaves to the other", "nothing",
           "nothing to do"),
 )  # fmt: skip
-def test_two_at_once(run: Commands, shapes_root: Path, finished: Path, tmp_path: Path) -> None:
-    study = command(shapes_root, tmp_path)
-    ended = [running.wait() for running in [run.start(study), run.start(study)]]
+def test_two_at_once(study: Study) -> None:
+    both = [study.run.start(study.command) for _ in range(2)]
+    ended = [running.wait() for running in both]
     assert [one.status for one in ended] == [0, 0], ended
     assert sum(one.said.count(": image-IoU 0.") for one in ended) == 6  # no cell twice
-    assert contents(tmp_path / "demo") == contents(finished)
+    assert contents(study.folder) == contents(study.undisturbed)
 
 
 @shows(
     Fault("a clock that is set back", "nothing; the time that a study took is never negative",
           "nothing", "nothing to do"),
 )  # fmt: skip
-def test_clock_set_back(run: Commands, shapes_root: Path, finished: Path, tmp_path: Path) -> None:
-    study = command(shapes_root, tmp_path)
-    assert run(study, CELL_STEP, Clock(days=1)).status == -9
-    assert run(study).status == 0
-    machine = read_json(tmp_path / "demo" / "machine.json")
+def test_clock_set_back(study: Study) -> None:
+    assert study.struck(CELL_STEP, Clock(days=1)).status == -9
+    study.goes_on()
+    machine = read_json(study.folder / "machine.json")
     assert machine["started"] > machine["finished"]
     assert 0 < machine["seconds"] < 3600
-    assert contents(tmp_path / "demo") == contents(finished)
 
 
 @shows(

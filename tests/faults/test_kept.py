@@ -24,7 +24,7 @@ from lovasz_repro.study.machine import note_machine
 from lovasz_repro.study.tuning import read
 from lovasz_repro.study.workspace import Workspace
 from tests.faults.harness import Fault, shows
-from tests.faults.test_strangers import Edit, drop, put, rewrite
+from tests.helpers.edits import Edit, drop, put, rewrite
 from tests.helpers.studies import kept_cell, tiny
 
 CELL = "cells/bird/hinge/fold0-seed0"

@@ -14,16 +14,16 @@ import pytest
 
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
-from lovasz_repro.files import CHECKSUM, json_bytes, read_json, sha256, write_json, write_table
+from lovasz_repro.files import CHECKSUM, json_bytes, read_json, sha256, write_table
 from lovasz_repro.records import Cell, load, stored
 from lovasz_repro.report import write_report
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.gallery import write_gallery
 from tests.faults.harness import Fault, shows
 from tests.helpers import photographs, synthetic
+from tests.helpers.edits import Edit, drop, put, rewrite
 
 CELL = "cells/bird/hinge/fold0-seed0"
-Edit = Callable[[Any], None]
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +45,6 @@ def runs(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "in" / "runs")
 
 
-def rewrite(path: Path, edit: Edit) -> None:
-    """Edit a JSON file, and make its sum right again."""
-    value = read_json(path)
-    edit(value)
-    write_json(path, value)
-
-
 def retable(folder: Path, edit: Edit, name: str = "images.csv") -> None:
     """Edit a table, and make every sum and mean in the result.json beside it right again."""
     table = pd.read_csv(folder / name, dtype={"id": str})
@@ -66,26 +59,6 @@ def retable(folder: Path, edit: Edit, name: str = "images.csv") -> None:
             result["dataset_iou"] = float(table["tp"].sum() / table[["tp", "fp", "fn"]].sum().sum())
 
     rewrite(folder / "result.json", resign)
-
-
-def put(*keys: str | int, value: Any) -> Edit:
-    """An edit that sets what lies under some keys."""
-
-    def edit(there: Any) -> None:
-        for key in keys[:-1]:
-            there = there[key]
-        there[keys[-1]] = value
-
-    return edit
-
-
-def drop(*keys: str | int) -> Edit:
-    def edit(there: Any) -> None:
-        for key in keys[:-1]:
-            there = there[key]
-        del there[keys[-1]]
-
-    return edit
 
 
 RESULT = f"{CELL}/result.json"

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
+
 from lovasz_repro.config import Base, Cells, Data, Experiment, Network, Optim, Runtime
 from lovasz_repro.files import sha256, write_json
-from lovasz_repro.records import TABLES, Cell
+from lovasz_repro.records import TABLES, UNTRAINED, Cell
 from lovasz_repro.study.base import base_network
+from lovasz_repro.study.cell import Choice, run_cell
 from lovasz_repro.study.identity import open_run
 from lovasz_repro.study.kept import keep
 from lovasz_repro.study.launch import held
 from lovasz_repro.study.machine import note_machine
 from lovasz_repro.study.workspace import Workspace
+from lovasz_repro.training.segmenter import Segmenter
 from tests.helpers.places import ROOT
 
 UNREPRODUCIBLE = {"machine.json", "cost.json", "owner.json", ".lock"}
@@ -67,6 +71,32 @@ def tiny(
         cells=Cells(["bird", "cat"], ["cross_entropy", "lovasz_hinge"], [0], [0]),
         runtime=Runtime(device="cpu", overlays=2),
     )  # fmt: skip
+
+
+def run(config: Experiment, cell: Cell) -> Path:
+    """Run one cell at the configuration's own rate and steps. Returns its folder."""
+    workspace = Workspace(config)
+    steps = 0 if cell.loss == UNTRAINED else config.steps(cell.loss, config.optim.steps)
+    with held(workspace.folder):
+        open_run(workspace, [cell])
+        run_cell(workspace, cell, Choice(config.optim.lr, steps))
+    return workspace.folder / cell.path
+
+
+class Killed(BaseException):
+    """A training that is stopped as by kill -9: nothing runs after it."""
+
+
+def kill_at(step: int, monkeypatch: pytest.MonkeyPatch, *, steps: int) -> None:
+    """Let a training of so many steps in all, and no other, be `Killed` in one of them."""
+    original = Segmenter.training_step
+
+    def dying(self: Segmenter, batch: Any, batch_idx: int) -> Any:
+        if self.optim.steps == steps and self.global_step == step:
+            raise Killed
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Segmenter, "training_step", dying)
 
 
 def kept_cell(config: Experiment) -> Path:

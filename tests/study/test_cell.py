@@ -15,36 +15,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from lovasz_repro.config import Experiment
 from lovasz_repro.data.binary import SamplePlan
 from lovasz_repro.data.datamodule import Batch
 from lovasz_repro.data.voc import VOC, VOID
 from lovasz_repro.files import read_json
 from lovasz_repro.records import IMAGE_COLUMNS, UNTRAINED, Cell
 from lovasz_repro.study.base import base_network
-from lovasz_repro.study.cell import Choice, run_cell
-from lovasz_repro.study.identity import open_run
-from lovasz_repro.study.launch import held
 from lovasz_repro.study.setup import BinarySetup
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.segmenter import BinarySegmenter, NonFiniteError, Segmenter
-from tests.helpers.studies import tiny
+from tests.helpers.studies import Killed, kill_at, run, tiny
 
 CELL = Cell("bird", "lovasz_hinge", 0, 0)
 
 
-def run(config: Experiment, cell: Cell = CELL) -> Path:
-    workspace = Workspace(config)
-    with held(workspace.folder):
-        open_run(workspace, [cell])
-        trained = cell.loss != UNTRAINED
-        run_cell(workspace, cell, Choice(config.optim.lr, trained * config.optim.steps))
-    return workspace.folder / cell.path
-
-
 @pytest.fixture(scope="module")
 def finished(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(tiny(shapes_root, tmp_path_factory.mktemp("cell")))
+    return run(tiny(shapes_root, tmp_path_factory.mktemp("cell")), CELL)
 
 
 def test_records_are_whole(finished: Path, shapes_root: Path) -> None:
@@ -88,7 +75,7 @@ def test_thumbnails_agree_with_the_records(finished: Path, shapes_root: Path) ->
 def test_same_cell_twice_gives_the_same_bytes(
     finished: Path, shapes_root: Path, tmp_path: Path
 ) -> None:
-    again = run(tiny(shapes_root, tmp_path))
+    again = run(tiny(shapes_root, tmp_path), CELL)
     for name in ("images.csv", "curve.csv", "result.json", "predictions.npz"):
         assert (again / name).read_bytes() == (finished / name).read_bytes(), name
 
@@ -98,27 +85,16 @@ def test_stopped_and_resumed_gives_the_same_bytes(
     finished: Path, shapes_root: Path, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in step `stop_at` of the cell: nothing runs after it, as with kill -9."""
-
-    class Killed(BaseException):
-        pass
-
-    original = Segmenter.training_step
-
-    def dying(self: Segmenter, batch: Any, batch_idx: int) -> Any:
-        if type(self).__name__ == "BinarySegmenter" and self.global_step == stop_at:
-            raise Killed
-        return original(self, batch, batch_idx)
-
     config = tiny(shapes_root, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(Segmenter, "training_step", dying)
+        kill_at(stop_at, patch, steps=config.optim.steps)
         with pytest.raises(Killed):
-            run(config)
+            run(config, CELL)
     folder = Path(config.runs) / "tiny" / CELL.path
     assert not (folder / "result.json").exists()
     assert (folder / "resume.ckpt").exists() == (stop_at >= 2)
     steps = _count_steps(monkeypatch)
-    run(config)
+    run(config, CELL)
     assert len(steps) == 6 - stop_at // 2 * 2  # goes on at the last validation
     for name in ("images.csv", "curve.csv", "result.json"):
         assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
@@ -143,7 +119,7 @@ def test_a_damaged_checkpoint_costs_only_time(
     folder = Path(config.runs) / "tiny" / CELL.path
     folder.mkdir(parents=True)
     (folder / "resume.ckpt").write_bytes(b"not a checkpoint")
-    run(config)
+    run(config, CELL)
     assert (folder / "images.csv").read_bytes() == (finished / "images.csv").read_bytes()
 
 
@@ -171,7 +147,7 @@ def test_losses_of_a_cell_see_the_same_draws(
 
 def test_head_on_features_trains_as_the_head_on_images(shapes_root: Path, tmp_path: Path) -> None:
     config = tiny(shapes_root, tmp_path, train="head")
-    folder = run(config)
+    folder = run(config, CELL)
     assert read_json(folder / "result.json")["steps"] == 6
     workspace = Workspace(config)
     base, _ = base_network(workspace, 0)
@@ -188,7 +164,7 @@ def test_head_on_features_trains_as_the_head_on_images(shapes_root: Path, tmp_pa
 def test_non_finite_loss_says_where(shapes_root: Path, tmp_path: Path) -> None:
     config = tiny(shapes_root, tmp_path, lr=1e30)
     with pytest.raises(NonFiniteError, match="between steps 0 and 2, learning rate 1e\\+30"):
-        run(config)
+        run(config, CELL)
 
 
 def test_image_iou_of_the_records_is_scikit_learns(
@@ -206,7 +182,7 @@ def test_image_iou_of_the_records_is_scikit_learns(
 
     monkeypatch.setattr(BinarySegmenter, "native", watch)
     config = tiny(shapes_root, tmp_path)
-    folder = run(config)
+    folder = run(config, CELL)
     workspace = Workspace(config)
     images = pd.read_csv(folder / "images.csv", dtype={"id": str}).set_index("id")
     curve = pd.read_csv(folder / "thresholds.csv")
@@ -258,7 +234,7 @@ def test_nothing_is_trained_on_held_out_or_val_images(
 
     monkeypatch.setattr(SamplePlan, "draw", watch)
     config = tiny(shapes_root, tmp_path)
-    run(config)
+    run(config, CELL)
     workspace = Workspace(config)
     held_out = workspace.holdout(0)
     assert len(held_out)

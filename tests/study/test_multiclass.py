@@ -36,14 +36,11 @@ from lovasz_repro.losses import (
     softmax_jaccard,
 )
 from lovasz_repro.records import UNTRAINED, Cell, load
-from lovasz_repro.study.cell import Choice, run_cell
 from lovasz_repro.study.identity import open_run
-from lovasz_repro.study.launch import held
 from lovasz_repro.study.setup import MulticlassSetup
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.metrics import label_confusion
-from lovasz_repro.training.segmenter import Segmenter
-from tests.helpers.studies import command, contents, tiny
+from tests.helpers.studies import Killed, command, contents, kill_at, run, tiny
 
 CELL = Cell("all", "lovasz_softmax.batch2", 0, 0)
 LOSSES = ["cross_entropy", "lovasz_softmax", "cross_entropy.batch2", "lovasz_softmax.batch2"]
@@ -177,15 +174,6 @@ def small(root: Path, where: Path, **rest: Any) -> Experiment:
     return replace(config, runtime=Runtime(device="cpu"))
 
 
-def run(config: Experiment, cell: Cell = CELL) -> Path:
-    workspace = Workspace(config)
-    with held(workspace.folder):
-        open_run(workspace, [cell])
-        steps = 0 if cell.loss == UNTRAINED else config.steps(cell.loss, config.optim.steps)
-        run_cell(workspace, cell, Choice(config.optim.lr, steps))
-    return workspace.folder / cell.path
-
-
 def test_a_larger_batch_takes_fewer_steps(shapes_root: Path, tmp_path: Path) -> None:
     """Their number need not be a multiple of the configuration's distance of validations."""
     config = replace(
@@ -198,7 +186,7 @@ def test_a_larger_batch_takes_fewer_steps(shapes_root: Path, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def cell(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(small(shapes_root, tmp_path_factory.mktemp("cell")))
+    return run(small(shapes_root, tmp_path_factory.mktemp("cell")), CELL)
 
 
 def test_a_batch_size_of_its_own_sees_as_many_images(cell: Path) -> None:
@@ -213,26 +201,15 @@ def test_a_batch_size_of_its_own_sees_as_many_images(cell: Path) -> None:
 def test_stopped_and_resumed_gives_the_same_bytes(
     cell: Path, shapes_root: Path, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    original = Segmenter.training_step
-
-    def dying(self: Segmenter, batch: Any, batch_idx: int) -> Any:
-        cell = self.optim.batch_size == 2  # the base network's is 4
-        if cell and self.global_step == stop_at:
-            raise Killed
-        return original(self, batch, batch_idx)
-
     config = small(shapes_root, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(Segmenter, "training_step", dying)
+        kill_at(stop_at, patch, steps=16)
         with pytest.raises(Killed):
-            run(config)
+            run(config, CELL)
     folder = Path(config.folder) / CELL.path
     assert not (folder / "result.json").exists()
     assert (folder / "resume.ckpt").exists() == (stop_at >= 4)
-    run(config)
+    run(config, CELL)
     for name in ("classes.csv", "curve.csv", "result.json"):
         assert (folder / name).read_bytes() == (cell / name).read_bytes(), name
 

@@ -1,24 +1,14 @@
-"""The typed configuration of an experiment; every default is the original's value.
-
-One YAML file in `experiments/` fills these classes; any key can be overridden on the command line
-(`--optim.steps 200`). Unknown keys, wrong types and impossible values are errors.
-"""
+"""The sections of an experiment's configuration, one class each."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lovasz_repro.data.voc import CATEGORIES
-from lovasz_repro.errors import UserError, choices
-from lovasz_repro.schema import ALL_LABELS, batch_of, is_name, without_batch
-
-PACKAGE = Path(__file__).parent
+from lovasz_repro.errors import UserError
+from lovasz_repro.schema import is_name
 
 LARGEST = 2**53
 """What a record can hold of a fold or a seed."""
@@ -38,6 +28,20 @@ def _check_not_negative(part: object, prefix: str, *keys: str) -> None:
     for key in keys:
         if not 0 <= (value := getattr(part, key)) < math.inf:
             raise UserError(f"{prefix}{key}: {value} is negative or not finite")
+
+
+def _check_counts(part: object, prefix: str, *keys: str) -> None:
+    """Raise UserError naming the list that holds a number which a record cannot hold."""
+    for key in keys:
+        if wrong := [n for n in getattr(part, key) if not 0 <= n <= LARGEST]:
+            raise UserError(f"{prefix}{key}: {wrong[0]} is not from 0 to 2^53")
+
+
+def check_steps(key: str, steps: int, validate_every: int) -> None:
+    if steps < 1 or steps % validate_every:
+        raise UserError(
+            f"{key}: {steps} is not a positive multiple of validate_every ({validate_every})"
+        )
 
 
 @dataclass(frozen=True)
@@ -209,11 +213,7 @@ class Optim:
         )
         if not 0 < self.drop_at <= 1:
             raise UserError(f"drop_at: {self.drop_at} is not in (0, 1]")
-        if self.steps < 1 or self.steps % self.validate_every:
-            raise UserError(
-                f"steps: {self.steps} is not a positive multiple of "
-                f"validate_every ({self.validate_every})"
-            )
+        check_steps("steps", self.steps, self.validate_every)
 
 
 @dataclass(frozen=True)
@@ -275,8 +275,7 @@ class Tuning:
             raise UserError("tuning.extend: needs two rates in tuning.lrs to go on from")
         if self.holdout < 2:
             raise UserError(f"tuning.holdout: {self.holdout} parts leave nothing to train on")
-        if wrong := [n for n in self.seeds if not 0 <= n <= LARGEST]:
-            raise UserError(f"tuning.seeds: {wrong[0]} is not from 0 to 2^53")
+        _check_counts(self, "tuning.", "seeds")
         for key in ("categories", "seeds"):
             if self.lrs and not getattr(self, key):
                 raise UserError(f"tuning.{key}: empty, but tuning.lrs is not")
@@ -313,9 +312,7 @@ class Cells:
         for key in ("losses", "folds", "seeds"):
             if not getattr(self, key):
                 raise UserError(f"cells.{key}: empty")
-        for key in ("folds", "seeds"):
-            if wrong := [n for n in getattr(self, key) if not 0 <= n <= LARGEST]:
-                raise UserError(f"cells.{key}: {wrong[0]} is not from 0 to 2^53")
+        _check_counts(self, "cells.", "folds", "seeds")
         _check_not_negative(self, "cells.", "folds_per_partition")
 
 
@@ -385,200 +382,3 @@ class Runtime:
     def numeric(self) -> dict[str, Any]:
         """The values of `NUMERIC`."""
         return {key: getattr(self, key) for key in NUMERIC}
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One file of `experiments/`.
-
-    Args:
-        name: its records go to <runs>/<name>, its report to reports/<name>.
-        task: `binary`, a category against the rest, as in the paper's main experiment; or
-            `multiclass`, all labels at once under the softmax losses.
-        expected: how long it takes on what, for a person who asks before it is run.
-        runs: folder of all records.
-        mixtures: losses of one's own, as weights of registered ones.
-        data: which images, and what training and evaluation see of them.
-        network: the segmentation network.
-        base: how the network that every cell starts from is made.
-        optim: SGD for the cells.
-        tuning: how learning rates and steps are chosen.
-        cells: the grid of categories, losses, folds and seeds.
-        runtime: where and how it runs.
-    """
-
-    name: str
-    task: Literal["binary", "multiclass"] = "binary"
-    expected: str = "unknown"
-    runs: str = "runs"
-    mixtures: dict[str, dict[str, float]] = field(default_factory=dict)
-    data: Data = field(default_factory=Data)
-    network: Network = field(default_factory=Network)
-    base: Base = field(default_factory=Base)
-    optim: Optim = field(default_factory=Optim)
-    tuning: Tuning = field(default_factory=Tuning)
-    cells: Cells = field(default_factory=Cells)
-    runtime: Runtime = field(default_factory=Runtime)
-
-    def __post_init__(self) -> None:
-        for where, name in [("name", self.name), *(("mixtures", name) for name in self.mixtures)]:
-            if not is_name(name):
-                raise UserError(
-                    f"{where}: {name!r} is to be the name of a folder: letters, digits, _ . and - "
-                    "(without '..')"
-                )
-        if self.mixtures:
-            from lovasz_repro.losses import LOSSES, MULTICLASS_LOSSES
-            from lovasz_repro.records import UNTRAINED
-
-            for name in sorted({*LOSSES, *MULTICLASS_LOSSES, UNTRAINED} & set(self.mixtures)):
-                raise UserError(f"mixtures: {name!r} is taken; give the mixture another name")
-        if self.multiclass:
-            if self.runtime.keep_weights != "none":
-                raise UserError("runtime.keep_weights: a multi-class study keeps none")
-            for key in ("cells", "tuning"):
-                whole = replace(getattr(self, key), categories=[ALL_LABELS])
-                object.__setattr__(self, key, whole)
-        elif not self.cells.categories:
-            whole = replace(self.cells, categories=list(self.data.classes))
-            object.__setattr__(self, "cells", whole)
-        for category in self.cells.categories:
-            self.known_category(category, "cells.categories")
-        for category in self.tuning.categories if self.tuning.lrs else []:
-            self.known_category(category, "tuning.categories")
-        for loss in self.cells.losses:
-            self.known_loss(loss)
-            for steps in {self.optim.validate_every, self.optim.steps, *self.tuning.steps}:
-                if steps * self.optim.batch_size % self.batch_size(loss):
-                    raise UserError(
-                        f"cells.losses: {loss} cannot see the images of {steps} steps of "
-                        f"{self.optim.batch_size} in whole steps"
-                    )
-        for steps in [self.optim.steps, *self.tuning.steps]:
-            if steps < 1 or steps % self.optim.validate_every:
-                raise UserError(
-                    f"tuning.steps: {steps} is not a positive multiple of optim.validate_every "
-                    f"({self.optim.validate_every})"
-                )
-        devices = self.runtime.devices
-        for where, optim in (("optim", self.optim), ("base.optim", self.base.optim)):
-            if optim.batch_size % devices:
-                raise UserError(
-                    f"{where}.batch_size: {optim.batch_size} images cannot be shared equally by "
-                    f"{devices} devices (runtime.devices)"
-                )
-        stride = self.network.output_stride
-        for key in ("image_size", "crop_size"):
-            if getattr(self.data, key) % stride != 1:
-                size = getattr(self.data, key)
-                raise UserError(f"data.{key}: {size} is not a multiple of {stride}, plus 1")
-        trained = self.network.kind != "deeplab_v2" or self.network.weights
-        if self.base.train == "none" and not trained:
-            raise UserError(
-                "base.train: none needs a network with weights for all labels of its own"
-            )
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.runs) / self.name
-
-    @property
-    def multiclass(self) -> bool:
-        return self.task == "multiclass"
-
-    @property
-    def measure(self) -> str:
-        """The key of the measure that validation shows and that chooses a learning rate."""
-        return "miou" if self.multiclass else "image_iou"
-
-    def batch_size(self, loss: str) -> int:
-        """Images a step of a loss of `cells.losses`."""
-        return batch_of(loss) or self.optim.batch_size
-
-    def steps(self, loss: str, steps: int) -> int:
-        """How many steps of a loss see as many images as `steps` of `optim.batch_size`."""
-        return steps * self.optim.batch_size // self.batch_size(loss)
-
-    def known_category(self, name: str, key: str = "category") -> str:
-        """`name`; raises UserError listing the categories there are."""
-        there = [ALL_LABELS] if self.multiclass else self.data.classes
-        if name not in there:
-            raise UserError(f"{key}: there is no {name!r}; {choices(name, there)}")
-        return name
-
-    def known_loss(self, name: str) -> str:
-        """`name`; raises UserError listing the losses there are."""
-        from lovasz_repro.losses import LOSSES, MULTICLASS_LOSSES
-
-        there = [*(MULTICLASS_LOSSES if self.multiclass else LOSSES), *self.mixtures]
-        bare = without_batch(name) if self.multiclass else name
-        if bare not in there:
-            raise UserError(f"loss: there is no {name!r}; {choices(bare, there)}")
-        self.loss(name)
-        return name
-
-    def loss(self, name: str) -> Callable[[Any, Any], Any]:
-        """A loss (logits, target) -> scalar of the task's registry or of `mixtures`."""
-        # Not above, not even for its types, which jsonargparse looks up: `--help` would wait a
-        # second for torch.
-        from lovasz_repro.losses import LOSSES, MULTICLASS_LOSSES, make_loss
-
-        bare = without_batch(name)
-        try:
-            spec = self.mixtures.get(bare, bare)
-            return make_loss(spec, MULTICLASS_LOSSES if self.multiclass else LOSSES)
-        except ValueError as error:
-            raise UserError(f"mixtures.{name}: {error}") from error
-
-    def digest(self, data: dict[str, Any]) -> str:
-        """Hash of what changes a number in every cell's records: configuration, data, code.
-
-        Left out: the grid, folders, and what only changes where it runs, so a study can grow; and
-        what a cell's own result.json says (its rate, steps, and the weights of a mixture).
-
-        Args:
-            data: what `study.json` says of the lists and weights.
-        """
-        return settings_digest(asdict(self), data)
-
-
-NUMERICS_VERSION = 2
-"""Raised by hand when a change of the code changes a number in the records, beyond rounding."""
-
-
-def settings_digest(
-    config: dict[str, Any], data: dict[str, Any], version: int = NUMERICS_VERSION
-) -> str:
-    """`Experiment.digest` of a configuration's values, all or those that `study.json` has."""
-
-    def group(name: str, *left_out: str) -> dict[str, Any]:
-        return {key: item for key, item in config.get(name, {}).items() if key not in left_out}
-
-    classes = config.get("data", {}).get("classes")
-    default = ["classes"] if classes == list(CATEGORIES) else []  # older records have none
-    tuning, runtime = config.get("tuning", {}), config.get("runtime", {})
-    used: dict[str, Any] = {
-        "data": group("data", "root", "cache", *default),
-        "network": group("network", "weights"),  # its content is in `data`
-        "base": group("base"),
-        "optim": group("optim", "lr", "steps"),
-        "holdout": [tuning.get("holdout"), tuning.get("holdout_list")],
-        "runtime": {key: runtime.get(key) for key in NUMERIC},
-    }
-    if (task := config.get("task", "binary")) != "binary":  # which was first, without a name
-        used["task"] = task
-    # The images' content is compared apart: records of a report can be gone on with where the same
-    # images are.
-    lists = {
-        name: {key: value for key, value in entry.items() if key != "content"}
-        for name, entry in data.get("lists", {}).items()
-    }
-    text = json.dumps([version, used, {**data, "lists": lists}], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def check_settings(study: dict[str, Any], path: Path) -> None:
-    """Raise UserError where the configuration or data in a study.json, at `path`, were edited."""
-    versions = range(1, NUMERICS_VERSION + 1)
-    if study["hash"] not in [settings_digest(study["config"], study["data"], v) for v in versions]:
-        raise UserError(f"{path}: hash: not that of its config and data, which were edited")

@@ -1,0 +1,137 @@
+"""What of a study is done, what is left, and how long that takes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+
+from rich.console import Console
+from rich.table import Table
+
+from lovasz_repro import files, schema
+from lovasz_repro.records import UNTRAINED, Cell, Grid, Json
+from lovasz_repro.study.base import is_made
+from lovasz_repro.study.kept import FILE, best_cells
+from lovasz_repro.study.tuning import chosen, missing_trials, read
+from lovasz_repro.study.workspace import Workspace
+
+console = Console(highlight=False)
+MEASURES = {"image_iou": "image-IoU", "miou": "mIoU"}
+
+
+def finished(workspace: Workspace, cells: Sequence[Cell]) -> dict[Cell, Json]:
+    """The results of the cells that were made with today's settings, base network and rate.
+
+    Raises: UserError where such a result lacks something.
+    """
+    config, tuned = workspace.config, read(workspace)
+    kind = schema.MultiResult if config.multiclass else schema.Result
+    done = {}
+    for cell in cells:
+        path = workspace.folder / cell.path / "result.json"
+        base = workspace.base_folder(cell.fold) / "result.json"
+        if not path.exists() or not base.exists():
+            continue
+        result = files.read_json(path)
+        choice, _ = chosen(workspace, cell.loss, cell.fold, tuned)
+        made_with = [result.get(key) for key in ("hash", "base", "lr", "steps", "mixture")]
+        sha256 = files.read_json(base).get("sha256")
+        mixture = config.mixtures.get(schema.without_batch(cell.loss))
+        if made_with == [workspace.digest, sha256, choice.lr, choice.steps, mixture]:
+            done[cell] = files.read_json(path, kind)
+    return done
+
+
+def to_run(workspace: Workspace, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that are not done."""
+    done = finished(workspace, cells)
+    return [cell for cell in cells if cell not in done]
+
+
+def lacking_weights(workspace: Workspace, cells: Sequence[Cell]) -> list[Cell]:
+    """The done cells whose weights should be kept and are not there."""
+    keep = workspace.config.runtime.keep_weights
+    if keep == "none":
+        return []
+    done = finished(workspace, cells)
+    kept: Collection[Cell] = done
+    if keep == "best":
+        kept = best_cells(workspace.folder, workspace.digest)
+    return [
+        cell
+        for cell in done
+        if cell in kept
+        and cell.loss != UNTRAINED
+        and not (workspace.folder / cell.path / FILE).exists()
+    ]
+
+
+def is_work(workspace: Workspace, grid: Grid) -> bool:
+    """Whether a study has anything to train: a base network, a trial, or a cell."""
+    return (
+        not all(is_made(workspace, fold) for fold in grid.folds)
+        or bool(missing_trials(workspace))
+        or bool(to_run(workspace, grid.cells()))
+        or bool(lacking_weights(workspace, grid.cells()))
+    )
+
+
+def summary(workspace: Workspace, grid: Grid) -> Table:
+    """Mean score by category and loss, or how many of the cells are there where some are not."""
+    config, each = workspace.config, len(grid.folds) * len(grid.seeds)
+    scores: dict[tuple[str, str], list[float]] = {
+        (category, loss): [] for category in grid.categories for loss in grid.losses
+    }
+    for cell, result in finished(workspace, grid.cells()).items():
+        scores[cell.category, cell.loss].append(result[config.measure])
+    means = {key: statistics.fmean(found) for key, found in scores.items() if len(found) == each}
+    table = Table(title=f"{config.name}: {MEASURES[config.measure]} on val, mean over folds, seeds")
+    table.add_column("category")
+    for loss in grid.losses:
+        table.add_column(loss.replace("_", " "), justify="right")
+    for category in grid.categories:
+        keys = [(category, loss) for loss in grid.losses]
+        table.add_row(
+            category,
+            *(f"{means[k]:.3f}" if k in means else f"{len(scores[k])}/{each}" for k in keys),
+        )
+    table.add_section()
+    columns = [
+        [means[category, loss] for category in grid.categories if (category, loss) in means]
+        for loss in grid.losses
+    ]
+    whole = len(grid.categories)
+    table.add_row(
+        "mean",
+        *(f"{statistics.fmean(c):.3f}" if len(c) == whole else "missing" for c in columns),
+    )
+    return table
+
+
+def print_plan(workspace: Workspace, grid: Grid, verbose: bool) -> None:
+    """What a study would do, and how long the rest takes by the cells that are done."""
+    cells = grid.cells()
+    done = finished(workspace, cells)
+    left = len(cells) - len(done)
+    console.print(f"{len(cells)} cells, {len(done)} done, {left} to run")
+    if done:
+        paths = [workspace.folder / cell.path / "cost.json" for cell in done]
+        costs = [files.read_json(path, schema.Cost)["total_seconds"] for path in paths]
+        seconds = statistics.median(costs) * left / workspace.config.runtime.workers
+        left_for_cells = f"about {timedelta(seconds=round(seconds))} left for the cells"
+        console.print(f"{left_for_cells}, by the median of {len(done)} done")
+    else:
+        console.print(f"expected for all: {workspace.config.expected}")
+    for fold in grid.folds:
+        there = (workspace.base_folder(fold) / "result.json").exists()
+        console.print(f"base network of fold {fold}: {'there' if there else 'to be made'}")
+    trials = len(missing_trials(workspace))
+    console.print(f"tuning: {trials} trials to run, or more" if trials else "tuning: done")
+    if lacking := lacking_weights(workspace, cells):
+        console.print(f"weights of {len(lacking)} done cells: to be made by running them again")
+    if verbose:
+        for cell in cells:
+            console.print(f"{'done' if cell in done else 'to run'}  {cell}")
+    else:
+        console.print("--verbose lists the cells")
