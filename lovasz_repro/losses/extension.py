@@ -99,7 +99,7 @@ class Operations(Extension):
 class CompiledOperations(Operations):
     """The same for torch.compile, which accepts no function that has a forward-mode derivative."""
 
-    jvp = torch.autograd.Function.jvp
+    jvp = torch.autograd.Function.jvp  # type: ignore[assignment]
 
 
 def _errors(scores: Tensor, probability: bool, foreground: Tensor, valid: Tensor) -> Tensor:

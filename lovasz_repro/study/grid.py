@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +30,7 @@ from lovasz_repro.study.machine import Session, note_machine, session
 from lovasz_repro.study.overview import write_overview
 from lovasz_repro.study.progress import (
     MEASURES,
+    duration,
     finished,
     is_work,
     lacking_weights,
@@ -275,7 +275,7 @@ def _run(
         left = (time.perf_counter() - started) / count * (len(cells) - count)
         console.print(
             f"[{before + count:>{len(str(total))}}/{total}] {cell}: {said}, "
-            f"{outcome.seconds:.1f} s, {timedelta(seconds=round(left))} left",
+            f"{outcome.seconds:.1f} s, {duration(left)} left",
             soft_wrap=True,
         )
     if elsewhere:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Collection, Sequence
-from datetime import timedelta
 
 from rich.console import Console
 from rich.table import Table
@@ -119,8 +118,9 @@ def print_plan(workspace: Workspace, grid: Grid, verbose: bool) -> None:
         paths = [workspace.folder / cell.path / "cost.json" for cell in done]
         costs = [files.read_json(path, schema.Cost)["total_seconds"] for path in paths]
         seconds = statistics.median(costs) * left / workspace.config.runtime.workers
-        left_for_cells = f"about {timedelta(seconds=round(seconds))} left for the cells"
-        console.print(f"{left_for_cells}, by the median of {len(done)} done")
+        console.print(
+            f"about {duration(seconds)} left for the cells, by the median of {len(done)} done"
+        )
     else:
         console.print(f"expected for all: {workspace.config.expected}")
     for fold in grid.folds:
@@ -135,3 +135,11 @@ def print_plan(workspace: Workspace, grid: Grid, verbose: bool) -> None:
             console.print(f"{'done' if cell in done else 'to run'}  {cell}")
     else:
         console.print("--verbose lists the cells")
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min, 1 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
