@@ -150,7 +150,7 @@ def _without_void(logits: Tensor, valid: Tensor) -> Tensor:
     """Set the logits of void pixels to 0: one that is not finite would make the gradient NaN."""
     if on_cpu(valid) and not is_wrapped(valid) and valid.all():
         return logits
-    return torch.where(valid.view(torch.bool), logits, 0)
+    return torch.where(valid == 1, logits, 0)
 
 
 def _checked(logits: Tensor, target: Tensor, expected: torch.Size) -> tuple[Tensor, Tensor]:
