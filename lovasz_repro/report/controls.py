@@ -19,12 +19,12 @@ from lovasz_repro.report.document import count, interval, listed
 from lovasz_repro.report.markdown import escaped, pipes
 from lovasz_repro.report.style import style
 
-NETWORK, LISTS = ("network", "kind"), ("data", "val_list")
+NETWORK, TRAINED, LISTS = ("network", "kind"), ("network", "train"), ("data", "val_list")
 
 DIFFERENCES = {
     NETWORK: "network {}",
     ("network", "score"): "score: {}",
-    ("network", "train"): "trained: {}",
+    TRAINED: "trained: {}",
     ("data", "views"): "{} fixed views",
     LISTS: "lists {}",
     ("runtime", "precision"): "precision {}",
@@ -63,15 +63,15 @@ def controls_table(studies: Mapping[str, Records], main: str) -> str:
 
 
 def counterpart(studies: Mapping[str, Records], name: str, main: str) -> str:
-    """Of the main study and those with more cells than `name`, the one it differs least from: one
-    of the same network, of these one with the same lists of images, where there is one."""
+    """Of the main study and those with more cells than `name`, the one it differs least from: in
+    the network, the part of it that is trained and the lists of images, then in all else."""
     own = studies[name]
     larger = [other for other, r in studies.items() if len(r.results) > len(own.results)]
 
-    def distance(other: str) -> tuple[bool, bool, int]:
+    def distance(other: str) -> tuple[int, int]:
         study = studies[other]
-        network, lists = (not _same(study, own, *key) for key in (NETWORK, LISTS))
-        return network, lists, len(list(_differences(study, own)))
+        large = sum(not _same(study, own, *key) for key in (NETWORK, TRAINED, LISTS))
+        return large, len(list(_differences(study, own)))
 
     return min([main, *larger], key=distance)
 

@@ -147,9 +147,9 @@ def by_prevalence(study: Study) -> Section:
     blocks: list[Block] = [
         Paragraph(
             "The val images of a category are drawn 1:1, with and without it; in VOC’s whole val "
-            "list about 7 % of the images hold one of the 20. Image-IoU is therefore reweighted: "
-            "with a share π of images with the category it is π times the mean of those plus 1 − π "
-            "times the mean of the others. Nothing is trained or chosen anew."
+            "list a category is in about 7 % of the images, on average. Image-IoU is therefore "
+            "reweighted: with a share π of images with the category it is π times the mean of "
+            "those plus 1 − π times the mean of the others. Nothing is trained or chosen anew."
         ),
         picture(
             "prevalence",
