@@ -15,7 +15,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -212,6 +211,15 @@ def build(
         return _torchvision(weights, labels, pretrained, complete)
     if config.kind == "deeplabv3_mobilenetv2":
         return _mobilenet(weights, labels, str(path), complete)
+    return _timm(config, weights, labels, str(path), complete)
+
+
+def _timm(
+    config: Network, weights: dict[str, Tensor] | None, labels: int, path: str, complete: bool
+) -> DeepLab:
+    """`deeplab_v2`: a timm backbone and the summed atrous head."""
+    import timm  # takes about as long as torchvision; the other networks do without it
+
     if not timm.is_model(config.backbone):
         near = ", ".join(get_close_matches(config.backbone, timm.list_models(), 8))
         raise UserError(
@@ -230,7 +238,7 @@ def build(
             "no head"
         )
     if weights is not None and not whole:
-        _load(model, weights, str(path))
+        _load(model, weights, path)
     data = timm.get_pretrained_cfg(config.backbone)
     assert data is not None  # every model of timm has one
     channels = model.feature_info.channels()[-1]
@@ -239,7 +247,7 @@ def build(
         data.mean, data.std, config.freeze_batchnorm,
     )  # fmt: skip
     if weights is not None and whole:
-        _load(network, weights, str(path), complete)
+        _load(network, weights, path, complete)
     return network
 
 

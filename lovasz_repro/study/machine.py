@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
-import timm
 import torch
 import torchmetrics
 import torchvision
@@ -127,7 +126,7 @@ def describe_machine(device: torch.device) -> Json:
         "torchvision": torchvision.__version__,
         "lightning": version("pytorch_lightning"),
         "torchmetrics": torchmetrics.__version__,
-        "timm": timm.__version__,
+        "timm": version("timm"),
         "processor": name,
         "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
