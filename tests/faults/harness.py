@@ -60,7 +60,7 @@ def shows(*faults: Fault) -> Callable[[Test], Test]:
 class Strike:
     """What happens at the `nth` call of a function, before it does anything.
 
-    where: module and attribute, "lovasz_repro.records:write_json".
+    where: module and attribute, "lovasz_repro.records.cells:write_json".
     does: kill or terminate the process; fill the disk `path`; truncate the file that the pattern
         `path` finds; make what this and every later call returns not a number.
     on: only calls count whose first argument, a path, holds this regular expression.

@@ -55,7 +55,7 @@ STUDY = [
     Place(
         "a cell's last write", "the evaluation of this cell",
         at("pathlib:Path.replace", 2, r"cells/.*\.result.*\.part\.json"),
-        at("lovasz_repro.records:write_json", 2, r"cells/.*/result\.json"),
+        at("lovasz_repro.records.cells:write_json", 2, r"cells/.*/result\.json"),
     ),
     Place(
         "the write of the gallery", "the gallery",
