@@ -17,6 +17,7 @@ from lovasz_repro.report.style import INK, style
 
 WIDE, NARROW = 7.6, 3.75  # inches: the page's column, a phone
 FAR = 3.5  # an interval that reaches so many times as far from zero as the median one
+GAP = 2.5  # and so many times as far as the next
 CROWDED = 0.6  # and without which the axis is at most so long
 Window = tuple[float, float] | None
 
@@ -61,7 +62,8 @@ def legend(
 
 
 def window(tables: Iterable[pd.DataFrame]) -> Window:
-    """The part of an axis, in points, that shows all intervals but those far out.
+    """The part of an axis, in points, that shows all intervals but those far out: far from the
+    median, with a gap to the next.
 
     Args:
         tables: with low and high, as shares.
@@ -73,7 +75,9 @@ def window(tables: Iterable[pd.DataFrame]) -> Window:
     if len(ends) < 3:
         return None
     reach = np.abs(ends).max(axis=1)
-    near = reach <= FAR * np.median(reach)
+    rank = np.sort(reach)
+    gap = (rank[1:] > FAR * np.median(reach)) & (rank[1:] > GAP * rank[:-1])
+    near = reach <= (rank[gap.argmax()] if gap.any() else rank[-1])
     if near.all() or reach[near].max() > CROWDED * reach.max():
         return None
     low, high = min(0.0, ends[near].min()), max(0.0, ends[near].max())

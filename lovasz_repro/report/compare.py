@@ -124,9 +124,9 @@ def _base(scores: dict[str, Scores]) -> Section:
                 "base-strength",
                 "Gain over cross-entropy against the image-IoU of the network before fine-tuning, "
                 "a point an experiment and loss.",
-                "Gain in image-IoU over cross-entropy, with its 95 % interval over categories, "
-                "against the image-IoU of the base network at a threshold chosen on held-out "
-                "images. Losses of one experiment stand beside each other.",
+                "Gain in image-IoU over cross-entropy, with its 95 % interval over categories. "
+                "The experiments in the order of their base network's image-IoU at a threshold "
+                "chosen on held-out images.",
                 _strength(table),
             ),
             _strength_table(table),
@@ -154,27 +154,27 @@ def _strength_table(table: pd.DataFrame) -> Table:
 
 def _strength(table: pd.DataFrame) -> Draw:
     losses = ordered(table["loss"])
+    bases = table.drop_duplicates("experiment").sort_values("chosen", kind="stable")
+    places = {name: place for place, name in enumerate(bases["experiment"])}
 
     def draw(figure: Figure, narrow: bool) -> None:
         figure.set_size_inches(NARROW if narrow else WIDE, 4.2)
         axes = figure.subplots()
-        span = 100 * (table["chosen"].max() - table["chosen"].min())
-        step = 0.012 * span or 0.1
         for place, loss in enumerate(losses):
             own, look = table[table["loss"] == loss], style(loss)
-            x = 100 * own["chosen"] + (place - (len(losses) - 1) / 2) * step
-            for at, row in zip(x, own.itertuples(), strict=True):
-                axes.plot([at, at], [100 * row.low, 100 * row.high], color=look.color, alpha=0.5)
+            x = own["experiment"].map(places) + (place - (len(losses) - 1) / 2) * 0.12
+            axes.vlines(x, 100 * own["low"], 100 * own["high"], color=look.color, alpha=0.5)
             axes.plot(x, 100 * own["difference"], look.marker, color=look.color, ms=6.5)
-        for place, (name, own) in enumerate(table.groupby("experiment", sort=False)):
-            at = (100 * own["chosen"].iloc[0], 1 + 0.05 * (place % 2))  # bases may be equally good
-            axes.annotate(
-                str(name), at, xycoords=("data", "axes fraction"), ha="center", va="bottom",
-                fontsize=9,
-            )  # fmt: skip
         zero(axes, upright=True)
-        axes.margins(x=0.15)
-        axes.set_xlabel("image-IoU of the base network, threshold chosen, %")
+        ends = "_\n" if narrow else "_"
+        names = [
+            f"{row.experiment.replace('_', ends)}\n{percent(row.chosen)}\u00a0%"
+            for row in bases.itertuples()
+        ]
+        axes.set_xticks(range(len(names)), names)
+        axes.set_xlim(-0.5, len(names) - 0.5)
+        axes.grid(axis="x", visible=False)
+        axes.set_xlabel("image-IoU of the base network, threshold chosen")
         axes.set_ylabel("gain over cross-entropy, points")
         legend(figure, markers(losses), losses, narrow)
 
