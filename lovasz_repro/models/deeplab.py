@@ -218,7 +218,7 @@ def _timm(
     config: Network, weights: dict[str, Tensor] | None, labels: int, path: str, complete: bool
 ) -> DeepLab:
     """`deeplab_v2`: a timm backbone and the summed atrous head."""
-    import timm  # takes about as long as torchvision; the other networks do without it
+    import timm  # a part of the start-up that the other networks do without
 
     if not timm.is_model(config.backbone):
         near = ", ".join(get_close_matches(config.backbone, timm.list_models(), 8))

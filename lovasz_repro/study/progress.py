@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lovasz_repro import files, schema
+from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Cell, Grid, Json
 from lovasz_repro.study.base import is_made
 from lovasz_repro.study.kept import FILE, best_cells
@@ -26,19 +27,24 @@ def finished(workspace: Workspace, cells: Sequence[Cell]) -> dict[Cell, Json]:
     """
     config, tuned = workspace.config, read(workspace)
     kind = schema.MultiResult if config.multiclass else schema.Result
-    done = {}
+    done: dict[Cell, Json] = {}
+    bases: dict[int, str | None] = {}
     for cell in cells:
         path = workspace.folder / cell.path / "result.json"
         base = workspace.base_folder(cell.fold) / "result.json"
         if not path.exists() or not base.exists():
             continue
+        if cell.fold not in bases:
+            bases[cell.fold] = files.read_json(base).get("sha256")
         result = files.read_json(path)
         choice, _ = chosen(workspace, cell.loss, cell.fold, tuned)
         made_with = [result.get(key) for key in ("hash", "base", "lr", "steps", "mixture")]
-        sha256 = files.read_json(base).get("sha256")
         mixture = config.mixtures.get(schema.without_batch(cell.loss))
-        if made_with == [workspace.digest, sha256, choice.lr, choice.steps, mixture]:
-            done[cell] = files.read_json(path, kind)
+        now = [workspace.digest, bases[cell.fold], choice.lr, choice.steps, mixture]
+        if made_with == now:
+            if wrong := schema.problem(result, kind):
+                raise UserError(f"{path}: {wrong}")
+            done[cell] = result
     return done
 
 

@@ -6,7 +6,6 @@ import json
 import re
 import statistics
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,8 @@ def test_what_head_shows(text: str) -> None:
 def test_what_the_better_base_leaves(text: str) -> None:
     """The gains are counted by hand; the intervals are the report's."""
     rows, strong = gains("head_voc")
-    weak = gain(counted(rows["fold"]))
+    others, _ = gains("head")
+    weak = gain(others[others["fold"].isin(rows["fold"])])
     table = (REPORTS / "README.md").read_text("utf-8").replace("−", "-")
     row = next(line for line in table.splitlines() if line.startswith("| [head_voc]"))
     assert "[head](head/report.md)" in row
@@ -126,15 +126,8 @@ def test_what_the_better_base_leaves(text: str) -> None:
             points(shown.loc[loss, f"difference{end}"]) for end in ("", "_low", "_high")
         )
         assert words.format(change, f"[{', '.join(ends)}]") in text
-    for own in (rows, counted(range(6))):
-        levels = recount.by_category(own[own["loss"] != "untrained"], "iou").mean()
-        assert levels.idxmax() == "soft_jaccard"
-
-
-def counted(folds: Iterable[int]) -> pd.DataFrame:
-    """The rows of `head` of these folds."""
-    rows, _ = gains("head")
-    return rows[rows["fold"].isin(set(folds))]
+    levels = recount.by_category(rows[rows["loss"] != "untrained"], "iou").mean()
+    assert levels.idxmax() == "soft_jaccard"  # in head, too: test_what_head_shows
 
 
 def test_a_chosen_threshold_lowers_every_loss(text: str) -> None:
