@@ -15,7 +15,7 @@ from lovasz_repro.analysis.headline import UNTRAINED_TUNED, headline
 from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Records, load
-from lovasz_repro.report import figures, headings, tables
+from lovasz_repro.report import figures, headings, splits, tables
 from lovasz_repro.report.axes import NARROW, WIDE, legend, markers, zero
 from lovasz_repro.report.document import (
     Block,
@@ -58,8 +58,8 @@ def compare(reports: Sequence[Path], out: Path) -> Document:
         for name, r in studies.items()
     ]
     links = [Link(name, f"{path}/index.html", f"{path}/report.md") for name, path in paths.items()]
-    parts = [_gains(scores, links), _base(scores)]
-    return Document("The experiments side by side", facts, parts, banner)
+    parts = [_gains(scores, links), splits.section(studies), _base(scores)]
+    return Document("The experiments side by side", facts, [p for p in parts if p], banner)
 
 
 def _gains(scores: dict[str, Scores], links: Sequence[Link]) -> Section:

@@ -33,7 +33,7 @@ def verdict(study: Study) -> list[str]:
     return [
         f"{_gain(study.differences, study.headline, study.of_voc)} {_claim(claim)}",
         _where(study.parts),
-        f"{_use(study.choices)} {_natural(study.prevalence)}".strip(),
+        f"{use(study.choices)} {_natural(study.prevalence)}".strip(),
     ]
 
 
@@ -96,7 +96,7 @@ def _where(parts: pd.DataFrame) -> str:
     return f"{text}."
 
 
-def _use(choices: pd.DataFrame) -> str:
+def use(choices: pd.DataFrame) -> str:
     """Which loss has the highest mean when, in as few conditions as hold exactly, and how often
     cross-entropy and the network before fine-tuning are not told apart from it."""
     if choices.empty:

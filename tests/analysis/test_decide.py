@@ -16,7 +16,7 @@ from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED, Cell, Records, load
-from lovasz_repro.report.verdict import _natural, _use
+from lovasz_repro.report.verdict import _natural, use
 from tests.helpers.synthetic import CATEGORIES, write_study
 
 LOSSES = (REFERENCE, "hinge", LOVASZ, UNTRAINED)
@@ -73,7 +73,7 @@ class TestDecisions:
         table = decisions(Scores(records))
         assert (table["loss"] == REFERENCE).all()
         assert table["difference"].isna().all()
-        assert _use(table).startswith(
+        assert use(table).startswith(
             "Cross-entropy has the highest mean in each of the eight cases below."
         )
 
@@ -81,7 +81,7 @@ class TestDecisions:
         records = study(tmp_path, {}, (LOVASZ, UNTRAINED))
         table = decisions(Scores(records))
         assert table.empty
-        assert "cannot be said" in _use(table)
+        assert "cannot be said" in use(table)
 
     def test_the_sentence_names_the_conditions_that_decide(self, tmp_path: Path) -> None:
         table = decisions(Scores(study(tmp_path, {LOVASZ: 0.2})))
@@ -95,14 +95,14 @@ class TestDecisions:
             "averaged over images and some images lack the category. It is told apart from every "
             "other loss "
         )
-        assert _use(table) == highest + "in each of them."
+        assert use(table) == highest + "in each of them."
         table["not_told_apart"] = ["hinge mixed", *6 * ["hinge"], ""]
-        assert _use(table) == highest + (
+        assert use(table) == highest + (
             "only when IoU is taken over the data set, every image holds the category and the "
             "threshold is 0."
         )
         table["not_told_apart"] = [*4 * [REFERENCE], *4 * [f"mixed {UNTRAINED}"]]
-        assert _use(table) == highest + (
+        assert use(table) == highest + (
             "in none of them. Cross-entropy is not told apart from it in 4 of 8. The network "
             "before fine-tuning is not told apart from it in 4 of 8."
         )

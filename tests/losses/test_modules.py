@@ -103,7 +103,9 @@ BINARY = [
 ]
 
 
-@pytest.mark.parametrize(("module", "function", "settings"), BINARY, ids=lambda x: str(x)[:30])
+@pytest.mark.parametrize(
+    ("module", "function", "settings"), BINARY, ids=[str(module) for module, *_ in BINARY]
+)
 def test_modules_are_the_functions(module: nn.Module, function: Any, settings: Any) -> None:
     torch.manual_seed(0)
     logits = torch.randn(3, 8, 9)

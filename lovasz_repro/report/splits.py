@@ -1,0 +1,106 @@
+"""Which loss to use, over experiments that differ in the split of the images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from lovasz_repro.analysis import stats
+from lovasz_repro.analysis.decide import decisions
+from lovasz_repro.analysis.scores import Scores
+from lovasz_repro.records import Json, Records
+from lovasz_repro.report import tables
+from lovasz_repro.report.answer_tables import decision_table
+from lovasz_repro.report.document import Paragraph, Section, Table, count, listed
+from lovasz_repro.report.prose import the
+from lovasz_repro.report.verdict import use
+
+LISTS = ("train_list", "val_list")
+SUBSETS = {"all": "all", "present": "with the category", "absent": "without it"}
+FOLDS = 1000
+"""More than a study has: the folds of one study and those of the next are not the same."""
+
+
+def section(studies: Mapping[str, Records]) -> Section | None:
+    """studies: binary ones by name. None where no two of them are splits of one experiment."""
+    own = same_but_for_split(studies)
+    if not own:
+        return None
+    both = Scores(joined(list(own.values())))
+    choices = decisions(both)
+    if choices.empty:
+        return None
+    leaders = choices["loss"]
+    most = leaders.mode().iloc[0]
+    agreed = [
+        f"{name} alone in {int((decisions(Scores(records))['loss'] == leaders).sum())}"
+        for name, records in own.items()
+    ]
+    cases = count(len(choices), "case")
+    blocks = [
+        Paragraph(use(choices), lead=True),
+        Paragraph(
+            f"{listed(list(own))} train the same network on different splits of the same images, "
+            "with rates chosen anew. A category’s number is the mean over the splits; intervals "
+            "are over categories, with the splits given. The same loss has the highest mean in "
+            f"{listed(agreed)} of the {cases}."
+        ),
+        decision_table(choices),
+        _gains(both),
+    ]
+    title = (
+        f"Over {count(len(own), 'split')} together {the(most)} has the highest mean in "
+        f"{int((leaders == most).sum())} of {cases}"
+    )
+    return Section("splits", "Several splits", title, blocks)
+
+
+def _gains(both: Scores) -> Table:
+    found = {subset: stats.mean_differences(both, "iou", subset) for subset in SUBSETS}
+    return tables.gains_table(
+        "splits-table",
+        "Gain in image-IoU over cross-entropy in points, mean over the splits.",
+        "images",
+        [(text, found[subset].dropna(subset="difference")) for subset, text in SUBSETS.items()],
+        pd.concat([table.assign(subset=subset) for subset, table in found.items()]),
+        levels=True,
+    )
+
+
+def same_but_for_split(studies: Mapping[str, Records]) -> dict[str, Records]:
+    """The first two or more of one network and one kind of data, each on lists of its own; empty
+    where there are none. A study that repeats the split itself is not among them: its intervals
+    hold the spread between its splits."""
+    groups: dict[str, dict[str, Records]] = {}
+    for name, records in studies.items():
+        config = records.study["config"]
+        if config["cells"].get("folds_per_partition", 0):
+            continue
+        data = {key: value for key, value in config["data"].items() if key not in LISTS}
+        group = groups.setdefault(repr((config["network"], data)), {})
+        if config["data"]["val_list"] not in map(_val_list, group.values()):
+            group[name] = records
+    return next((group for group in groups.values() if len(group) > 1), {})
+
+
+def joined(studies: Sequence[Records]) -> Records:
+    """The cells of several studies as those of one, on the losses that all of them have.
+
+    Each study's folds stay its own, so an image counts once in each study that scores it.
+    """
+    first = studies[0]
+    losses = [x for x in first.grid.losses if all(x in r.grid.losses for r in studies)]
+    images = pd.concat(
+        [r.images.assign(fold=r.images["fold"] + FOLDS * k) for k, r in enumerate(studies)],
+        ignore_index=True,
+    )
+    folds = [fold + FOLDS * k for k, r in enumerate(studies) for fold in r.grid.folds]
+    grid: Json = first.study["grid"] | {"losses": losses, "folds": folds}
+    study = first.study | {"grid": grid}
+    return replace(first, study=study, images=images[images["loss"].isin(losses)])
+
+
+def _val_list(records: Records) -> str:
+    return str(records.study["config"]["data"]["val_list"])

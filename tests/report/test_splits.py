@@ -1,0 +1,74 @@
+"""Two studies on different splits of the images, together: against counts from their records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from lovasz_repro.analysis.decide import decisions
+from lovasz_repro.analysis.scores import Arm, Scores
+from lovasz_repro.records import Records, load
+from lovasz_repro.report.splits import joined, same_but_for_split, section
+from tests.helpers import recount
+from tests.helpers.places import ROOT
+
+REPORTS = ROOT / "reports"
+PAIR = ("finetune", "finetune_repeat")
+NAMES = ("head", "head_voc", "finetune", "finetune_180", "finetune_channel", "finetune_repeat")
+
+
+@pytest.fixture(scope="module")
+def studies() -> dict[str, Records]:
+    return {name: load(REPORTS / name / "records.zip", gallery=False) for name in NAMES}
+
+
+def levels(column: str, present: bool) -> pd.DataFrame:
+    """(categories, losses): the mean over both studies of each one's mean."""
+    found = []
+    for name in PAIR:
+        rows = recount.images(REPORTS / name / "records.zip")
+        rows = rows[rows["has_category"] == 1] if present else rows
+        found.append(recount.by_category(rows, column))
+    return (found[0] + found[1]).dropna(axis="columns") / 2
+
+
+def test_studies_of_one_network_on_different_lists_are_found(studies: dict[str, Records]) -> None:
+    assert tuple(same_but_for_split(studies)) == PAIR
+    assert section({name: studies[name] for name in NAMES if name not in PAIR}) is None
+    own = studies["finetune_repeat"]
+    again = replace(own, study=own.study | {"config": own.study["config"] | {"network": {}}})
+    assert same_but_for_split({"finetune": studies["finetune"], "other": again}) == {}
+
+
+@pytest.mark.parametrize("present", [False, True])
+@pytest.mark.parametrize("tuned", ["", "tuned_"])
+def test_a_category_is_the_mean_over_the_splits(
+    studies: dict[str, Records], tuned: str, present: bool
+) -> None:
+    counted = levels(f"{tuned}iou", present)
+    table = decisions(Scores(joined([studies[name] for name in PAIR])))
+    case = (table["empty_images"] != present) & (table["tunable"] == bool(tuned))
+    row = table[case & (table["metric"] == "per_image")].iloc[0]
+    means = counted.drop(columns="untrained").mean()
+    assert row["loss"] == means.idxmax()
+    assert row["value"] == pytest.approx(means.max())
+    gain = counted[row["loss"]] - counted["cross_entropy"]
+    assert row["difference"] == pytest.approx(gain.mean())
+    assert row["categories"] == len(gain)
+
+
+def test_a_loss_that_one_study_lacks_is_left_out(studies: dict[str, Records]) -> None:
+    whole = studies["finetune"]
+    grid = whole.study["grid"] | {"losses": ["cross_entropy", "lovasz_hinge", "untrained"]}
+    less = replace(
+        whole,
+        study=whole.study | {"grid": grid},
+        images=whole.images[whole.images["loss"].isin(grid["losses"])],
+    )
+    both = joined([whole, less])
+    assert set(both.images["loss"]) == set(both.grid.losses) == set(grid["losses"])
+    assert len(both.grid.folds) == 2 * len(whole.grid.folds)
+    values, alone = (Scores(r).values(["cat"], Arm("lovasz_hinge")) for r in (both, whole))
+    assert values["cat"] == pytest.approx(alone["cat"])
