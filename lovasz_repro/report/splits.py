@@ -13,7 +13,7 @@ from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.records import Json, Records
 from lovasz_repro.report import tables
 from lovasz_repro.report.answer_tables import decision_table
-from lovasz_repro.report.document import Paragraph, Section, Table, count, listed
+from lovasz_repro.report.document import Block, Paragraph, Section, Table, count, listed
 from lovasz_repro.report.prose import the
 from lovasz_repro.report.verdict import use
 
@@ -39,7 +39,7 @@ def section(studies: Mapping[str, Records]) -> Section | None:
         for name, records in own.items()
     ]
     cases = count(len(choices), "case")
-    blocks = [
+    blocks: list[Block] = [
         Paragraph(use(choices), lead=True),
         Paragraph(
             f"{listed(list(own))} train the same network on different splits of the same images, "

@@ -29,7 +29,7 @@ from lovasz_repro.study.launch import InUseError, Workers, held
 from lovasz_repro.study.machine import Session, note_machine, session
 from lovasz_repro.study.overview import write_overview
 from lovasz_repro.study.progress import (
-    MEASURES,
+    MEASURE_NAMES,
     duration,
     finished,
     is_work,
@@ -257,7 +257,7 @@ def _run(
     Args:
         before: how many cells of the grid are done already. again: run cells that are done.
     """
-    measure = MEASURES[workers.workspace.config.measure]
+    measure = MEASURE_NAMES[workers.workspace.config.measure]
     total = before + len(cells)
     failed: dict[Cell, str] = {}
     elsewhere = 0

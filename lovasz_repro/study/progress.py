@@ -17,7 +17,7 @@ from lovasz_repro.study.tuning import chosen, missing_trials, read
 from lovasz_repro.study.workspace import Workspace
 
 console = Console(highlight=False)
-MEASURES = {"image_iou": "image-IoU", "miou": "mIoU"}
+MEASURE_NAMES = {"image_iou": "image-IoU", "miou": "mIoU"}
 
 
 def finished(workspace: Workspace, cells: Sequence[Cell]) -> dict[Cell, Json]:
@@ -91,7 +91,9 @@ def summary(workspace: Workspace, grid: Grid) -> Table:
     for cell, result in finished(workspace, grid.cells()).items():
         scores[cell.category, cell.loss].append(result[config.measure])
     means = {key: statistics.fmean(found) for key, found in scores.items() if len(found) == each}
-    table = Table(title=f"{config.name}: {MEASURES[config.measure]} on val, mean over folds, seeds")
+    table = Table(
+        title=f"{config.name}: {MEASURE_NAMES[config.measure]} on val, mean over folds, seeds"
+    )
     table.add_column("category")
     for loss in grid.losses:
         table.add_column(loss.replace("_", " "), justify="right")
