@@ -124,7 +124,8 @@ case ${1:-} in
     step "Types" mypy
     step "Arrows between rooms" lint-imports
     [[ -d ../shared/voc ]] || echo "tests on real data are left out: there is no ../shared/voc"
-    step "Tests" python -m pytest "$@"
+    # A file's tests share what they make, so they stay in one process. Each needs 1 to 3 GB.
+    step "Tests" python -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
     exit
     ;;
 --dry-run | --dry_run)

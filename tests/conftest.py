@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from lovasz_repro.data.voc import VOC
 from tests.helpers.archives import server as server
 from tests.helpers.batches import source as source
 from tests.helpers.places import REAL
+
+# The processes of a suite that runs in several share the cores.
+torch.set_num_threads(
+    max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

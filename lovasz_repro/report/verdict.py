@@ -31,9 +31,9 @@ def verdict(study: Study) -> list[str]:
     """Three lines: what became of the paper's claim, where a gain comes from, what to use when."""
     claim = next(claim for claim in study.claims if claim.key == "best_image_iou")
     return [
-        f"{_gain(study.differences, study.headline, study.of_voc)} {_claim(claim)}",
+        f"{_gain(study.differences, study.headline, study.of_voc)} {of_claim(claim)}",
         _where(study.parts),
-        f"{use(study.choices)} {_natural(study.prevalence)}".strip(),
+        f"{use(study.choices)} {natural(study.prevalence)}".strip(),
     ]
 
 
@@ -61,7 +61,7 @@ def _gain(differences: pd.DataFrame, headline: pd.DataFrame, of_voc: bool) -> st
     return text
 
 
-def _claim(claim: Claim) -> str:
+def of_claim(claim: Claim) -> str:
     text = (
         "The paper’s claim, that the Lovász hinge is the best of cross-entropy, hinge and Lovász "
         f"hinge: {claim.verdict}"
@@ -120,7 +120,7 @@ def use(choices: pd.DataFrame) -> str:
     return text
 
 
-def _natural(prevalence: pd.DataFrame) -> str:
+def natural(prevalence: pd.DataFrame) -> str:
     """What the gain is at VOC's own share of images with the category."""
     rows = prevalence[(prevalence["share"] == NATURAL) & (prevalence["loss"] == LOVASZ)]
     if rows.empty:

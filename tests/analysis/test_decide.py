@@ -16,7 +16,7 @@ from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED, Cell, Records, load
-from lovasz_repro.report.verdict import _natural, use
+from lovasz_repro.report.verdict import natural, use
 from tests.helpers.synthetic import CATEGORIES, write_study
 
 LOSSES = (REFERENCE, "hinge", LOVASZ, UNTRAINED)
@@ -110,8 +110,8 @@ class TestDecisions:
     def test_at_the_natural_share_the_gain_is_another(self, tmp_path: Path) -> None:
         table = prevalence_gains(Scores(study(tmp_path, {LOVASZ: 0.2})))
         row = table[(table["loss"] == LOVASZ) & (table["share"] == NATURAL)].iloc[0]
-        assert f"would be {points(row['difference'])} points [" in _natural(table)
-        assert _natural(table[table["loss"] != LOVASZ]) == ""
+        assert f"would be {points(row['difference'])} points [" in natural(table)
+        assert natural(table[table["loss"] != LOVASZ]) == ""
 
 
 class TestQuestions:
