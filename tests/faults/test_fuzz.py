@@ -224,8 +224,8 @@ def _checkpoint(root: Path) -> Target:
 
 
 STRIKES = {
-    "records": 700, "archive": 500, "predictions": 200, "cache": 400, "base": 100,
-    "checkpoint": 200, "labels": 200, "weights": 60,
+    "records": 350, "archive": 250, "predictions": 100, "cache": 200, "base": 50,
+    "checkpoint": 100, "labels": 100, "weights": 30,
 }  # fmt: skip
 
 
@@ -238,7 +238,6 @@ STRIKES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", STRIKES)
 def test_flips_and_cuts(targets: dict[str, Target], kind: str) -> None:
-    assert sum(STRIKES.values()) == 2360
     draw = np.random.default_rng([7, *kind.encode()])
     came_of = Counter(strike(targets[kind], draw) for _ in range(STRIKES[kind]))
     print(kind, dict(came_of))
@@ -341,7 +340,7 @@ def test_hostile_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     draw = np.random.default_rng(11)
     came_of: Counter[str] = Counter()
     refusals: list[str] = []
-    for number in range(500):
+    for number in range(200):
         archive.write_bytes(pack(hostile(files, draw)))
         try:
             write_report(archive, out)
@@ -353,7 +352,7 @@ def test_hostile_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             archive.rename(tmp_path / f"traceback-{number}.zip")
             raise AssertionError(f"archive {number}: {type(error).__name__}: {error}") from error
     print(dict(came_of))
-    assert came_of["refused"] > 150
+    assert came_of["refused"] > 60
     assert not [said for said in refusals if "\n" in said]
     assert all("records.zip" in said or "gallery/" in said for said in refusals)
     assert written

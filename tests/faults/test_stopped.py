@@ -168,10 +168,9 @@ def report(run: Commands, finished: Path, tmp_path_factory: pytest.TempPathFacto
     [
         DECODE,
         STEP,
-        at("lovasz_repro.training.segmenter:BinarySegmenter.training_step", 12),
         at("lovasz_repro.training.segmenter:BinarySegmenter.test_step", 3),
     ],
-    ids=["cache", "base", "cell", "evaluation"],
+    ids=["cache", "base", "evaluation"],
 )
 def test_sigterm(
     run: Commands, shapes_root: Path, finished: Path, tmp_path: Path, where: Strike

@@ -5,6 +5,7 @@ Nothing of the project is imported: an error of its code cannot hide behind itse
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import zipfile
@@ -16,6 +17,7 @@ CLOSE = 1e-9
 KEYS = ["category", "loss", "fold", "seed"]
 
 
+@functools.cache
 def images(archive: Path, file: str = "images.csv") -> pd.DataFrame:
     """The rows of every such table whose cell is finished under the study's configuration."""
     tables = []

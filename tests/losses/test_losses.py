@@ -353,7 +353,7 @@ def test_softmax_is_the_lovasz_extension_of_each_class(classes: Literal["present
 
 
 def test_float32_gradient_agrees_with_float64() -> None:
-    logits, target = random_batch(32, 513, 513, dtype=torch.float32, void=0.05)
+    logits, target = random_batch(2, 513, 513, dtype=torch.float32, void=0.05)
     exact = gradient(lovasz_hinge, logits.double(), target)
     error = (gradient(lovasz_hinge, logits, target) - exact).abs().sum() / exact.abs().sum()
     assert error < 1e-5

@@ -86,7 +86,8 @@ def test_with_the_category_the_same_images_are_compared(studies: dict[str, Recor
 def test_the_row_of_a_run(studies: dict[str, Records]) -> None:
     rows = [counted("finetune_180")]
     rows.append(rows[0][rows[0]["has_category"] == 1])
-    line = controls_table(studies, "finetune").splitlines()[2]
+    pair = {name: studies[name] for name in ("finetune", "finetune_180")}
+    line = controls_table(pair, "finetune").splitlines()[2]
     fields = [field.strip() for field in line.strip("|").split(" | ")]
     assert fields[:4] == [
         "[finetune_180](finetune_180/report.md)", "180 steps", "4 categories, 1 fold",

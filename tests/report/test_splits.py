@@ -24,6 +24,11 @@ def studies() -> dict[str, Records]:
     return {name: load(REPORTS / name / "records.zip", gallery=False) for name in NAMES}
 
 
+@pytest.fixture(scope="module")
+def choices(studies: dict[str, Records]) -> pd.DataFrame:
+    return decisions(Scores(joined([studies[name] for name in PAIR])))
+
+
 def levels(column: str, present: bool) -> pd.DataFrame:
     """(categories, losses): the mean over both studies of each one's mean."""
     found = []
@@ -45,12 +50,11 @@ def test_studies_of_one_network_on_different_lists_are_found(studies: dict[str, 
 @pytest.mark.parametrize("present", [False, True])
 @pytest.mark.parametrize("tuned", ["", "tuned_"])
 def test_a_category_is_the_mean_over_the_splits(
-    studies: dict[str, Records], tuned: str, present: bool
+    choices: pd.DataFrame, tuned: str, present: bool
 ) -> None:
     counted = levels(f"{tuned}iou", present)
-    table = decisions(Scores(joined([studies[name] for name in PAIR])))
-    case = (table["empty_images"] != present) & (table["tunable"] == bool(tuned))
-    row = table[case & (table["metric"] == "per_image")].iloc[0]
+    case = (choices["empty_images"] != present) & (choices["tunable"] == bool(tuned))
+    row = choices[case & (choices["metric"] == "per_image")].iloc[0]
     means = counted.drop(columns="untrained").mean()
     assert row["loss"] == means.idxmax()
     assert row["value"] == pytest.approx(means.max())

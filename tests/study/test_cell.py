@@ -23,7 +23,7 @@ from lovasz_repro.records import IMAGE_COLUMNS, UNTRAINED, Cell
 from lovasz_repro.study.base import base_network
 from lovasz_repro.study.setup import BinarySetup
 from lovasz_repro.study.workspace import Workspace
-from lovasz_repro.training.segmenter import BinarySegmenter, NonFiniteError, Segmenter
+from lovasz_repro.training.segmenter import BinarySegmenter, Segmenter
 from tests.helpers.studies import Killed, kill_at, run, tiny
 
 CELL = Cell("bird", "lovasz_hinge", 0, 0)
@@ -72,14 +72,6 @@ def test_thumbnails_agree_with_the_records(finished: Path, shapes_root: Path) ->
         assert said - slack <= mask.sum() / shrunk <= said + void + slack
 
 
-def test_same_cell_twice_gives_the_same_bytes(
-    finished: Path, shapes_root: Path, tmp_path: Path
-) -> None:
-    again = run(tiny(shapes_root, tmp_path), CELL)
-    for name in ("images.csv", "curve.csv", "result.json", "predictions.npz"):
-        assert (again / name).read_bytes() == (finished / name).read_bytes(), name
-
-
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 5])
 def test_stopped_and_resumed_gives_the_same_bytes(
     finished: Path, shapes_root: Path, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
@@ -96,7 +88,7 @@ def test_stopped_and_resumed_gives_the_same_bytes(
     steps = _count_steps(monkeypatch)
     run(config, CELL)
     assert len(steps) == 6 - stop_at // 2 * 2  # goes on at the last validation
-    for name in ("images.csv", "curve.csv", "result.json"):
+    for name in ("images.csv", "curve.csv", "result.json", "predictions.npz"):
         assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
 
 
@@ -110,17 +102,6 @@ def _count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Segmenter, "training_step", counting)
     return steps
-
-
-def test_a_damaged_checkpoint_costs_only_time(
-    finished: Path, shapes_root: Path, tmp_path: Path
-) -> None:
-    config = tiny(shapes_root, tmp_path)
-    folder = Path(config.runs) / "tiny" / CELL.path
-    folder.mkdir(parents=True)
-    (folder / "resume.ckpt").write_bytes(b"not a checkpoint")
-    run(config, CELL)
-    assert (folder / "images.csv").read_bytes() == (finished / "images.csv").read_bytes()
 
 
 def test_losses_of_a_cell_see_the_same_draws(
@@ -159,12 +140,6 @@ def test_head_on_features_trains_as_the_head_on_images(shapes_root: Path, tmp_pa
         torch.from_numpy(source.features[index]).float(),
         atol=2e-2, rtol=2e-3,
     )  # fmt: skip
-
-
-def test_non_finite_loss_says_where(shapes_root: Path, tmp_path: Path) -> None:
-    config = tiny(shapes_root, tmp_path, lr=1e30)
-    with pytest.raises(NonFiniteError, match="between steps 0 and 2, learning rate 1e\\+30"):
-        run(config, CELL)
 
 
 def test_image_iou_of_the_records_is_scikit_learns(

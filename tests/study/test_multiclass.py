@@ -197,18 +197,17 @@ def test_a_batch_size_of_its_own_sees_as_many_images(cell: Path) -> None:
     assert not (cell / "resume.ckpt").exists()
 
 
-@pytest.mark.parametrize("stop_at", [2, 4, 9, 15])
 def test_stopped_and_resumed_gives_the_same_bytes(
-    cell: Path, shapes_root: Path, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
+    cell: Path, shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small(shapes_root, tmp_path)
     with monkeypatch.context() as patch:
-        kill_at(stop_at, patch, steps=16)
+        kill_at(9, patch, steps=16)
         with pytest.raises(Killed):
             run(config, CELL)
     folder = Path(config.folder) / CELL.path
     assert not (folder / "result.json").exists()
-    assert (folder / "resume.ckpt").exists() == (stop_at >= 4)
+    assert (folder / "resume.ckpt").exists()
     run(config, CELL)
     for name in ("classes.csv", "curve.csv", "result.json"):
         assert (folder / name).read_bytes() == (cell / name).read_bytes(), name
