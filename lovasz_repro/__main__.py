@@ -20,8 +20,8 @@ from lovasz_repro.options import OptionError, explained, parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 1 for what the user can fix, 128 + n where signal n
-    stopped it."""
+    """Run a command. Returns the exit status: 1 for an error that the user can fix, 128 + n if
+    signal n stopped it."""
     environment.prepare()
     with _terminable() as received:
         given = list(sys.argv[1:] if arguments is None else arguments)
@@ -140,7 +140,7 @@ def _experiment(options: Namespace) -> Experiment:
 
 
 def _print_paths(experiment: Experiment) -> None:
-    """What run_all.sh makes before a study, a line each: `key: value`."""
+    """Print what run_all.sh must prepare for a study, one `key: value` per line."""
     voc = experiment.data.classes == list(CATEGORIES)
     print(f"data: {experiment.data.root}")
     print(f"classes: {'voc' if voc else 'own'}")

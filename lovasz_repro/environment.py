@@ -1,4 +1,4 @@
-"""What a command, and each of its processes, sets before its first tensor."""
+"""Settings that a command, and each of its processes, makes before its first tensor."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 VARIABLES = {
-    # Torch then asks Linux for huge pages where a tensor is large. Without them a training step on
-    # a CPU spends a tenth of its time on page faults.
+    # Torch then asks Linux for huge pages for large tensors. Without them a training step on a CPU
+    # spends a tenth of its time on page faults.
     "THP_MEM_ALLOC_ENABLE": "1",
-    # Lightning sets both with the first deterministic training. A library that has looked before,
-    # and processes started later, would not agree.
+    # Lightning sets both at the first deterministic training: too late for libraries that have
+    # read them already.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
 }
@@ -28,8 +28,8 @@ def prepare() -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """For the import of large libraries. What they make stays: looking through it for garbage again
-    and again takes a quarter of a command's start."""
+    """Import large libraries without garbage collection: their objects stay, and collecting takes a
+    quarter of a command's start."""
     gc.disable()
     try:
         yield
@@ -40,12 +40,12 @@ def importing() -> Iterator[None]:
 def keep_freed_memory() -> None:
     """Let this process reuse the memory that it frees.
 
-    glibc gives large blocks back to the system at once, so every step would take fresh pages for
-    its batch and its maps, which the system fills with zeros first: a tenth of a step of `head`.
+    glibc returns large blocks to the system at once. Every step would then get fresh pages, which
+    the system fills with zeros first: a tenth of a step of `head`.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the highest that glibc takes
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the highest that glibc accepts
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 

@@ -13,11 +13,11 @@ DISK = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
     errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG,
 }  # fmt: skip
-"""Errors of the system that say something of a disk, not of the program."""
+"""Error numbers that concern the disk, not the program."""
 
 
 def choices(name: str, there: Iterable[str]) -> str:
-    """The valid names as the end of a message, those nearest to a wrong one first."""
+    """The end of a message about the wrong `name`: the nearest valid names, then all of them."""
     names = list(there)
     by_case = {n.casefold(): n for n in reversed(names)}
     near = [by_case[n] for n in get_close_matches(name.casefold(), list(by_case), 2)]

@@ -1,4 +1,4 @@
-"""Files written so that nothing is half there, and JSON that knows when it was changed.
+"""Atomic writes, and JSON files with a checksum.
 
 Every file is written under a temporary name and renamed: a reader sees the old bytes or the new.
 """
@@ -27,10 +27,10 @@ Json = schema.Json
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path; on success it is flushed to disk and renamed to `path`.
 
-    Raises: OSError naming `path` where it cannot be written.
+    Raises: OSError naming `path` if it cannot be written.
     """
-    # Machines that share the folder may have a process of this number each. The suffix is kept
-    # because np.savez and PIL choose their format by it. The whole name has a limit.
+    # The host is named: machines that share the folder may use one process number. The suffix is
+    # kept: np.savez and PIL choose the format by it. The stem is cut: file names are limited.
     own = f"{socket.gethostname()}-{os.getpid()}"
     temporary = path.with_name(f".{path.stem[:30]}.{own}.part{path.suffix}")
     with about(path):
@@ -46,7 +46,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def about(path: Path) -> Iterator[None]:
-    """Let the system's errors name `path` where they name no file: a failed write never does."""
+    """Add `path` to an OSError that names no file, such as that of a failed write."""
     try:
         yield
     except OSError as error:
@@ -56,7 +56,7 @@ def about(path: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder that nobody else writes to."""
+    """Delete the unfinished files of killed processes in a folder that nobody else writes to."""
     for path in folder.glob(".*.part*"):
         path.unlink(missing_ok=True)
 
@@ -71,12 +71,12 @@ CHECKSUM = "checksum"
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Sorted keys and no NaN: equal values give equal bytes, and any reader can parse them."""
+    """Write JSON with sorted keys and no NaN: equal values give equal bytes, readable anywhere."""
     write_bytes(path, json_bytes(value))
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:
-    """What `write_json` writes: the values and, under `CHECKSUM`, their sum."""
+    """The bytes that `write_json` writes: the values and, under `CHECKSUM`, their SHA-256."""
     rest = {key: item for key, item in value.items() if key != CHECKSUM}
     return _dumped({**rest, CHECKSUM: sha256(_dumped(rest))})
 
@@ -87,7 +87,7 @@ def _dumped(value: Mapping[str, Any]) -> bytes:
 
 
 def read_json(path: Path, kind: Any = None) -> Json:
-    """Raises: UserError naming the file where it is missing or not as `parse_json` wants it."""
+    """The values of a JSON file, see `parse_json`. Raises: UserError, also if it is missing."""
     try:
         content = regular(path).read_bytes()
     except OSError as error:
@@ -96,8 +96,7 @@ def read_json(path: Path, kind: Any = None) -> Json:
 
 
 def regular(path: Path) -> Path:
-    """The path itself. Raises: UserError where it is a pipe, which would be waited for, a folder or
-    a device."""
+    """The path itself. Raises: UserError for a folder, a device, or a pipe, which would block."""
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: cannot be read (not a file)")
     return path
@@ -109,8 +108,8 @@ def parse_json(content: bytes, path: Path, kind: Any = None) -> Json:
     Args:
         kind: of `schema`; None: any object.
 
-    Raises: UserError naming the file where it is not a JSON object, not what was written, or not
-        of this kind.
+    Raises: UserError naming the file if it is not a JSON object, has another checksum, or is not of
+        this kind.
     """
     try:
         value = msgspec.json.decode(content)
@@ -129,7 +128,7 @@ def parse_json(content: bytes, path: Path, kind: Any = None) -> Json:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """CSV with seven significant digits: what float32 holds."""
+    """Write a CSV file with seven significant digits, the precision of float32."""
     text = table.to_csv(index=False, float_format="%.7g", lineterminator="\n")
     write_bytes(path, text.encode())
 

@@ -184,7 +184,7 @@ def _group(commands: Any, name: str, text: str) -> Any:
 
 
 class OptionError(UserError):
-    """What jsonargparse says of the options, not yet in our words; see `explained`."""
+    """An error in jsonargparse's words; `explained` rewords it."""
 
 
 class Parser(ArgumentParser):
@@ -198,7 +198,7 @@ class Parser(ArgumentParser):
 
 
 class _Help(DefaultHelpFormatter):
-    """Types as a person writes them; none where it is a list of choices, which stands there."""
+    """Shows types as a person writes them, and none beside a list of choices."""
 
     def _get_type_str(self, action: Any) -> str | None:
         text: str | None = super()._get_type_str(action)
@@ -213,7 +213,7 @@ def _experiment(description: str, usage: str) -> ArgumentParser:
 
 
 def explained(error: OptionError, top: ArgumentParser, arguments: Sequence[str]) -> str:
-    """One line for a person: the key, what is wrong with it, what there is in its place."""
+    """The error in one line: the key, what is wrong with it, and the valid choices."""
     message = str(error)
     if unknown := re.search(r"(?:unrecognized arguments: --|accept option ')([\w.]+)", message):
         return f"unknown key {unknown[1]}: {_keys_near(unknown[1], list(_keys(top, arguments)))}"
@@ -251,7 +251,7 @@ _EXPECTED = re.compile(
 
 
 def _shown(path: str) -> str:
-    """The path, relative to the current folder where it is inside it."""
+    """The path, relative to the current folder if it is inside it."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
@@ -275,7 +275,7 @@ def _wrong_value(key: str, text: str) -> str:
 
 
 def _keys_near(key: str, there: list[str]) -> str:
-    """The keys beside `key`, and among all of them those with a name like its last part."""
+    """A hint: the keys in the section of `key`, and keys elsewhere with the same last part."""
     group, _, last = key.rpartition(".")
     beside = [k for k in there if k.rpartition(".")[0] == group]
     same = [k for k in there if k.rpartition(".")[2] == last and k not in beside]

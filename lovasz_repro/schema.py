@@ -1,7 +1,7 @@
-"""What the JSON files of a run may hold: types, ranges, and names that are safe as parts of a path.
+"""Types and ranges of the JSON files of a run; names in them are safe as parts of a path.
 
-Records may come from strangers. A value that is not what these types say is an error that names its
-key; a key that they do not know is left alone, so that a newer record can be read.
+Records may be untrusted. A value of a wrong type or range is an error that names its key. Unknown
+keys are ignored, so that a newer record can be read.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ Json = dict[str, Any]
 
 NAME = r"\A(?!.*\.\.)[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}\Z"
 Name = Annotated[str, Meta(pattern=NAME)]
-"""A part of a path that leads nowhere else: categories, losses, image ids, file names."""
+"""One part of a path, without "..": categories, losses, image ids, file names."""
 
 ALL_LABELS = "all"
-"""In place of a category, where all labels are learned at once."""
+"""The category of a multi-class cell, which learns all labels at once."""
 
 _BATCH = re.compile(r"\.batch([1-9][0-9]{0,5})\Z")
 
 
 def batch_of(loss: str) -> int | None:
-    """40 of `lovasz_softmax.batch40`; None where the configuration's own batch size is meant."""
+    """The batch size in a loss's name, 40 in `lovasz_softmax.batch40`; None if it has none."""
     found = _BATCH.search(loss)
     return int(found[1]) if found else None
 
@@ -118,8 +118,8 @@ class Sums(TypedDict):
 
 
 class Ran(TypedDict, total=False):
-    """At which commit, where and when a study ran. seconds: of its commands that had something to
-    do, without the pauses between them."""
+    """Commit, machine and time of a study's run. seconds: of its commands that had work to do,
+    without the pauses between them."""
 
     commit: Text | None
     dirty: bool | None
@@ -149,7 +149,7 @@ class Trial(TypedDict):
     category: Name
     seed: Count
     image_iou: NotRequired[Share | None]
-    miou: NotRequired[Share | None]  # in its place where all labels are learned at once
+    miou: NotRequired[Share | None]  # instead, if all labels are learned at once
 
 
 class Tuned(TypedDict):
@@ -267,7 +267,7 @@ def is_name(text: str) -> bool:
 
 
 def problem(value: Json, kind: Any) -> str | None:
-    """What is wrong with a value, beginning with the key; None where it is of this kind."""
+    """What is wrong with a value, beginning with the key; None if there is nothing."""
     if kind is Tuning:
         return _tuning_problem(value)
     try:

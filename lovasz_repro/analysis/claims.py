@@ -1,21 +1,20 @@
 """The paper's claims, and what the records say of each by fixed rules.
 
-A claim is a statement that one or several paired differences are greater than zero. It is
+A claim states that one or several paired differences are greater than zero. It is
 
-* reproduced where the 95 % intervals of all of them lie above zero,
-* not reproduced where the interval of any of them lies below zero,
-* undecided otherwise, and where losses or cells are missing ("needs ...").
+* reproduced if the 95 % intervals of all of them are above zero,
+* not reproduced if the interval of any of them is below zero,
+* undecided otherwise, and if losses or cells are missing ("needs ...").
 
-Shown is the hardest of the differences, the one least above zero in units of its interval. Asking
-for all of several at once needs no correction for their number: it only makes "reproduced" rarer.
-"Not reproduced" needs one of up to six and is the easier for it: the explanation counts how many
-lie above zero. The five claims are not corrected for being five. Two rules were made stricter after
-the first results of `finetune`, which turned both verdicts from reproduced to undecided: "small
-objects" is compared with every other quarter, not the largest alone, and "fills gaps" must hold
-with both thresholds chosen, too.
+The hardest difference is shown, the one least above zero in units of its interval. Asking for all
+of several needs no correction for their number: it only makes "reproduced" rarer. "Not reproduced"
+needs only one of up to six, so the explanation counts how many are above zero. There is no
+correction for testing five claims. Two rules were made stricter after the first results of
+`finetune`, which turned both verdicts from reproduced to undecided: "small objects" is compared
+with all other quarters, not just the largest, and "fills gaps" must also hold at chosen thresholds.
 
-A claim of the paper is judged among the losses of the paper's table. Whether any other loss does
-better is a question of ours: `lovasz_repro.analysis.questions`.
+A claim is judged among the losses of the paper's table. Whether any other loss does better is our
+own question: `lovasz_repro.analysis.questions`.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ Verdict = Literal["reproduced", "not reproduced", "undecided", "not tested"]
 
 LOVASZ = "lovasz_hinge"
 PAPER_LOSSES = ("cross_entropy", "hinge", "lovasz_hinge")
-"""Those that the paper's table trains with; each is also a measure of the same form. Soft Jaccard
-was a measure in the paper's first version."""
+"""The losses of the paper's table; each is also a measure there. Soft Jaccard was a measure in the
+paper's first version."""
 NAMES = {
     "cross_entropy": "cross-entropy",
     "hinge": "hinge",
@@ -55,10 +54,10 @@ class Claim:
     """One claim and its verdict.
 
     key: best_image_iou, own_measure, carry_over, small_objects or gap_filling.
-    effect, low, high: 0.01 is one percentage point of `unit`; NaN where the records cannot say.
+    effect, low, high: 0.01 is one percentage point of `unit`; NaN if the records cannot tell.
     explanation: what was compared, on how many categories; or what the verdict needs.
-    hardest: the comparison whose effect is shown, where there are several.
-    these_low, these_high: its interval for these categories alone, where it was asked for.
+    hardest: the comparison whose effect is shown, if there are several.
+    these_low, these_high: its interval for exactly these categories, if it was computed.
     """
 
     key: str
@@ -86,7 +85,7 @@ class Contrast:
 
     @property
     def margin(self) -> float:
-        """Above 1 the interval lies above zero, below -1 below it."""
+        """Effect over half the interval: above 1 the interval is above zero, below -1 below it."""
         half = (self.high - self.low) / 2
         if half:
             return self.effect / half
@@ -117,8 +116,8 @@ def best_image_iou(scores: Scores) -> Claim:
 
 
 def own_measure(scores: Scores) -> Claim:
-    """By each loss of the paper's table: trained with another minus trained with it, relative to
-    the latter."""
+    """Each loss of the paper's table as a measure: trained with another minus trained with it,
+    relative to the latter."""
     contrasts = []
     for own in PAPER_LOSSES:
         for loss in PAPER_LOSSES:
@@ -143,8 +142,8 @@ def carry_over(scores: Scores) -> Claim:
 
 
 def small_objects(scores: Scores) -> Claim:
-    """The images whose objects cover least gain over cross-entropy, and more than each other
-    quarter."""
+    """The gain over cross-entropy on the quarter with the smallest objects, and that gain minus
+    each other quarter's."""
     each = [_quarters(one) for one in scores.each]
     first = over_categories([quarters[0] for quarters in each])
     contrasts = [Contrast("gain on the smallest quarter", *first)]
@@ -170,7 +169,7 @@ def _quarters(scores: Scores, measure: str = "iou") -> list[pd.Series]:
 
 
 def _by_quarter(means: Sequence[float]) -> str:
-    """What is true of the four quarters, the smallest first."""
+    """A sentence on the gains of the four quarters, the smallest first."""
     listed = ", ".join(points(mean) for mean in means)
     first = means[0] == max(means)
     if max(means) <= 0:
@@ -225,7 +224,7 @@ def _claim(
 
     Args:
         losses: those that must have cells.
-        before, after: more to say, around the explanation, where the records can say anything.
+        before, after: text around the explanation, if nothing is missing.
     """
     lacking = [NAMES[loss] for loss in losses if loss not in scores.present]
     needs = f"cells trained with {', '.join(lacking)}" if lacking else ""
@@ -249,7 +248,7 @@ def _claim(
 
 
 def judged(low: float, high: float) -> Verdict:
-    """By the interval of what should be greater than zero."""
+    """The verdict by the interval of a difference that should be greater than zero."""
     if low > 0:
         return "reproduced"
     return "not reproduced" if high < 0 else "undecided"

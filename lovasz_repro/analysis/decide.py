@@ -1,18 +1,16 @@
-"""Which loss to use when: by the metric, by what the data holds, and by what can be tuned.
+"""Which loss to use, by metric, data, and whether a threshold can be chosen.
 
 A **situation** fixes three things: whether IoU is averaged over images or taken once over the data
-set; whether the data holds images without the category; whether the threshold can be chosen on
-held-out images (then it is, for every loss). The rule is one for all situations, and was fixed
-before any result:
+set; whether the data holds images without the category; whether thresholds are chosen on held-out
+images, for every loss. One rule, fixed before any result, holds for all situations:
 
 * use the training loss with the highest mean over categories;
-* not told apart from it are the losses whose paired difference to it has a 95 % interval, over
-  categories, that includes zero, which does not say that they are as good; the base network's own
-  score may be among them;
-* better is not fine-tuning at all where that interval lies above zero.
+* a loss is not told apart from it if the 95 % interval, over categories, of their paired difference
+  includes zero (which does not say that it is as good); the base network's score is compared, too;
+* not fine-tuning at all is better than it if the base network's interval is above zero.
 
-The interval of the effect is that of one loss and not corrected for having picked the best of
-several: it promises a little too much.
+The interval of the effect is not corrected for choosing the best of several losses: it promises a
+little too much.
 """
 
 from __future__ import annotations
@@ -29,8 +27,8 @@ from lovasz_repro.records import UNTRAINED
 
 COLUMNS = (
     *("metric", "empty_images", "tunable"),  # per_image or data_set; booleans
-    *("loss", "value"),  # the one to use, and the metric under it
-    *("difference", "low", "high"),  # to cross-entropy; NaN where that is the one to use
+    *("loss", "value"),  # the loss to use, and its metric
+    *("difference", "low", "high"),  # to cross-entropy; NaN if that is the loss to use
     "not_told_apart",  # losses, `UNTRAINED` may be among them, separated by spaces
     "untrained_better",
     "categories",
@@ -39,7 +37,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Situation:
-    """per_image: else over the data set."""
+    """per_image: False: over the data set."""
 
     per_image: bool
     empty_images: bool
@@ -60,8 +58,8 @@ SITUATIONS = [Situation(*flags) for flags in product((True, False), repeat=3)]
 def decisions(scores: Scores) -> pd.DataFrame:
     """Columns `COLUMNS`, a row per situation; no rows without two losses to choose from.
 
-    Compared are the losses that train and have cells, over the categories in which all of them
-    have the same ones.
+    The losses that train and have cells are compared, over the categories in which all of them
+    have the same cells.
     """
     return pd.DataFrame(_rows(scores), columns=list(COLUMNS))
 
@@ -105,7 +103,7 @@ def _rivals(scores: Scores, case: Situation, best: str, losses: list[str]) -> di
             continue
         arms = (Arm(loss, case.measure), Arm(best, case.measure))
         row = compare(scores, *arms, case.subset)
-        if not (row["low"] > 0 or row["high"] < 0):  # also where there is no interval
+        if not (row["low"] > 0 or row["high"] < 0):  # also if there is no interval
             alike.append(loss)
         better |= loss == UNTRAINED and row["low"] > 0
     return {"not_told_apart": " ".join(alike), "untrained_better": better}

@@ -9,13 +9,13 @@ Two splits of the same gain, each exact in every category and so in the mean:
   images; both_chosen: the latter, what is left when both sides have a good threshold.
 * present, absent: what the images with and without the category contribute to the mean over all
   images (each half's own gain times its share of the images).
-* shape: the contribution of the change in `oracle_iou`, the IoU at the best threshold of each
-  image alone; no threshold can make it. placement: the rest of `present`, how much nearer to its
-  best threshold an image lies at 0.
+* shape: the contribution of the change in `oracle_iou`, the IoU at each image's own best threshold;
+  no choice of threshold can produce it. placement: the rest of `present`: how much closer
+  threshold 0 is to an image's best one.
 
-The two splits do not add to each other: the operating point acts on both halves. Beside them
-stands oracle, the same change as shape but as a mean over the images with the category alone: on
-the scale of their image-IoU, and no part of a sum.
+The two splits cannot be combined: the operating point acts on both halves. oracle is the same
+change as shape, but as a mean over the images with the category alone: it is on the scale of their
+image-IoU, and part of no sum.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The rows of Table 1: the training losses, the network before training, and no foreground at all.
 
-Two intervals stand beside each gain, because two questions can be asked of it. That over
-categories speaks of categories like these; that over images speaks of these categories, with other
-val images and other training runs. Where they differ, the categories differ.
+Each gain has two intervals, for two questions. The one over categories is for categories like
+these; the one over images is for exactly these categories, with other val images and training runs.
+Where they differ, the gain differs between categories.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Row:
 def headline(scores: Scores) -> pd.DataFrame:
     """Columns `COLUMNS`, a row per loss of the grid, then the two that need no training.
 
-    Levels are means over the categories in which all losses that have any cell have the same ones,
-    gains over those that the loss shares with the reference; that of UNTRAINED_TUNED is taken over
-    the reference at its chosen threshold, too. A loss without cells has NaN and 0
-    categories. The reference's own differences are NaN, as is `tuned` of the last two rows, which
-    have no other threshold.
+    Levels are means over the categories in which all losses with any cell have the same ones, gains
+    over those that the loss shares with the reference. UNTRAINED_TUNED is compared with the
+    reference at its chosen threshold. A loss without cells has NaN and 0 categories. The
+    reference's own differences are NaN, as is `tuned` of the last two rows, which have no other
+    threshold.
     """
     rows = [Row(loss, loss) for loss in scores.losses]
     if UNTRAINED in scores.present:

@@ -1,15 +1,15 @@
 """The tables of a multi-class study, from the rows of classes.csv.
 
-A `measure` is `miou`, the mean over labels of Σ tp / Σ (tp + fp + fn) over all val images, the
-benchmark's; `image_miou`, the mean over images of the mean IoU of the labels that the image's truth
-holds; `missed` and `false`, as miou with fn and fp above the line: the three add up to 1; or a
-label's number, its own Σ tp / Σ (tp + fp + fn). Background is label 0 and counts.
+A `measure` is `miou`, the benchmark's: the mean over labels of Σ tp / Σ (tp + fp + fn) over all val
+images; `image_miou`, the mean over images of the mean IoU of the labels in the image's truth;
+`missed` or `false`, as miou with fn or fp as the numerator, so that the three add up to 1; or a
+label's number, for its own Σ tp / Σ (tp + fp + fn). Background is label 0 and counts.
 
-Counts are averaged over seeds and summed over folds, which between them score every val image once.
-Intervals take images and training runs as random: images are resampled within their fold, whole,
-under both losses and all seeds; the variance between seeds, pooled over the rows that are compared
-at one batch size, is added. Folds, labels and base networks are given. A loss is compared to
-cross-entropy at its own batch size, where both have the same finished cells.
+Counts are averaged over seeds and summed over folds, which together score every val image once. For
+intervals, images and training runs are random: images are resampled whole (under both losses and
+all seeds) within their fold, and the variance between seeds, pooled over the rows compared at one
+batch size, is added. Folds, labels and base networks are fixed. A loss is compared with
+cross-entropy at its own batch size, if both have the same finished cells.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ Measure = str | int
 class LabelScores:
     """The counts of a multi-class study, laid out for comparison.
 
-    losses: the grid's. names: of the labels, background first. batch_size: images a step where a
-    loss does not name its own. steps: by images a step, of the cells that are there.
-    Raises: UserError where cells of a fold do not hold the same images, or a label has no name.
+    losses: the grid's. names: of the labels, background first. batch_size: of the losses that name
+    none. steps: numbers of steps of the finished cells, by batch size.
+    Raises: UserError if cells of a fold do not hold the same images, or a label has no name.
     """
 
     def __init__(self, records: Records) -> None:
@@ -72,7 +72,7 @@ class LabelScores:
         return batch_of(loss) or self.batch_size
 
     def at(self, batch: int) -> list[str]:
-        """The losses that trained with so many images a step."""
+        """The losses that trained at this batch size."""
         own = [loss for loss in self.losses if loss != UNTRAINED and self.cells(loss)]
         return [loss for loss in own if self.batch(loss) == batch]
 
@@ -85,8 +85,8 @@ class LabelScores:
         return loss != reference and bool(own) and own == other
 
     def terms(self, loss: str, measure: Measure) -> list[Floats]:
-        """Per fold (N, S, K, 2), for image_miou and one label (N, S, 2): numerator and denominator
-        of every image, by seed."""
+        """Numerator and denominator of every image by seed, (N, S, K, 2) per fold; (N, S, 2) for
+        image_miou and for one label."""
         runs = self._cells[loss]
         folds = []
         for fold in sorted({fold for fold, _ in runs}):
@@ -105,13 +105,13 @@ class LabelScores:
 
     @property
     def held(self) -> list[int]:
-        """The labels that the truth of a val image holds."""
+        """The labels in the truth of the val images."""
         runs = [counts for own in self._cells.values() for counts in own.values()]
         there = np.any([np.any(c[..., 0] + c[..., 2] > 0, axis=0) for c in runs], axis=0)
         return [int(k) for k in np.flatnonzero(there)]
 
     def bootstrap(self, losses: Sequence[str], measure: Measure) -> Replicates:
-        """Of a level (one loss) or of a difference (two)."""
+        """Replicates of a level (one loss) or of a difference (two losses)."""
         sides = zip(*(self.terms(loss, measure) for loss in losses), strict=True)
         folds = [np.stack(fold, axis=1) for fold in sides]  # (N, A, S, ..., 2)
         return Replicates([(terms, np.zeros(len(terms), np.int64)) for terms in folds])
@@ -125,7 +125,7 @@ def reference_of(loss: str) -> str:
 
 def scores_table(scores: LabelScores, measure: Measure) -> pd.DataFrame:
     """Per loss with a finished cell: loss, batch_size, value, low, high, cells, reference,
-    difference, difference_low, difference_high (NaN for cross-entropy, and where it has not the
+    difference, difference_low, difference_high (NaN for cross-entropy, and if it does not have the
     same cells)."""
     batches = sorted({scores.batch(x) for x in scores.losses}, key=lambda n: n != scores.batch_size)
     groups = [scores.at(batch) for batch in batches]
@@ -153,9 +153,8 @@ def scores_table(scores: LabelScores, measure: Measure) -> pd.DataFrame:
 
 
 def label_table(scores: LabelScores) -> pd.DataFrame:
-    """Per label that the val images hold and loss at the batch size of the configuration: category,
-    loss, value; and against cross-entropy reference_value, difference, low, high (NaN for itself).
-    """
+    """A row per label in the val images and loss at the configuration's batch size: category, loss,
+    value; against cross-entropy reference_value, difference, low, high (NaN for itself)."""
     losses = scores.at(scores.batch_size)
     if REFERENCE not in losses:
         return pd.DataFrame()
@@ -172,12 +171,12 @@ def label_table(scores: LabelScores) -> pd.DataFrame:
 
 
 MOVED = 0.001
-"""Difference in mIoU from the network before fine-tuning below which a loss has not moved it."""
+"""A loss whose mIoU differs by less from the network before fine-tuning has not moved it."""
 
 
 def largest_move(table: pd.DataFrame) -> float:
-    """The largest difference in mIoU of a loss to the network before fine-tuning, either way; NaN
-    where that was not scored. table: `scores_table`."""
+    """The largest difference in mIoU, either way, of a loss to the network before fine-tuning; NaN
+    if that was not scored. table: `scores_table`."""
     values = table.set_index("loss")["value"]
     if UNTRAINED not in values:
         return np.nan
@@ -187,7 +186,7 @@ def largest_move(table: pd.DataFrame) -> float:
 def claim(table: pd.DataFrame) -> Claim:
     """The paper's claim on Lovász-Softmax, by the rules of `claims`, from the mIoU table.
 
-    Where the claim would be undecided and no loss has moved the network, it is not tested.
+    If the claim would be undecided and no loss has moved the network, it is not tested.
     """
     title = "Lovász-Softmax per batch raises the mIoU over cross-entropy fine-tuning"
     rows = table[table["loss"] == LOVASZ_SOFTMAX].dropna(subset="difference")

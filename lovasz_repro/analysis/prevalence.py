@@ -1,14 +1,13 @@
 """Image-IoU as it would be with another share of images that hold the category.
 
-The val set of a category is drawn 1:1, half of it without the category. In the whole of VOC's val
-list a category is in about 7 % of the images, mean over the 20. With a share π of images that hold
-it,
+Half of a category's val set is without the category. In the whole of VOC's val list a category is
+in about 7 % of the images, mean over the 20. With a share π of images that hold it,
 
     IoU(π) = π · present + (1 - π) · absent
 
-where present and absent are the mean IoU of the images with and without it. It is a reweighting of
-what was measured: networks are still trained on one image in two with the category, and thresholds
-are those at 0.
+where present and absent are the mean IoU of the images with and without it. This only reweights the
+measurements: networks are still trained with half of the images holding the category, and the
+threshold is 0.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def crossings(scores: Scores) -> pd.DataFrame:
     """Where two losses change places: above, below, share.
 
     Below `share` the loss `above` has the higher mean image-IoU, beyond it the other. The reference
-    is among the losses. Only crossings from the first to the last of `SHARES`, by share.
+    is among the losses. Only crossings within `SHARES`, sorted by share.
     """
     halves = _halves(scores)
     if REFERENCE in scores.present:
@@ -78,7 +77,7 @@ def crossings(scores: Scores) -> pd.DataFrame:
 
 
 def _halves(scores: Scores) -> dict[str, pd.DataFrame]:
-    """By loss its gain over the reference in each category: columns present and absent."""
+    """Each loss's gain over the reference by category: columns present and absent."""
     found = {}
     for loss in others(scores):
         arms = Arm(loss), Arm(REFERENCE)

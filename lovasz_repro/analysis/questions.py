@@ -1,14 +1,14 @@
 """Questions of ours, beside the paper's claims: what beats the Lovász hinge, or no fine-tuning?
 
-Each is whether some difference is greater than zero. The answer is
+A question asks whether any of several differences is greater than zero. The answer is
 
-* yes where one of them is: its interval lies above zero, and so does what Holm's correction over
-  all of the question's differences leaves of it (p < 0.05),
-* no where the intervals of all of them lie below zero,
-* open otherwise, and where cells are missing.
+* yes if one of them has its interval above zero and p < 0.05 after Holm's correction over all
+  differences of the question,
+* no if the intervals of all of them are below zero,
+* open otherwise, and if cells are missing.
 
-Shown is the largest difference. "Does dataset-IoU agree" has an answer of its own: yes or no where
-the intervals of both gains lie on one side of zero, the same or another, open otherwise.
+The largest difference is shown. "Does dataset-IoU agree" has its own rule: if neither gain's
+interval includes zero, yes for gains on the same side, no for opposite ones; else open.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Question:
-    """key: any_better, untrained, untrained_tuned or dataset_iou. loss: whose difference is shown;
-    effect, low, high: 0.01 is one point of `unit`, NaN where the records cannot say. beaten: the
-    losses with which the answer is yes, of `asked`."""
+    """key: any_better, untrained, untrained_tuned or dataset_iou. loss: whose difference is shown.
+    effect, low, high: that difference, 0.01 is one point of `unit`, NaN if the records cannot tell.
+    beaten: the losses for which the answer is yes, out of `asked`."""
 
     key: str
     title: str
@@ -76,7 +76,7 @@ def questions(scores: Scores) -> list[Question]:
 
 
 def _below_nothing(scores: Scores) -> bool:
-    """Whether the base network's score at 0, not calibrated, is worse than no foreground at all."""
+    """Whether the base network's image-IoU at threshold 0 is below that of an empty mask."""
     categories = scores.common([UNTRAINED])
     levels = [scores.values(categories, Arm(UNTRAINED, x)) for x in ("iou", "background_iou")]
     return bool(categories) and bool(levels[0].mean() < levels[1].mean())
@@ -125,7 +125,7 @@ def _dataset(scores: Scores) -> Question:
 
 
 def _side(row: Row) -> int:
-    """1 and -1 where the interval lies above and below zero."""
+    """1 if the interval is above zero, -1 if it is below, else 0."""
     return int(row["low"] > 0) - int(row["high"] < 0)
 
 

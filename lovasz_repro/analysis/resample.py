@@ -20,7 +20,7 @@ UNIT_REPLICATES = 9_999  # resamples of some 20 categories are cheap
 IMAGE_REPLICATES = 1_999
 SWAPS = 9_999
 EXACT_UNITS = 20  # 2**19 sign patterns: 4 MiB
-FEW_UNITS = 8  # below, too many resamples repeat one unit for a quantile of their t
+FEW_UNITS = 8  # with fewer, too many resamples repeat one unit for a quantile of t
 
 
 @cache
@@ -35,19 +35,19 @@ def resamples(count: int, replicates: int, stream: int = 0) -> Floats:
 def mean_interval(values: Floats, partitions: Sequence[Floats] = ()) -> tuple[Floats, Floats]:
     """95 % interval of the mean of units drawn from a larger population: symmetric bootstrap-t.
 
-    values: (..., N), one number per unit (a category), each carrying whatever noise is below it.
-    partitions: the mean in each partition of the images, (...) each, where there are several. All
-    units of a partition share its base networks, so the spread between partitions is not in that
-    between units: Student's interval of the P means is added in quadrature.
+    values: (..., N), one number per unit (a category), with the noise of its images and seeds.
+    partitions: the mean in each partition of the images, (...) each, if there are several. All
+    units of a partition share its base networks, so the spread between units does not include that
+    between partitions: Student's interval of the P means is added in quadrature.
     Returns the two ends, each (...); NaN for N < 2.
 
     The interval is mean ± q · s/√N, with q the 95 % quantile of |t*| over resamples of the units.
-    Units are resampled whole: what lies below them (images, seeds) is in their spread already, and
-    resampling it once more would count it twice. In the tests' simulations with 20 normal,
-    exponential or t(4) units this form covers 93-97 %, a percentile interval less than 93 %. With
-    fewer than 8 units, or where resamples without spread leave no finite quantile, q is Student's.
-    Where one unit carries nearly all of the spread, resamples without that unit have next to none
-    and q grows without meaning: it is at most twice Student's.
+    Units are resampled whole: their spread already includes the noise of images and seeds, which
+    would otherwise count twice. In the tests' simulations with 20 normal, exponential or t(4) units
+    this form covers 93-97 %, a percentile interval less than 93 %. With fewer than 8 units, or if
+    resamples without spread leave no finite quantile, q is Student's. If one unit has nearly all of
+    the spread, resamples without it have almost none and q loses its meaning: it is at most twice
+    Student's.
     Source: Hall, The Bootstrap and Edgeworth Expansion (1992), section 3.
     """
     count = values.shape[-1]
@@ -142,9 +142,9 @@ class Replicates:
 
     folds: per fold (terms, strata). terms: (N, arms, seeds, 2), numerator and denominator of each
     image, or (N, arms, seeds, labels, 2): the ratio then is the mean of the labels' ratios, over
-    the labels whose denominator is above 0; strata: (N,) of 0 and 1, resampled apart because the
-    design fixes how many there are. The statistic is the ratio of one arm, or the difference of
-    the first and second arm's.
+    the labels whose denominator is above 0; strata: (N,) of 0 and 1, resampled separately because
+    the design fixes their sizes. The statistic is the ratio of one arm, or the difference of the
+    first and second arm's.
 
     value: the statistic; values: (R,) its replicates, from images alone;
     training_variances: per fold with two seeds or more, an unbiased estimate (it may be negative)
@@ -200,7 +200,7 @@ def _training_variance(by_seed: Floats) -> float:
 
 
 def _pooled_variance(categories: Sequence[Replicates]) -> float:
-    """Of the training runs; 0 where no fold has two seeds, which show none."""
+    """The variance of the training runs; 0 if no fold has two seeds, which would show it."""
     variances = [v for c in categories for v in c.training_variances if np.isfinite(v)]
     return max(0.0, float(np.mean(variances))) if variances else 0.0
 
@@ -208,9 +208,9 @@ def _pooled_variance(categories: Sequence[Replicates]) -> float:
 def image_intervals(categories: Sequence[Replicates]) -> list[tuple[float, float]]:
     """95 % interval of each category's statistic: images and training runs are random.
 
-    Percentiles of the replicates, to each of which normal noise is added for the training runs,
-    with the variance between seeds pooled over all categories and folds (two seeds per fold say too
-    little about one). One seed shows no such variance: the interval is then of the images alone.
+    These are percentiles of the replicates, each with normal noise added for the training runs. Its
+    variance is that between seeds, pooled over all categories and folds (two seeds per fold are too
+    few for one). With one seed per fold the interval is of the images alone.
     """
     training = _pooled_variance(categories)
     noise = np.random.default_rng(0).standard_normal(IMAGE_REPLICATES)
@@ -225,11 +225,11 @@ def image_intervals(categories: Sequence[Replicates]) -> list[tuple[float, float
 def fixed_mean_interval(
     categories: Sequence[Replicates], partitions: Sequence[float] = ()
 ) -> tuple[float, float]:
-    """95 % interval of the mean over these very categories: their number and choice are fixed,
+    """95 % interval of the mean over exactly these categories: their number and choice are fixed,
     images and training runs are random.
 
-    partitions: the mean in each partition, where there are several; as in `mean_interval`. Their
-    spread then stands for that of the training runs.
+    partitions: the mean in each partition, if there are several, as in `mean_interval`. Their
+    spread then replaces that of the training runs.
 
     The mean of the categories' replicates, with normal noise for the training runs as in
     `image_intervals`. Each category's replicates are shuffled first: categories with equal numbers

@@ -8,15 +8,15 @@ A `measure` is one of
 * dataset_iou: Σ tp / Σ (tp + fp + fn);
 * tuned_ and one of the above: at the threshold chosen on held-out images;
 * oracle_iou: mean over images of the IoU at the best threshold of each image alone;
-* background_iou, background_dataset_iou: the same of a mask without any foreground, from the truth
-  alone, whichever loss's cells it is asked of;
+* background_iou, background_dataset_iou: the same of an empty mask, from the truth alone and so the
+  same for every loss;
 * part_ and an IoU: what images with the category contribute to the mean over all, Σ IoU of those
   images / all images. rest_ and an IoU: what images without it contribute;
 * cross_entropy, hinge, soft_jaccard, lovasz_hinge: mean over images of that loss, lower is better.
 
 A `subset` of the images is one of all, present, absent (with and without the category), and size1
-to size4: quarters of the images with the category, from the smallest part of the image covered to
-the largest.
+to size4: quarters of the images with the category, by the part of the image that it covers, the
+smallest first.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ class Scores:
     tuned: whether rates were chosen by image-IoU;
     borders: per category the three borders between the quarters of object fraction.
 
-    Where the records hold several partitions of the images (`config.Cells.folds_per_partition`),
-    an image counts once in each partition that scores it, and a partition stands where otherwise
-    a seed does: its base networks and its training runs are one draw.
+    If the records hold several partitions of the images (`config.Cells.folds_per_partition`), each
+    partition replaces a seed: its base networks and training runs are one draw. An image counts
+    once in each partition that scores it.
 
     Args:
-        folds: only the cells of these.
+        folds: use only their cells; None: all.
 
-    Raises: UserError where cells of one category and fold do not hold the same images.
+    Raises: UserError if cells of one category and fold do not hold the same images.
     """
 
     def __init__(self, records: Records, folds: Sequence[int] | None = None) -> None:
@@ -159,7 +159,7 @@ class Scores:
 
     @cached_property
     def partitions(self) -> list[Scores]:
-        """The same of each partition alone; empty where there is one."""
+        """The scores of each partition alone; empty if there is only one."""
         folds: dict[int, list[int]] = {}
         for fold, number in self._partition_of.items():
             folds.setdefault(number, []).append(fold)
@@ -167,7 +167,7 @@ class Scores:
 
     @cached_property
     def _partition_of(self) -> dict[int, int]:
-        """By fold the number of its partition, from 0 on."""
+        """The number of each fold's partition, from 0 on."""
         folds = sorted({cell.fold for cell in self._cells})
         config = self._records.study.get("config", {})
         size = config.get("cells", {}).get("folds_per_partition", 0) or 1 + max(folds, default=0)

@@ -1,23 +1,23 @@
-"""From the rows of all cells to the report's tables: levels, paired differences, splits.
+"""The report's tables from the rows of all cells: levels, paired differences, splits.
 
-What is random here, and what is fixed:
+What is random, and what is fixed:
 
-* A number of one **category** has images and training runs as its random parts: other val images,
+* For one **category** images and training runs are random: there could be other val images and
   other seeds. Images are resampled whole (under both losses and all seeds), within their fold and
-  among those with or without the category; the variance between seeds is added. Folds are fixed.
-* Where the images were parted into folds several times, a **partition** takes the place of a seed:
-  an image counts once in each partition that scores it, and the spread of the partitions' means
-  (they differ in base networks and training runs) is added to every interval of a mean.
-* A **mean over categories** has the category as its unit: the interval speaks of categories like
-  these, and the noise of images and seeds is inside the spread of the categories. They are taken as
-  independent, though they share base networks and some val images.
-* The mean of **these categories** (`headline`, beside the former) takes the categories as given:
-  images and training runs are random, as for one category.
-* p-values: for a mean, flips of the signs of the categories' differences; for one category, swaps
-  of the two losses image by image, which takes the trained networks as given (seeds are too few).
+  separately with and without the category; the variance between seeds is added. Folds are fixed.
+* If the images were divided into folds several times, a **partition** replaces the seed: an image
+  counts once in each partition that scores it, and the spread of the partitions' means (they
+  differ in base networks and training runs) is added to every interval of a mean.
+* In a **mean over categories** the categories are random: the interval is for categories like
+  these, and their spread includes the noise of images and seeds. They are taken as independent,
+  though they share base networks and some val images.
+* In the mean of **these categories** (see `headline`) the categories are fixed; images and training
+  runs are random, as for one category.
+* p-values: for a mean, from flipping the signs of the categories' differences; for one category,
+  from swapping the two losses image by image, with the networks fixed (seeds are too few).
 
-Missing cells are never averaged away: a category counts for a comparison only where both losses
-have the same (fold, seed) cells, and every row says on how many categories and cells it stands.
+Missing cells are never averaged away: a category counts for a comparison only if both losses have
+the same (fold, seed) cells, and every row gives its numbers of categories and cells.
 
 Use: `scores = Scores(records)`, then the functions; each table has one row per line of the report.
 Measures and subsets are those of `scores`; `claims` gives the verdicts.
@@ -48,7 +48,7 @@ COMPARISON = ("value", "reference_value", "difference", "low", "high", "p", "cat
 
 
 class Mean(NamedTuple):
-    """A mean over categories with its 95 % interval, and of how many; NaN of none."""
+    """A mean over categories, its 95 % interval, and their number; NaN for none."""
 
     value: float
     low: float
@@ -68,8 +68,8 @@ def over_categories(each: Sequence[pd.Series]) -> Mean:
 
 
 def level(scores: Scores, arm: Arm, subset: str = "all") -> pd.Series:
-    """The measure in each category in which all losses with any cell have the same ones, so that
-    losses can be compared; empty for a loss without cells."""
+    """The measure by category, for the categories in which all losses that have cells have the same
+    ones; empty for a loss without cells."""
     categories = scores.common(scores.present) if arm.loss in scores.present else []
     return scores.values(categories, arm, subset)
 
@@ -80,7 +80,7 @@ def others(scores: Scores) -> list[str]:
 
 
 def gains(scores: Scores, arm: Arm, against: Arm, subset: str = "all") -> pd.Series:
-    """Paired difference arm - against in each category that both have whole, by category."""
+    """Paired difference arm - against by category, where both have the same cells."""
     categories = scores.common([arm.loss, against.loss])
     sides = [scores.values(categories, side, subset) for side in (arm, against)]
     return (sides[0] - sides[1]).dropna()
@@ -90,7 +90,7 @@ def compare(scores: Scores, arm: Arm, against: Arm, subset: str = "all") -> dict
     """The mean over categories of `gains`, as one row with the keys `COMPARISON`.
 
     value and reference_value are the two levels over the same categories, cells counts pairs. NaN
-    where no category has both.
+    if no category has both.
     """
     each = [gains(one, arm, against, subset) for one in scores.each]
     mean, categories = over_categories(each), list(each[0].index)
@@ -107,14 +107,14 @@ def compare(scores: Scores, arm: Arm, against: Arm, subset: str = "all") -> dict
 
 
 def these_interval(scores: Scores, arm: Arm, against: Arm) -> tuple[float, float]:
-    """95 % interval of the mean difference for the categories that both have, over images."""
+    """95 % interval of the mean difference for exactly the categories that both have."""
     whole, *partitions = [gains(one, arm, against) for one in scores.each]
     bootstraps = [Replicates(scores.folds(name, [arm, against])) for name in whole.index]
     return fixed_mean_interval(bootstraps, [float(one.mean()) for one in partitions])
 
 
 def _table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    """With p_holm beside p where there is one, corrected over all rows."""
+    """A table of the rows. If they have p, p_holm follows it, corrected over all rows."""
     table = pd.DataFrame(rows, columns=list(columns))
     if "p" in table:
         table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table["p"].to_numpy(float)))
@@ -137,8 +137,8 @@ def differences(scores: Scores, measure: str = "iou", subset: str = "all") -> pd
     """Per category and loss, paired difference to REFERENCE.
 
     Columns: category, loss, difference, low, high, p, p_holm (over the rows of losses that train;
-    those of `UNTRAINED`, which come last, by themselves), images, cells, expected_cells. A category
-    in which the two losses do not have the same cells has no row.
+    separately over those of `UNTRAINED`, which come last), images, cells, expected_cells. A
+    category in which the two losses do not have the same cells has no row.
     """
     rows: list[dict[str, Any]] = []
     for loss in others(scores):
@@ -151,8 +151,8 @@ def differences(scores: Scores, measure: str = "iou", subset: str = "all") -> pd
 
 
 def _by_category(scores: Scores, arms: Sequence[Arm], subset: str) -> list[dict[str, Any]]:
-    """A row per category that all arms have whole: of a level (one arm), value and its interval; of
-    a difference (two), difference, its interval and p."""
+    """A row per category in which all arms have the same cells: value for one arm, difference and p
+    for two; its interval; and its numbers of images and cells."""
     loss = arms[0].loss
     categories = scores.common([arm.loss for arm in arms])
     folds = [scores.folds(category, arms, subset) for category in categories]
@@ -195,16 +195,16 @@ def mean_differences(scores: Scores, measure: str = "iou", subset: str = "all") 
 
 
 OWN_LOSS = {**{name: name for name in MEASURES}, "soft_jaccard": "soft_jaccard_per_image"}
-"""By measure the loss that trains with it. The measure soft_jaccard is taken per image; the loss of
-that name trains per batch, and is another loss."""
+"""The loss that trains with each measure. The measure soft_jaccard is per image; the loss of that
+name trains per batch."""
 
 
 def own_measure_matrix(scores: Scores) -> pd.DataFrame:
     """`mean_levels` of the four losses as measures, image-IoU and dataset-IoU, one below the other,
     for the losses that train.
 
-    Columns: measure, those of `mean_levels`, own (the loss trains with this measure), best (no
-    training loss has a better value of it).
+    Columns: measure, those of `mean_levels`, own (the loss trains with this measure), best (no loss
+    has a better value).
     """
     tables = []
     for measure in (*MEASURES, "iou", "dataset_iou"):
@@ -229,7 +229,7 @@ def by_size(scores: Scores) -> pd.DataFrame:
     Columns: subset, fraction_low, fraction_high (the quarter's borders as a fraction of the image,
     mean over categories), then as `mean_differences`.
 
-    The quarters are each category's own: every category counts in each of them.
+    Each category has its own quarters, so that it counts in all four.
     """
     table = _by("subset", {name: mean_differences(scores, "iou", name) for name in SIZES})
     borders = list(scores.borders.values())
@@ -245,9 +245,9 @@ def gap_filling(scores: Scores) -> pd.DataFrame:
     """How losses trade missed for false foreground in images with the category: measure (recall,
     missed, false), then as `mean_differences`.
 
-    missed + false = 1 - IoU in every image, so their changes add up to the change in image-IoU. A
-    recall that rises while `false` does not shows that object pixels were recovered. It cannot show
-    where: a filled hole, a found object and a wider rim count alike; only pictures tell them apart.
+    missed + false = 1 - IoU in every image, so their changes add up to minus the change in
+    image-IoU. If recall rises and `false` does not, object pixels were recovered. It does not show
+    where: a filled hole, a found object and a wider rim count alike; only pictures show that.
     """
     names = ("recall", "missed", "false")
     return _by("measure", {name: mean_differences(scores, name, "present") for name in names})

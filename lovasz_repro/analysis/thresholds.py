@@ -17,8 +17,8 @@ def threshold_curves(records: Records, scores: Scores) -> pd.DataFrame:
     images with the category, without it, and of all.
 
     The mean is over the categories in which all losses with any cell have the same ones. Within a
-    category, folds and seeds are weighted by their images. Cells of a loss whose thresholds differ
-    are read at all of them, between two by a straight line, beyond the ends at the end.
+    category, folds and seeds are weighted by their images. If the thresholds of a loss's cells
+    differ, its curves are interpolated linearly, and constant beyond their ends.
     """
     common = set(scores.common(scores.present))
     rows = records.thresholds
@@ -43,7 +43,7 @@ def _mean(curves: pd.DataFrame, images: pd.DataFrame, grid: Floats) -> pd.DataFr
     """present, absent and all over the images of all cells of one category.
 
     Args:
-        images: how many are present and absent, by cell.
+        images: the numbers of present and absent ones, by cell.
         grid: the thresholds at which the curves are read.
     """
     sums = pd.DataFrame(0.0, range(len(grid)), ["present", "absent"])
@@ -56,7 +56,7 @@ def _mean(curves: pd.DataFrame, images: pd.DataFrame, grid: Floats) -> pd.DataFr
 
 
 def chosen_thresholds(records: Records, scores: Scores) -> pd.Series:
-    """By loss the median over cells of the threshold chosen on held-out images."""
+    """The median over cells of the threshold chosen on held-out images, by loss."""
     rows = [(cell.loss, result["threshold"]) for cell, result in records.results.items()]
     table = pd.DataFrame(rows, columns=["loss", "threshold"])
     medians = table.groupby("loss")["threshold"].median()

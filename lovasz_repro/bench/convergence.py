@@ -1,7 +1,7 @@
-"""How far a cell's training is from the minimum of what it trains on.
+"""How far a cell's training ends from the minimum of its objective.
 
-The head on frozen features is linear, so its cross-entropy, hinge and Lovász hinge are convex: the
-minimum that L-BFGS finds is the minimum. `bench_convergence` sets SGD, as the study runs it, beside
+The head on frozen features is linear, so cross-entropy, hinge and Lovász hinge are convex in its
+weights, and L-BFGS finds their global minimum. `bench_convergence` compares the study's SGD with
 that minimum, by the objective and by image-IoU on held-out images.
 """
 
@@ -61,14 +61,14 @@ def bench_convergence(
     """Compare SGD with L-BFGS in the cells of some categories, one per loss of `CONVEX`.
 
     The objective is the mean loss over all batches that SGD draws, in that order. Rates are those
-    that the study chose, where `config`'s run folder has them.
+    that the study chose, if `config`'s run folder has them.
 
     Args:
         categories: of `config.data.classes`.
         iterations: of L-BFGS at most.
         out: a CSV file; None writes none.
 
-    Raises: UserError where more than a head is trained.
+    Raises: UserError if more than a head is trained.
     """
     if config.network.train != "head":
         raise UserError(

@@ -97,9 +97,9 @@ def bench_gpu(device: str, rounds: int, out: Path) -> list[Row]:
 
     Args:
         device: cuda, or cpu for a tiny version, which writes cpu.csv and leaves the README.
-        rounds: a figure is the median of so many, in turn with the others of its case.
+        rounds: a figure is the median over these; each times all entries of a case in turn.
 
-    Raises: UserError where there is no CUDA GPU.
+    Raises: UserError if there is no CUDA GPU.
     """
     on_gpu = device == "cuda"
     if on_gpu and not torch.cuda.is_available():
@@ -138,7 +138,7 @@ def _losses(
 def same_bits(loss: Loss, case: bench.Case, device: torch.device) -> bool:
     """Whether two deterministic runs have one gradient.
 
-    Raises: RuntimeError where torch has no deterministic algorithm for an operation.
+    Raises: RuntimeError if torch has no deterministic algorithm for an operation.
     """
     logits, target = bench.inputs(case, device)
     with deterministic():

@@ -100,12 +100,12 @@ CASES = [
 def bench_loss(device: str = "cpu", rounds: int = 7, out: Path | None = None) -> list[Row]:
     """Times every loss on every case, prints the table and writes it to ``out`` as CSV.
 
-    Within a case the losses are timed in turn, ``rounds`` times; a figure is the median of its
-    rounds. Megabytes are the peak above what was held before the call. The gradient error is the
-    L1 distance to the exact loss's gradient in float64, relative to the L1 norm of that. The
-    labels have void only where the name says so, because kornia does not know it. They are bytes,
-    or what the name says, and floats for torch's binary cross-entropy; labels of many classes are
-    int64. A library that is not installed is named and left out.
+    Within a case the losses are timed in turn, ``rounds`` times; a figure is the median over
+    rounds. Megabytes are the peak above the memory held before the call. The gradient error is the
+    L1 distance to the exact loss's gradient in float64, divided by that gradient's L1 norm. Labels
+    have void only if the name says so, because kornia does not support it. They are uint8 unless
+    the name says otherwise, float32 for torch's binary cross-entropy, and int64 for many classes. A
+    library that is not installed is named and left out.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device}: no CUDA GPU was found, use --device cpu")
@@ -201,7 +201,7 @@ def inputs(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def gradient(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
-    """Of the loss with respect to the logits, of their shape."""
+    """The gradient of the loss with respect to the logits, of their shape."""
     logits = logits.detach().requires_grad_()
     return torch.autograd.grad(loss(logits, target), logits)[0]
 
@@ -213,7 +213,7 @@ def time_in_turn(
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
         for call, times in zip(calls, seconds, strict=True):
-            call()  # warm, after another had the caches
+            call()  # warms the caches, which another call has used
             times.append(time_calls(call, repeats, device))
     return [median(times) for times in seconds]
 

@@ -1,5 +1,5 @@
-"""Has a published network seen the val images? Its own scores on them, beside those on images that
-it has seen for certain."""
+"""Has a published network seen the val images? Compares its scores on them with those on images
+that it has certainly seen."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def bench_seen(config: Experiment, lists: Sequence[str], out: Path) -> pd.DataFr
     Args:
         config: `network` with weights of all labels; `data.image_size` is the padded side.
         lists: of ImageSets/Segmentation; the first holds images that the network has seen.
-        out: CSV file: list, id, labels (those of the truth but background, with spaces between),
+        out: CSV file: list, id, labels (of the truth without background, separated by spaces),
             image_miou (mean IoU over the labels of the truth), cross_entropy (mean over pixels).
 
-    Raises: UserError where an image is larger than `data.image_size`.
+    Raises: UserError if an image is larger than `data.image_size`.
     """
     voc = VOC(Path(config.data.root), config.data.classes)
     network = build(config.network, labels=config.data.labels, complete=True).eval()

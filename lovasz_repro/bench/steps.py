@@ -1,8 +1,8 @@
-"""What a training step costs beside the network's arithmetic, and what a whole cell does.
+"""What a training step costs beyond the network's arithmetic, and what a whole cell costs.
 
-`bench_train` times three ways in turn in one run: (a) the bare step on one batch that stays where
-it is, (b) this project's pipeline under Lightning, (c) the usual way: Lightning, a DataLoader, and
-a transform per image that decodes its files.
+`bench_train` times three ways in turn in one run: (a) the bare step on one fixed batch, (b) this
+project's pipeline under Lightning, (c) the usual way: Lightning, a DataLoader, and a transform per
+image that decodes its files.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ console = Console(highlight=False)
 class Row:
     """A way to train, a part of a step of this project's pipeline, or a part of a whole cell.
 
-    ratio: of a way, its images per second over the bare step's; of a part, its share of the whole.
+    ratio: of a way, its images per second over the bare step's; of a part, its share.
     """
 
     experiment: str
@@ -58,8 +58,9 @@ def bench_train(
     """Time the three ways on a category's training images of the first fold.
 
     Args:
-        steps: timed steps of each round, after one that is not. Too few would only time what
-            the DataLoader read ahead. rounds: medians are over these.
+        steps: timed steps per round, after an untimed one. Too few would only time what the
+            DataLoader has read ahead.
+        rounds: medians are over these.
         out: CSV file for the rows.
         trained: values of `network.train` to time in turn in place of the configuration's own;
             each is an experiment of its own in the rows.
@@ -133,7 +134,7 @@ class _Setup:
         self.batch = self.draw(0)
 
     def ways(self) -> dict[str, Callable[[], float]]:
-        """Each gives the seconds of a step."""
+        """Functions that time a way and return the seconds of a step."""
         return {
             "bare step": self.bare,
             "this pipeline": self.pipeline,

@@ -1,8 +1,8 @@
 """Random scale, flip and crop of a whole batch at once, on the device that the batch is on.
 
-Resizing is linear and separable: each output row is a weighted mean of input rows, and so for
-columns. One matrix per image and axis then does scale, crop, flip and padding together,
-`rows @ image @ columnsᵀ`, whatever each image's scale: no loop, no shape that depends on the draw.
+Resizing is linear and separable: an output row is a weighted mean of input rows, an output column
+of input columns. One matrix per image and axis does scale, crop, flip and padding together,
+`rows @ image @ columnsᵀ`. No loop over images is needed, and no shape depends on the draw.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def crop(
     """Scale each image, cut a `size` × `size` window, mirror it; pad image with 0, mask with
     `outside`.
 
-    As torchvision's `resize` (bilinear and antialiased; mask nearest-exact), `crop`, `hflip` image
-    by image, to rounding.
+    Equal to torchvision's `resize` (bilinear and antialiased; mask nearest-exact), `crop` and
+    `hflip` of each image, up to rounding.
 
     Args:
         images: (B, 3, S, S) float, 0 outside the image. masks: (B, S, S) uint8.
@@ -76,9 +76,9 @@ def _axis(
     step = (length / resized)[:, None]  # source pixels per output pixel
     centre = (place + 0.5) * step
     source = torch.arange(canvas, device=device) + 0.5
-    # A triangle as wide as one output pixel where it shrinks: the antialiased bilinear filter.
+    # The antialiased bilinear filter: a triangle that reaches one output pixel if it shrinks.
     reach = step.clamp(min=1)[..., None].float()
-    distance = (source - centre[..., None]).float()  # of large numbers in float64
+    distance = (source - centre[..., None]).float()  # large numbers are subtracted in float64
     weight = distance.abs_().div_(reach).neg_().add_(1).clamp_(min=0)
     weight *= (source < length[:, None, None]) & inside[..., None]
     weight /= weight.sum(-1, keepdim=True).clamp(min=1e-12)

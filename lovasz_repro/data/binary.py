@@ -22,7 +22,7 @@ def binary_target(
     Args:
         labels: (B, H, W) integer labels 0–K and 255.
         present: (B,) whether the whole image, not only this crop, holds the category.
-        void_in_empty: what void becomes where it does not. The original makes it background.
+        void_in_empty: what void becomes in an image without it. The original makes it background.
     """
     target = (labels == label).to(labels.dtype)
     void = labels == VOID
@@ -34,11 +34,11 @@ def binary_target(
 def balanced_selection(
     positive: NDArray[np.bool_], ratio: float, seed: int, limit: int | None = None
 ) -> NDArray[np.int64]:
-    """Positions of all images with the category and `ratio` times as many without, in order.
+    """Sorted positions of all images with the category and of `ratio` times as many without.
 
     Args:
         positive: (N,) whether each listed image holds the category.
-        seed: which images without it (and, under a limit, with it) are drawn.
+        seed: of the draw of images without it and, if a limit applies, with it.
         limit: at most this many with the category.
     """
     with_it, without = np.flatnonzero(positive), np.flatnonzero(~positive)
@@ -64,7 +64,7 @@ class Draws:
     offset: NDArray[np.float64]
 
     def part(self, rank: int, devices: int) -> Draws:
-        """Every `devices`-th image: each device gets the mixture of the whole batch."""
+        """Every `devices`-th image, so that each device gets the mixture of the whole batch."""
         own = slice(rank, None, devices)
         return Draws(self.index[own], self.scale[own], self.flip[own], self.offset[own])
 
@@ -109,7 +109,7 @@ class SamplePlan:
 def fixed_views(
     index: NDArray[np.int64], view: NDArray[np.int64], scale: tuple[float, float], flip: bool
 ) -> Draws:
-    """Fixed views of images: each a function of the image and the view's number alone.
+    """Fixed views of images, each drawn from the image's index and the view's number alone.
 
     Args:
         index: (B,) into the cache. view: (B,) which view of each.
@@ -158,7 +158,7 @@ def balanced_plan(
         index: (N,) the training images in the cache. positive: (N,) whether each holds it.
         what: prefix of the error's message.
 
-    Raises: UserError where one of the two kinds has no image.
+    Raises: UserError if all or none of the images hold it.
     """
     check_both(positive, what)
     groups = [(index[positive], share), (index[~positive], 1 - share)]

@@ -33,7 +33,7 @@ from lovasz_repro.errors import UserError
 from lovasz_repro.files import about
 
 OUTSIDE = 254
-"""Pixels outside the image, in a view's labels: always void, even where `void_in_empty` turns void
+"""The label of pixels outside the image in a view: always void, even if `void_in_empty` turns void
 into background."""
 _FORMAT = "1"  # raise when the arrays below change their meaning
 
@@ -60,10 +60,9 @@ class ImageCache:
 
     @classmethod
     def open(cls, voc: VOC, ids: Sequence[str], size: int, root: Path) -> ImageCache:
-        """The cache of these images, built now if it is not there.
+        """The cache of these images, built if it does not exist.
 
-        Raises: UserError naming the image or mask that cannot be read, or the array that is not
-            what was written.
+        Raises: UserError naming an image or mask that cannot be read, or a damaged array.
         """
         ids = sorted(set(ids))
         contents = digests(voc, ids, root)
@@ -154,12 +153,12 @@ def computed(
     images: ImageCache, what: Sequence[Any], count: int,
     compute: Callable[[NDArray[np.int64]], Arrays], batch: int = 2,
 ) -> Arrays:  # fmt: skip
-    """Arrays of `count` rows that a network computes, from the disk or computed now.
+    """Arrays of `count` rows that a network computes, read from disk if they are stored.
 
     Args:
         what: what the rows depend on besides the images: weights, precision, crops.
-        compute: indices (B,) -> the rows, (B, ...) each, by the names of the arrays.
-        batch: rows at once; few, so that their maps stay in a CPU's caches.
+        compute: maps indices (B,) to the rows (B, ...) of each array, by name.
+        batch: rows per call; few, so that feature maps stay in a CPU's caches.
     """
     folder = images.folder.with_name(f"features-{_digest(images.folder.name, count, *what)}")
 
@@ -187,7 +186,7 @@ def _digest(*parts: Any) -> str:
 def _build(folder: Path, fill: Callable[[Path], None]) -> None:
     """Make a folder with `fill`, unless it exists. It gets its name only when it is complete.
 
-    Raises: UserError naming a file in it that is damaged, as far as a sample shows.
+    Raises: UserError naming a damaged file in an existing folder; only a sample is checked.
     """
     if folder.exists():
         check_sums(folder)
@@ -208,9 +207,9 @@ def _build(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
-    """A new memory-mapped array whose room on the disk is taken at once.
+    """A new memory-mapped array, with its disk space allocated at once.
 
-    Otherwise a full disk raises SIGBUS at a later write, which kills the process.
+    Otherwise a later write to a full disk raises SIGBUS, which kills the process.
     """
     array = open_memmap(path, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS
@@ -220,9 +219,9 @@ def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _load(path: Path) -> Any:
-    """An array memory-mapped, or all arrays of an .npz by their names.
+    """A memory-mapped array, or all arrays of an .npz by name.
 
-    Raises: UserError naming the file where it is missing, truncated or not an array's.
+    Raises: UserError naming a file that is missing, truncated or not an array.
     """
     try:
         loaded: Any = np.load(path, mmap_mode="r")

@@ -34,7 +34,7 @@ from lovasz_repro.data.voc import VOID
 
 
 class Batch(NamedTuple):
-    """What a network sees, and what brings its output for whole images to the files' sizes.
+    """The network's input and target, and what scoring at the files' own sizes needs.
 
     In training `chosen`, `native` and `native_sizes` may be empty: nothing reads them.
     """
@@ -66,19 +66,19 @@ class Task:
 
 
 class DataModule(pl.LightningDataModule):
-    """Training by plan, validation and test on whole images.
+    """Training batches by plan; validation and test batches of whole images.
 
-    An epoch is the `epoch_steps` steps between two validations, so a run resumed at an epoch's end
-    sees what it would have seen. With several devices the Trainer needs
-    `use_distributed_sampler=False`: `share` says which part of a batch is whose.
+    An epoch is the `epoch_steps` steps between two validations; a run resumed at an epoch's end
+    gets the same batches as one that was not stopped. With several devices the Trainer needs
+    `use_distributed_sampler=False`: `share` divides the batch already.
 
     Args:
         plan: what each step draws.
         val_index: (M,) images validated and tested, as indices into the cache.
         crop_size: side of the training crop; features are never cropped.
-        share: (rank, devices), see `binary.Draws.part`. Each validates and tests on all images.
-        eval_batch: images of a validation batch. test_batch: of a test batch, whose labels have
-            the files' sizes.
+        share: (rank, devices), see `binary.Draws.part`; each validates and tests on all images.
+        eval_batch: images per validation batch.
+        test_batch: images per test batch, whose labels have the files' sizes.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class DataModule(pl.LightningDataModule):
         return self.images(self.val_index, native=False)
 
     def test_dataloader(self) -> DataLoader[Whole]:
-        # Images of one size side by side: a batch then is as large as its images.
+        # Sorted by size: a batch is padded to its largest image.
         sizes = self.source.cache.native_sizes[self.val_index]
         return self.images(self.val_index[np.lexsort(sizes.T)], native=True)
 
@@ -122,7 +122,7 @@ class DataModule(pl.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        # A batch is a tuple of tensors; Lightning would search each of them for more.
+        # A batch is a tuple of tensors; Lightning would search each one for nested tensors.
         return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Batch:

@@ -1,4 +1,4 @@
-"""Download one file: resumed where it broke off, checked by its hash, explained where it fails."""
+"""Download one file: resume a broken download, check the hash, explain failures."""
 
 import hashlib
 import http.client
@@ -24,8 +24,8 @@ ALGORITHMS = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
 class Download:
     """One file to download, and where it goes.
 
-    digest: hexadecimal, in full or its beginning (torch.hub's file names hold eight digits).
-    algorithm: of `ALGORITHMS`.
+    digest: hexadecimal, in full or the first digits (torch.hub's file names hold eight).
+    algorithm: a key of `ALGORITHMS`.
     """
 
     url: str
@@ -46,10 +46,10 @@ class Download:
         return found.hexdigest().startswith(self.digest)
 
     def get(self, console: Console) -> None:
-        """Download the file, going on with what an earlier call left, and check its digest.
+        """Download the file, resuming what an earlier call left, and check its digest.
 
-        The unfinished file is called ``<name>.part``. A file under the full name was put there by
-        hand or by an earlier call; it is checked and used, and refused when it is corrupt.
+        An unfinished download is called ``<name>.part``. A file that exists under its full name is
+        not downloaded again, only checked.
 
         Raises: UserError: no network, or a corrupt file; the message says what to do by hand.
         """
@@ -74,7 +74,7 @@ class Download:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what goes wrong on a network into what to do about it."""
+        """Turn a network error into a UserError that says what to do."""
         try:
             yield
         except (OSError, http.client.HTTPException) as error:
@@ -89,8 +89,7 @@ class Download:
 
 
 def _receive(url: str, part: Path, console: Console) -> None:
-    """Append to ``part`` what it still lacks of ``url``, or all of it if the server must start
-    over."""
+    """Append the missing rest of ``url`` to ``part``, or all of it if the server cannot resume."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "lovasz-repro"})
     if have:

@@ -1,13 +1,13 @@
-"""Download VOC 2012 trainval and SBD, and make of them the data set the paper trains on.
+"""Download VOC 2012 trainval and SBD, and make the paper's training set from them.
 
-Every step leaves its result under its final name only when it is complete, and is skipped when that
-name is there. So `fetch` may be stopped at any moment and called again.
+A step's result gets its final name only when it is complete, and a step whose result exists is
+skipped: `fetch` may be stopped at any time and called again.
 
     VOCtrainval_11-May-2012.tar -> VOCdevkit/VOC2012
     benchmark.tgz (SBD)         -> VOCdevkit/VOC2012/SegmentationClassAug
                                 -> ImageSets/Segmentation/{trainaug,fold<k>_train,fold<k>_val}.txt
 
-Addresses, file names and MD5 sums are those that torchvision's data sets hold.
+Addresses, file names and MD5 sums are those of torchvision's data sets.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ TRAINAUG_SIZE = 10_582
 
 
 def fetch(root: Path, console: Console | None = None) -> None:
-    """Download, unpack and prepare VOC 2012 and SBD under ``root``; what is there is kept.
+    """Download, unpack and prepare VOC 2012 and SBD under ``root``; existing files are kept.
 
     Takes about 3.4 GB of downloads (the archives stay in ``root`` and may be deleted afterwards)
     and 2 GB unpacked.
@@ -90,8 +90,8 @@ class _Digested:
 def _members(archive: Download, console: Console, description: str) -> Iterator[tarfile.TarFile]:
     """Open an archive for one reading from front to back, with a progress bar.
 
-    Raises: UserError where it is not what it was when it was checked: a tar that ends too early
-        looks like one with fewer files.
+    Raises: UserError if it is corrupt or has changed since it was checked: without the
+        check a truncated tar would look like one with fewer files.
     """
     path = archive.path
     try:
@@ -129,8 +129,7 @@ def _unpack_voc(archive: Download, root: Path, console: Console) -> None:
 def _build_masks(archive: Download, voc: VOC, masks: Path, console: Console) -> None:
     """Make ``SegmentationClassAug`` of VOC's masks and, for other images, SBD's.
 
-    SBD's archive is read without unpacking it. One label map per image is taken from it; its images
-    are VOC's.
+    SBD's archive is read without unpacking it. Only its label maps are used: its images are VOC's.
     """
     aside = masks.with_name(f".{masks.name}-building")
     shutil.rmtree(aside, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Cross-validation folds of VOC's val list, each category shared out evenly."""
+"""Cross-validation folds of VOC's val list, stratified by category."""
 
 import os
 from collections.abc import Sequence
@@ -17,13 +17,11 @@ def write_folds(
 ) -> None:
     """Write the cross-validation lists ``<name><k>_train`` and ``<name><k>_val`` that are missing.
 
-    Each partition shares out the val images so that each category falls evenly, partition p with
-    seed p into the lists p * folds to (p + 1) * folds - 1. A training list is ``train_list`` and
-    the val images of the partition's other folds. Lists that exist are never overwritten.
+    Partition p divides the val images, stratified by category with seed p, into the lists
+    p * folds to (p + 1) * folds - 1. A training list holds ``train_list`` and the val images of
+    the partition's other folds. Existing lists are never overwritten.
 
-    Raises:
-        UserError: some of the lists exist and are not what would be written, so that the missing
-            ones would not fit them.
+    Raises: UserError if lists are missing and an existing one would not fit them.
     """
     train, val = voc.ids(train_list), voc.ids("val")
     count = folds * partitions
@@ -51,9 +49,9 @@ def write_folds(
 
 
 def share_out(labels: Sequence[frozenset[int]], folds: int, seed: int) -> list[int]:
-    """The fold of each image: iterative stratification, Sechidis et al. 2011, Algorithm 1. The
-    rarest category goes first, each of its images to the fold that lacks most of that category.
-    Categories come out equal to within an image or so, folds to within a few."""
+    """The fold of each image, by iterative stratification (Sechidis et al. 2011, Algorithm 1): the
+    rarest category first, each of its images to the fold that lacks most of that category. Folds
+    then differ by about one image per category, and by a few images in all."""
     known = sorted(frozenset().union(*labels)) or [0]
     has = np.array([[label in image for label in known] for image in labels])  # (N, K)
     lacks = np.tile(has.sum(0) / folds, (folds, 1))  # (folds, K)

@@ -32,11 +32,11 @@ Digests = list[tuple[str, str]]
 
 
 def digests(voc: VOC, ids: Sequence[str], cache: Path) -> Digests:
-    """The SHA-256 of each id's image and mask; of a missing file, nothing.
+    """The SHA-256 of each id's image and mask, "" for a missing file.
 
-    A file is read again only where its size or one of its times is not what the cache's index says.
+    A file is read only if its size or one of its times differs from the index in `cache`.
 
-    Raises: UserError naming what is no regular file.
+    Raises: UserError naming a path that is not a regular file.
     """
     index = cache / f"contents-{sha256(str(voc.folder.resolve()).encode())[:16]}.json"
     known = _known(index)
@@ -58,12 +58,12 @@ def digests(voc: VOC, ids: Sequence[str], cache: Path) -> Digests:
 
 
 def content_digest(voc: VOC, ids: Sequence[str], cache: Path) -> str:
-    """One hash of the contents of these images and masks: what a study's data is.
+    """One hash of the contents of these images and masks, which identifies a study's data.
 
     Args:
         cache: the folder that keeps the hash of each file.
 
-    Raises: UserError naming a file that is missing or no regular file.
+    Raises: UserError naming a file that is missing or not regular.
     """
     ids = sorted(set(ids))
     found = digests(voc, ids, cache)
@@ -75,7 +75,7 @@ def content_digest(voc: VOC, ids: Sequence[str], cache: Path) -> str:
 
 
 def _known(index: Path) -> dict[str, list[Any]]:
-    """The stored index, empty where it is missing or invalid: then the files are read again."""
+    """The stored index; empty, so that every file is read again, if it is missing or invalid."""
     try:
         files = read_json(index)["files"] if index.exists() else {}
         return {key: [*map(int, entry[:3]), str(entry[3])] for key, entry in files.items()}
@@ -84,7 +84,7 @@ def _known(index: Path) -> dict[str, list[Any]]:
 
 
 def _state(path: Path) -> list[int]:
-    """Size, mtime and ctime; a copy can keep the mtime, not the ctime. Empty for no file."""
+    """Size, mtime and ctime (a copy can keep the mtime, but not the ctime); empty for no file."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -95,7 +95,7 @@ def _state(path: Path) -> list[int]:
 
 
 def write_sums(folder: Path, name: str) -> None:
-    """Write the sums of all files of a folder into it. name: that the folder will have."""
+    """Write the checksums of a folder's files into it. name: the folder's final name."""
     files = {
         path.name: {"bytes": path.stat().st_size, "crc32": [zlib.crc32(b) for b in _blocks(path)]}
         for path in sorted(folder.iterdir())
@@ -104,10 +104,10 @@ def write_sums(folder: Path, name: str) -> None:
 
 
 def check_sums(folder: Path, sample: int | None = SAMPLE) -> None:
-    """Hold the files of a folder against the sums that were taken when they were made.
+    """Compare a folder's files with the checksums taken when they were written.
 
     Args:
-        sample: how many blocks of each file, always the same ones; None: all.
+        sample: number of blocks to read of each file, always the same ones; None: all.
 
     Raises: UserError naming the file that differs.
     """
@@ -139,7 +139,7 @@ def check_sums(folder: Path, sample: int | None = SAMPLE) -> None:
 
 
 def check_cache(cache: Path) -> list[str]:
-    """Hold every byte of all caches in a folder against their sums. Returns: a line per problem."""
+    """Compare every byte of a folder's caches with the checksums. Returns: a line per problem."""
     if not cache.is_dir():
         raise UserError(f"{cache}: there is no such folder")
     folders = [p for kind in ("images-*", "features-*") for p in sorted(cache.glob(kind))]
@@ -153,7 +153,7 @@ def check_cache(cache: Path) -> list[str]:
 
 
 def _chosen(entry: Json, sample: int | None) -> list[int]:
-    """The first block, which holds the header, and others."""
+    """The blocks to read: the first, which holds the header, and a fixed random choice."""
     count = len(entry["crc32"])
     if sample is None or count <= sample:
         return list(range(count))

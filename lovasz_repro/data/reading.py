@@ -19,7 +19,7 @@ from lovasz_repro.data.voc import VOID
 
 
 class Crops(NamedTuple):
-    """A training step's images as read, with what to do to them; see `binary.Draws`."""
+    """A training step's images as read, and the draws to apply to them, see `binary.Draws`."""
 
     images: Tensor  # (B, 3, S, S) uint8
     masks: Tensor  # (B, S, S) uint8
@@ -70,7 +70,7 @@ def take(rows: Rows, index: NDArray[np.int64]) -> Tensor:
 class Source:
     """The arrays that batches are read from.
 
-    images: (N, 3, S, S) uint8 canvases. features: (N, C, h, w) float16 in their place, where a
+    images: (N, 3, S, S) uint8 canvases. features: (N, C, h, w) float16 in their place, if a
     part of the network is frozen.
     views: fixed crops of each image that training draws among; 0: whole images.
     view_features, view_labels: (N · views, C, h, w) float16 and (N · views, h, w) uint8.
@@ -92,7 +92,7 @@ class Source:
     view_labels: Rows | None = None
 
     def whole(self, index: NDArray[np.int64], present: NDArray[np.bool_], native: bool) -> Whole:
-        """Whole images, with the labels at the files' sizes where `native`."""
+        """Whole images, with the labels at the files' sizes if `native`."""
         sizes = self.cache.native_sizes[index]
         labels = np.full((len(index), *sizes.max(0)) if native else (len(index), 0, 0), VOID, "u1")
         if native:
@@ -122,7 +122,7 @@ class Source:
         return {"images": self.images, "masks": self.masks, "grid_masks": self.grid_masks}
 
     def resident(self, device: torch.device) -> Source:
-        """With what is needed in the memory of `device`: a step then copies nothing to it."""
+        """This source with the `needed` arrays on `device`, so that no step copies them there."""
         moved: dict[str, Any] = {}
         for name, rows in self.needed().items():
             assert isinstance(rows, np.ndarray)
@@ -152,7 +152,7 @@ class TrainingSteps(Dataset[Raw]):
         draws = self.plan.draw(step).part(*self.share)
         index, source = draws.index, self.source
         if source.view_features is not None and source.view_labels is not None:
-            # Which view is drawn follows from the draw of the crop that it stands for.
+            # A view stands for a crop: the crop's draw chooses it.
             rows = index * source.views + (draws.offset[:, 0] * source.views).astype(np.int64)
             return Views(
                 take(source.view_features, rows),
@@ -192,10 +192,10 @@ class WholeImages(Dataset[Whole]):
 
 
 class EpochSteps(Sampler[int]):
-    """The numbers of an epoch's steps. Epoch e has the steps e·count … of the plan.
+    """An epoch's step numbers: epoch e has the steps e·count to (e + 1)·count − 1 of the plan.
 
-    What torch draws in an epoch, for dropout say, is a function of `seeds` and e as well: its
-    generator is seeded when the epoch's first step is asked for.
+    Iterating also seeds torch's generator from `seeds` and e, so that dropout, for one, does not
+    depend on earlier epochs.
     """
 
     def __init__(self, count: int, seeds: tuple[int, int]) -> None:
@@ -221,9 +221,9 @@ Item = TypeVar("Item", bound=Raw)
 
 
 def loader(data: Dataset[Item], steps: Sampler[int] | None = None) -> DataLoader[Item]:
-    """The items, which are batches already, in order or as `steps` says.
+    """A loader of items that are batches already, in order or as `steps` gives them.
 
-    In the main process: reading is a copy out of a memory-mapped array, and handing it between
-    processes would cost more.
+    It reads in the main process: a read only copies from a memory-mapped array, and passing the
+    batch between processes would cost more.
     """
     return DataLoader(data, batch_size=None, sampler=steps, num_workers=0)

@@ -1,9 +1,9 @@
 """A small generated data set in VOC layout: textured, overlapping shapes with void borders.
 
-It stands in for VOC where VOC is not at hand, and lets the whole pipeline run in minutes. Six
-shapes take the names of six VOC categories. The outline makes the category; texture and colour
-mostly go with it. Other shapes, of any colour, belong to the background, so a small network gets it
-partly right. It is no benchmark: a marker file says that it is generated.
+It replaces VOC where VOC is not available, and lets the whole pipeline run in minutes. Six shapes
+take the names of six VOC categories. The outline determines the category; texture and colour mostly
+match it. Other shapes, of any colour, belong to the background, so that a small network gets only
+part of it right. It is no benchmark: a marker file says that it is generated.
 """
 
 import colorsys
@@ -35,7 +35,7 @@ FloatArray = npt.NDArray[np.float64]
 Distance = Callable[[FloatArray, FloatArray], FloatArray]
 
 VOID_HALF_WIDTH = 1.25  # pixels of void to either side of an outline
-MIN_VISIBLE = 0.3  # a shape of which less is seen is void
+MIN_VISIBLE = 0.3  # a shape with a smaller visible share is void
 
 
 def _disc(x: FloatArray, y: FloatArray) -> FloatArray:
@@ -51,7 +51,7 @@ def _ring(x: FloatArray, y: FloatArray) -> FloatArray:
 
 
 def _polygon(x: FloatArray, y: FloatArray, corners: int, inner_radius: float) -> FloatArray:
-    """A regular polygon: folded onto one side, the distance to that side."""
+    """Signed distance to a regular polygon: the plane is folded onto one of its sides."""
     sector = 2 * np.pi / corners
     angle = (np.arctan2(y, x) + sector / 2) % sector - sector / 2
     return np.hypot(x, y) * np.cos(angle) - inner_radius
@@ -88,12 +88,12 @@ def generate(
     Args:
         root: the folder that is to hold ``VOCdevkit/VOC2012``.
         train: number of training images.
-        val: number of val images, which two folds share out between them.
+        val: number of val images, divided into two folds.
         size: smallest and largest height or width of an image in pixels.
         seed: seed of everything drawn.
 
     Raises:
-        UserError: ``root`` holds another data set, or numbers do not make one.
+        UserError: ``root`` holds another data set, or a number is out of range.
     """
     if train < 1 or val < 2 or not 32 <= size[0] <= size[1] or seed < 0:
         raise UserError(
@@ -171,11 +171,11 @@ def _label(names: Sequence[str | None], distances: Sequence[FloatArray]) -> UInt
     mask = np.zeros(on_top.shape, np.uint8)
     for number, name in enumerate(names):
         seen = on_top == number
-        # What is left of a shape that others hide cannot be told by its outline: void.
+        # What is left of a mostly hidden shape cannot be recognised by its outline: void.
         hidden = seen.sum() < MIN_VISIBLE * (distances[number] <= 0).sum()
         if name:
             mask[seen] = VOID if hidden else CATEGORIES.index(name) + 1
-    # No void between shapes of no category and the background: both are background.
+    # No void around shapes without a category: they are background, too.
     touches_category = maximum_filter(mask, size=2 * math.ceil(VOID_HALF_WIDTH) + 1) > 0
     mask[outline & touches_category] = VOID
     return mask

@@ -1,7 +1,7 @@
 """Reading Pascal VOC from its own files: lists of ids, images, label masks; and checking a root.
 
 A root is the folder that holds ``VOCdevkit/VOC2012``, or the ``VOC2012`` folder itself. Nothing is
-held in memory and nothing is guessed: a file that is not what VOC's layout says is a
+kept in memory. A file that does not fit VOC's layout raises a
 :class:`~lovasz_repro.errors.UserError` that names it.
 """
 
@@ -25,8 +25,8 @@ from rich.table import Table
 
 from lovasz_repro.errors import UserError
 
-# The classes where data.classes names no others, in VOC's order: the label of a category is its
-# position + 1, background is 0.
+# The default of data.classes, in VOC's order. A category's label is its position + 1; background
+# is 0.
 CATEGORIES: tuple[str, ...] = (
     "aeroplane", "bicycle", "bird", "boat", "bottle",
     "bus", "car", "cat", "chair", "cow",
@@ -70,7 +70,7 @@ class VOC:
         return (self.folder / SHAPES_MARKER).is_file()
 
     def list_names(self) -> list[str]:
-        """The lists there are, sorted: ``train``, ``val``, ``fold0_train``, ..."""
+        """Names of all lists, sorted: ``train``, ``val``, ``fold0_train``, ..."""
         return sorted(path.stem for path in self.lists_folder.glob("*.txt"))
 
     def ids(self, list_name: str) -> list[str]:
@@ -140,7 +140,7 @@ class VOC:
     def check_sizes(self, image_id: str) -> None:
         """Raise a UserError that names the mask unless image and mask are of the same size.
 
-        Only their headers are read: a mask of any size costs nothing before it is refused.
+        Only the headers are read, so that a huge mask is refused at no cost.
         """
         size, mask_size = _size(self.image_path(image_id)), _size(self.mask_path(image_id))
         if size and mask_size and size != mask_size:
@@ -165,7 +165,7 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The file with its header read. Raises: UserError naming it."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block
             raise UserError(f"{path}: not a regular file.")
         with Image.open(path) as image:
             yield image
@@ -179,21 +179,21 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def too_deep(image: Image.Image) -> str:
-    """What is wrong with an image of more than 8 bits, whose values Pillow would clip to 255."""
+    """The error for an image of more than 8 bits a channel, which Pillow would clip; else ""."""
     if image.mode[0] in "IF":
         return f"the image is stored as {image.mode}; it must have 8 bits a channel"
     return ""
 
 
 def _decode(path: Path) -> Image.Image:
-    """Decode the whole file, so that a truncated one is found here and not by its pixels."""
+    """Decode the whole file, so that a truncated one raises here."""
     with _opened(path) as image:
         image.load()
         return image
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height by the file's header; None where it has none."""
+    """Width and height by the file's header; None if it cannot be read."""
     try:
         with _opened(path) as image:
             return image.size
@@ -202,8 +202,8 @@ def _size(path: Path) -> tuple[int, int] | None:
 
 
 def voc_palette() -> list[int]:
-    """VOC's 256 colours as a flat list r, g, b, r, ...: the bits of a label dealt out to r, g, b in
-    turn, the lowest bits to the highest of the colour, as in the VOC development kit."""
+    """VOC's 256 colours as a flat list r, g, b, r, ..., as in the VOC development kit: a label's
+    bits go to r, g, b in turn, its lowest bits to the highest of the colour."""
     return [
         sum(((label >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8))
         for label in range(256)
@@ -228,7 +228,7 @@ def check(
         console: where the table, the problems and a progress bar go; standard output by default.
 
     Returns:
-        One line per problem, all of them, each naming its file; empty when all is well.
+        One line per problem, naming the file.
 
     Raises:
         UserError: there is no data set under ``root``.

@@ -12,27 +12,27 @@ from typing import Any
 import numba
 from numba.core import caching
 
-# They have no types.
+# Numba has no type hints for these.
 FunctionCache: Any = caching.FunctionCache
 IndexDataCacheFile: Any = caching.IndexDataCacheFile
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-    """The loop in machine code, made at its first call and kept for later processes.
+    """Compile a loop at its first call, and keep the machine code on disk for later processes.
 
-    A file that is damaged is made again. Where none can be kept (no folder, a full disk), each
-    process compiles its own.
+    A damaged file is compiled again. If it cannot be stored (no folder, a full disk), every
+    process compiles.
     """
-    # "reassoc" lets a sum be taken in several parts at once.
+    # "reassoc" lets the compiler reorder a sum, and so vectorise it.
     fast: Callable[..., Any] = numba.njit(loop, nogil=True, fastmath={"reassoc"})
-    with contextlib.suppress(RuntimeError):  # there is no folder to keep it in
+    with contextlib.suppress(RuntimeError):  # no folder to store it in
         fast._cache = _Cache(loop)  # type: ignore[attr-defined]
     return fast
 
 
 class _Files(IndexDataCacheFile):
-    """Numba's files of one loop, each with a SHA-256 at its end: Numba would run damaged code."""
+    """Numba's cache files of one loop, each ending in a SHA-256: Numba itself runs damaged code."""
 
     @contextlib.contextmanager
     def _open_for_write(self, filepath: str) -> Iterator[io.BytesIO]:
@@ -51,7 +51,7 @@ class _Files(IndexDataCacheFile):
 
 
 def _check(path: Path) -> None:
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # reading a pipe would block
         raise ValueError(f"{path} is not a file")
     with contextlib.suppress(FileNotFoundError):
         content = path.read_bytes()
@@ -60,7 +60,7 @@ def _check(path: Path) -> None:
 
 
 class _Cache(FunctionCache):
-    """Numba's cache of one loop; what goes wrong with its files only costs compiling again."""
+    """Numba's cache of one loop. An error in its files only means compiling again."""
 
     def __init__(self, loop: Callable[..., Any]) -> None:
         super().__init__(loop)
@@ -71,7 +71,7 @@ class _Cache(FunctionCache):
     def load_overload(self, *arguments: Any) -> Any:
         try:
             return super().load_overload(*arguments)
-        except Exception:  # what unpickling a damaged file raises may be anything
+        except Exception:  # unpickling a damaged file may raise anything
             with contextlib.suppress(OSError):
                 Path(self._cache_file._index_path).unlink()
             return None

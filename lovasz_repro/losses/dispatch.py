@@ -1,4 +1,4 @@
-"""Which of the two implementations of the Lovász extension computes a loss."""
+"""Chooses between the two implementations of the Lovász extension: loops or tensor operations."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def lovasz_extension(
 ) -> tuple[Tensor, Tensor]:
     """The Lovász extension of the Jaccard loss. Returns losses and foreground flags, each (G, C).
 
-    ``scores`` is ``(G, M, C, N)``: G images or batches, of M images, of C classes. With C = 1 the
-    score is a logit, and the errors are ``max(0, 1 - s score)``; else it is the probability of a
-    class, and they are ``|y - score|``. ``labels`` is ``(G, M, N)``.
+    ``scores`` is ``(G, M, C, N)``: G groups of M images, C classes, N pixels. ``labels`` is
+    ``(G, M, N)``. With C = 1 a score is a logit with the error ``max(0, 1 - s score)``; else it is
+    a probability with the error ``|y - score|``.
     """
     check_method(method)
     groups, images, count, pixels = scores.shape
     if images * pixels >= 2**31:  # pixels are counted in int32
         raise ValueError(f"{images * pixels} pixels are too many for one image, batch or class")
     if on_cpu(scores):
-        # Not at the top: a GPU has no use for Numba, which takes a while to import.
+        # Imported here: Numba imports slowly, and a GPU does not need it.
         from lovasz_repro.losses.loops import Loops
 
         losses, _, present = Loops.apply(scores, labels, ignored, method)

@@ -1,8 +1,8 @@
 """The Lovász extension of the Jaccard loss: value and gradient, by sorting and by counting.
 
 Berman, Rannen Triki & Blaschko (CVPR 2018, arXiv 1705.08790). Tensors are ``(R, N)``: R rows of N
-pixels, an image, a batch or a class of one each. The masks ``foreground`` and ``valid`` are 0 or 1
-in uint8; s = +1 on foreground and -1 on background.
+pixels; a row is an image, a batch, or one class of either. The masks ``foreground`` and ``valid``
+are 0 or 1 in uint8; s = +1 on foreground and -1 on background.
 
 The operations here run on a GPU and in compiled code; a CPU is faster with the loops of
 :mod:`lovasz_repro.losses.loops`.
@@ -36,18 +36,17 @@ def kept_signature(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Extension(torch.autograd.Function):
-    """The inner product of weights and errors of each row. The weights depend on the order of the
-    errors alone.
+    """Each row's loss: the inner product of its errors and of weights that depend on their order.
 
-    ``forward`` returns the losses, their gradient in the scores, which broadcasts with them, and
-    further outputs that have no gradient.
+    ``forward`` returns the losses, their gradient in the scores (losses and gradient broadcast),
+    and further outputs without gradient.
     """
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         losses, gradient, *others = output
         ctx.mark_non_differentiable(gradient, *others)
-        ctx.set_materialize_grads(False)  # spares a tensor of zeros as the grad of ``gradient``
+        ctx.set_materialize_grads(False)  # no zeros as the grad of ``gradient``
         ctx.save_for_backward(losses, gradient)
         ctx.save_for_forward(losses, gradient)
         ctx.without_slope = [None] * (len(inputs) - 1), [None] * (len(output) - 1)
@@ -56,7 +55,7 @@ class Extension(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is not None:
             losses, gradient = ctx.saved_tensors
-            grad = torch.where(losses.isnan(), losses, grad) * gradient  # NaN must not train on
+            grad = torch.where(losses.isnan(), losses, grad) * gradient  # a NaN loss gives NaN
         return grad, *ctx.without_slope[0]
 
     @staticmethod
@@ -134,8 +133,8 @@ def _jaccard_steps(is_foreground: Tensor, dtype: torch.dtype) -> Tensor:
 
     With I and U counted before it, a foreground pixel takes the loss from 1 - I/U to 1 - (I-1)/U:
     it adds 1/U. A background pixel takes it to 1 - I/(U+1) and adds I/(U (U+1)). Without
-    foreground the first pixel adds 1 and the others 0. Integer counts and these closed forms leave
-    no cancellation, unlike the usual difference of a cumulative ratio in floating point.
+    foreground the first pixel adds 1 and the others 0. Integer counts and these closed forms avoid
+    the cancellation that a difference of cumulative ratios has in floating point.
     """
     # In place where possible: the loss needs most memory here.
     total = is_foreground.sum(1, keepdim=True, dtype=torch.int32)
@@ -176,7 +175,7 @@ def _gradient_by_bins(errors: Tensor, foreground: Tensor) -> Tensor:
     shift, first = bin_of_bits(errors.itemsize)
     key = bits_of(errors + 2.0**BIN_OFFSET_LOG2)
     key >>= shift
-    key.clamp_(first, first + BINS - 1)  # the bin of NaN may be any
+    key.clamp_(first, first + BINS - 1)  # NaN may get any bin
     key += BINS * torch.arange(rows, dtype=key.dtype, device=key.device)[:, None] - first
     key.add_(foreground, alpha=rows * BINS)
     key = key.view(-1)  # (R * N,), indices into a table (2, R, K)
@@ -187,7 +186,7 @@ def _gradient_by_bins(errors: Tensor, foreground: Tensor) -> Tensor:
 
 
 def bin_of_bits(itemsize: int) -> tuple[int, int]:
-    """The bin of m + c is its bits, shifted right by the first, minus the second.
+    """Returns (shift, first): the bin of m + c is its bits shifted right by ``shift``, - ``first``.
 
     itemsize: 8 bytes for float64, 4 for float32.
     """
@@ -196,19 +195,19 @@ def bin_of_bits(itemsize: int) -> tuple[int, int]:
 
 
 def _signed_weights(counts: Tensor, dtype: torch.dtype) -> Tensor:
-    """-s times the weight of a pixel of each label and bin from their counts, ``(2, R, K)`` both.
+    """-s times the weight of a pixel, by label and bin, from their counts; ``(2, R, K)`` both.
 
     With I, U before a bin and I', U' after it, the weight is (I + I') / (2 U U') on background and
     (1/U + 1/U') / 2 on foreground.
     """
     background, foreground = counts
-    # Errors decrease from the last bin down, so a cumulative sum counts what is not yet taken.
-    untaken, before = counts.cumsum(2, dtype=torch.int32)  # of background, and I
+    # Bins are taken from the last one down: a cumulative sum counts the pixels not yet taken.
+    untaken, before = counts.cumsum(2, dtype=torch.int32)  # background not yet taken, and I
     union = (before + untaken)[:, -1:] - untaken
     divisor = union.clamp(min=1)
     inverse = divisor.to(dtype).reciprocal_()
     inverse_after = (union + background).clamp_(min=1).to(dtype).reciprocal_()
-    # A union of 0 is that of no foreground and no pixel yet: the pixels here share the loss 1.
+    # The union is 0 only without foreground, before the first pixel: these pixels share the loss 1.
     intersection = (before + (divisor - union)).to(dtype).sub_(foreground, alpha=0.5)
     weights = torch.stack([intersection * inverse * inverse_after, (inverse + inverse_after) / -2])
     weights[:, :, 0] = 0

@@ -41,7 +41,7 @@ def cross_entropy(
 ) -> Tensor:
     """Binary cross-entropy ``log(1 + exp(-s f))``, in nats.
 
-    The mean runs over all valid pixels of the batch; ``reduction="none"`` takes each image's own.
+    The mean runs over all valid pixels of the batch; ``reduction="none"`` averages per image.
     """
     margin, _, valid = _margin(logits, target, ignore_index)
     return _pixel_mean(-F.logsigmoid(margin), valid, reduction)
@@ -67,15 +67,15 @@ def soft_jaccard(
 
     Rahman & Wang, *Optimizing intersection-over-union in deep neural networks for image
     segmentation* (ISVC 2016), who sum over the batch: ``per_image=False``. An image without
-    foreground has loss 1 and gradient 0, whatever its logits, unless every p is 0 in floating
-    point: an empty union has loss 0.
+    foreground has loss 1 and gradient 0 for any logits, unless every p is 0 in floating point:
+    then the union is empty and the loss 0.
     """
     margin, foreground, valid = _margin(logits, target, ignore_index)
     check_reduction(per_image, reduction)
     if not per_image:
         margin, foreground, valid = (x.reshape(1, -1) for x in (margin, foreground, valid))
-    # The probability of the wrong label is sigmoid(-s f). As a ratio of masses of it the loss does
-    # not cancel where p is near y, and is 1 to the bit without foreground.
+    # sigmoid(-s f) is the probability of the wrong label. As a ratio of sums of it, the loss has no
+    # cancellation where p is near y, and is exactly 1 without foreground.
     wrong = torch.sigmoid(-margin)
     missed = (foreground * wrong).sum(1)
     false_alarm = ((valid - foreground) * wrong).sum(1)

@@ -1,4 +1,4 @@
-"""Labels as masks, checked. A mask is 0 or 1 in uint8: on a CPU its arithmetic is vectorised."""
+"""Check labels, and make masks of 0 and 1 from them, in uint8: a CPU vectorises its arithmetic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether reading values costs nothing and loops can be called: on a CPU, not compiled."""
+    """Whether values can be read at no cost and loops called: on a CPU, outside torch.compile."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -22,14 +22,14 @@ def binary_masks(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
 
 
 def is_wrapped(x: Tensor) -> bool:
-    """Whether a transform of `torch.func` may hide the values, as vmap does."""
+    """Whether a transform of `torch.func`, such as vmap, may hide the tensor's values."""
     if torch.compiler.is_compiling():
         return False
     return torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 class _BinaryMasks(torch.autograd.Function):
-    """Under `torch.func.vmap`: the labels are read and checked all at once."""
+    """`_binary_masks` under `torch.func.vmap`: checks the labels of all mapped items at once."""
 
     @staticmethod
     def forward(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
@@ -56,7 +56,7 @@ def _binary_masks(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
 
 
 def class_masks(target: Tensor, count: int, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """``(G, M, N)`` to each class's pixels ``(G, M, C, N)``, and the valid ones of that shape."""
+    """Masks of each class and of valid pixels, (G, M, C, N) each, from (G, M, N) labels."""
     labels = torch.arange(count, device=target.device)[:, None]
     foreground = (target[:, :, None] == labels).to(torch.uint8)
     ignored = equal(target, ignore_index)[:, :, None]
@@ -67,7 +67,7 @@ def class_masks(target: Tensor, count: int, ignore_index: int) -> tuple[Tensor, 
 
 
 def _bytes(target: Tensor, ignore_index: int) -> Tensor:
-    """The labels as they are, or in uint8: on a CPU bytes compare several times faster."""
+    """The labels; on a CPU in uint8 if they fit, which compares several times faster."""
     if target.dtype == torch.bool:
         return target.view(torch.uint8)
     wide = target.dtype in (torch.int64, torch.int32, torch.int16)
@@ -78,8 +78,8 @@ def _bytes(target: Tensor, ignore_index: int) -> Tensor:
 
 
 def equal(target: Tensor, label: int) -> Tensor:
-    """1 where the target is the label. A label that its type cannot hold occurs nowhere; torch
-    would wrap it around to another label."""
+    """1 where the target is the label, else 0. A label that the target's dtype cannot hold matches
+    nothing; torch would wrap it around."""
     if not target.is_floating_point() and target.dtype != torch.bool:
         held = torch.iinfo(target.dtype)
         if not held.min <= label <= held.max:
@@ -103,5 +103,5 @@ def wrong_labels(target: Tensor, allowed: str) -> ValueError:
 
 
 def error_slope(foreground: Tensor, valid: Tensor) -> Tensor:
-    """-s: how an error moves with its score. -1 on foreground, +1 on background, 0 on void."""
+    """-s, an error's derivative in its score: -1 on foreground, +1 on background, 0 on void."""
     return torch.sub(valid.view(torch.int8), foreground.view(torch.int8), alpha=2)

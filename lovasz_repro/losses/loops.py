@@ -1,10 +1,9 @@
 """The Lovász extension of the Jaccard loss on a CPU, as loops that Numba compiles.
 
-They compute what :mod:`lovasz_repro.losses.extension` does with torch's operations, in a few
-passes over one row at a time. Scores and gradient are contiguous arrays ``(G, M, C, N)`` of G * C
-rows, whose pixels are spread over M images of N; the labels ``(G, M, N)``, of any real dtype, are
-those of all C rows of a group. Loops are compiled when they are first called, in about a second
-each, and kept for later processes.
+They compute the same as :mod:`lovasz_repro.losses.extension`, in a few passes over one row at a
+time. Scores and gradient are contiguous arrays ``(G, M, C, N)``: G * C rows, each with the N pixels
+of M images. The C rows of a group share its labels ``(G, M, N)``, of any real dtype. A loop is
+compiled at its first call, in about a second, and kept on disk for later processes.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ Array = NDArray[Any]
 # A digit of the radix sort: its counters fit a first-level cache.
 DIGIT_BITS = 11
 DIGITS = 1 << DIGIT_BITS
-# Pixels that are treated in turn while they are in a first-level cache.
+# Pixels processed at a time, so that they stay in a first-level cache.
 BLOCK = 1024
 
 
@@ -50,7 +49,7 @@ class Loops(Extension):
         probability = count > 1
         highest = max(count - 1, 1)
         y, void, wrong = _array(labels), ignored, False
-        if probability:  # every row reads all labels: let them be short
+        if probability:  # every row reads all labels, so make them short
             y, wrong = _codes(y, highest, ignored)
             void = highest + 1
         gradient = torch.empty_like(scores)
@@ -71,8 +70,8 @@ class Loops(Extension):
         return losses, gradient, present
 
 
-# Torch binds the arguments to the signature at every call, which costs least where none has a name.
-# Operations keep theirs: torch.compile counts its names.
+# Torch binds the arguments to the signature at every call, which is fastest without names.
+# `Operations` keeps its names: torch.compile counts them.
 _ARGUMENTS = inspect.Parameter("arguments", inspect.Parameter.VAR_POSITIONAL)
 Loops.forward.__signature__ = inspect.Signature([_ARGUMENTS])  # type: ignore[attr-defined]
 
@@ -86,15 +85,15 @@ def _array(labels: Tensor) -> Array:
     return labels.contiguous().numpy()
 
 
-# Below, rows first ... last - 1 are treated, by their numbers g * C + c. The gradient starts as
-# the errors, those of foreground with a minus sign, and is made into itself.
+# The functions below process rows first ... last - 1; row g * C + c is class c of group g.
+# ``gradient`` holds the errors at first, negated on foreground, and is overwritten in place.
 
 
 def _gradient_by_sort(
     gradient: Array, first: int, last: int, losses: Array, present: Array
 ) -> None:
     _, images, _, pixels = gradient.shape
-    # Memory is torch's, whose profiler then knows of it.
+    # Allocated by torch, so that its profiler counts the memory.
     packed = torch.empty(2, images * pixels, dtype=torch.int64).numpy().view(np.uint64)
     steps = packed[1].view(gradient.dtype)[: images * pixels]
     bits = gradient.view(f"u{gradient.itemsize}")
@@ -117,7 +116,7 @@ _GRADIENTS = {"sort": _gradient_by_sort, "bins": _gradient_by_bins}
 
 
 def _codes(labels: Array, highest: int, ignored: int) -> tuple[Array, bool]:
-    """Labels in a short type, ``highest + 1`` for void; and whether any is neither."""
+    """Labels in a short type, ``highest + 1`` for void; and whether any label is invalid."""
     codes = np.empty(labels.shape, np.uint8 if highest < 255 else np.int32)
     flat, out, unknown = labels.reshape(-1), codes.reshape(-1), []
 
@@ -144,8 +143,8 @@ def _encode(labels: Array, highest: int, ignored: int, codes: Array) -> bool:
 def _errors(
     scores: Array, labels: Array, void: int, probability: bool, first: int, last: int, out: Array
 ) -> bool:  # fmt: skip
-    """``max(0, 1 - s score)`` or ``|y - score|``, finite, and 0 on void; with a minus sign on
-    foreground, 0 too. Returns whether any label is neither 0, 1 nor void."""
+    """``max(0, 1 - s score)`` or ``|y - score|``, finite, 0 on void, and negated on foreground, 0
+    too. Returns whether a binary label is neither 0, 1 nor void."""
     _, images, count, pixels = scores.shape
     zero, one = scores.dtype.type(0), scores.dtype.type(1)
     largest = np.finfo(scores.dtype).max
@@ -160,7 +159,7 @@ def _errors(
             for i in range(pixels):
                 is_foreground, is_void = y[i] == label, y[i] == void
                 error = one - f[i] if is_foreground else right + f[i]
-                # Comparisons that leave NaN as it is.
+                # These comparisons keep NaN.
                 error = zero if error < zero or is_void else error
                 error = largest if error > largest else error
                 e[i] = -error if is_foreground else error
@@ -173,20 +172,20 @@ def _sort_rows(
     gradient: Array, bits: Array, packed: Array, steps: Array, first: int, last: int,
     losses: Array, present: Array,
 ) -> None:  # fmt: skip
-    """What each pixel adds to the Jaccard loss, times -s, as ``_jaccard_steps`` has it.
+    """What each pixel adds to the Jaccard loss, times -s, as in ``_jaccard_steps``.
 
-    By a radix sort of the pixels with an error, in decreasing order. The bits of a floating-point
-    number >= 0 sort as it does, and NaN last. The label follows as the lowest bit, and of equal
-    keys the first pixel comes first. An item of ``packed``, ``(2, M * N)``, holds 32 bits of the
-    key, then the label, then the pixel's number. Of float64 the upper half is sorted after the
-    lower. ``steps``, ``(M * N,)``, is in the memory of ``packed[1]``.
+    A stable radix sort puts the pixels with an error in decreasing order, by the bits of the error
+    (they sort as the number does, NaN highest) and then by the label, the lowest bit of the key. An
+    item of ``packed``, ``(2, M * N)``, holds 32 bits of the key, then the label, then the pixel's
+    number. float64 is sorted by the lower half of its key, then by the upper. ``steps``,
+    ``(M * N,)``, uses the memory of ``packed[1]``.
     """
     _, images, count, pixels = gradient.shape
     words = gradient.itemsize // 4
     one, sign = np.uint64(1), np.uint64(8 * gradient.itemsize - 1)
     half, label_at, pixel_mask = np.uint64(32), np.uint64(31), np.uint64(0x7FFFFFFF)
     digit, low, middle = np.uint64(DIGITS - 1), np.uint64(32), np.uint64(32 + DIGIT_BITS)
-    high = np.uint64(32 + 2 * DIGIT_BITS)  # the upper digit has what bits are left
+    high = np.uint64(32 + 2 * DIGIT_BITS)  # the upper digit has the remaining bits
     items, others = packed[0], packed[1]
     starts = np.empty((3, DIGITS), np.int32)
     taken = np.empty(DIGITS, np.int32)
@@ -228,8 +227,8 @@ def _sort_rows(
         before = 0  # foreground pixels before those of a digit
         for d in range(DIGITS - 1, -1, -1):
             before, taken[d] = before + taken[d], before
-        # The last pass need not store the order: it tells how many pixels and how many of them
-        # foreground come before each.
+        # The last pass stores no order: it counts the pixels, and the foreground pixels, before
+        # each one.
         steps[:] = 0
         for i in range(active):
             item = items[i]
@@ -251,7 +250,7 @@ def _sort_rows(
 
 @compiled
 def _scatter(items: Array, out: Array, count: int, shift: int, starts: Array) -> None:
-    """A pass of the radix sort: move each item to where those of its digit start."""
+    """One pass of the radix sort: move each item to the next free place for its digit."""
     for i in range(count):
         digit = (items[i] >> shift) & np.uint64(DIGITS - 1)
         out[starts[digit]] = items[i]
@@ -263,13 +262,13 @@ def _bin_rows(
     gradient: Array, places: Array, moved: Array, moved_bits: Array, shift: int, first_bin: int,
     first: int, last: int, losses: Array, present: Array,
 ) -> None:  # fmt: skip
-    """-s times the weight of each pixel's label and bin, as ``_signed_weights`` has it.
+    """-s times the weight of each pixel's label and bin, as in ``_signed_weights``.
 
-    ``places``, ``(M, N)``, are those in a table of the bins of each label, background first.
+    ``places``, ``(M, N)``, are indices into a table: the bins of background, then of foreground.
     """
     _, images, count, pixels = gradient.shape
     offset = gradient.dtype.type(2.0**BIN_OFFSET_LOG2)
-    # Two tables of counts: where pixels share a bin, one waits for its last count to be stored.
+    # Two tables, used in turn: a count that was just stored delays adding to it again.
     counts = np.empty((2, 2 * BINS), np.int32)
     weights = np.empty(2 * BINS, gradient.dtype)
     for row in range(first, last):

@@ -1,4 +1,4 @@
-"""The losses as `nn.Module`s, for code that keeps its loss in one.
+"""The losses as `nn.Module`s.
 
 Each calls the function of :mod:`lovasz_repro.losses.functional` that its docstring names; shapes,
 labels and errors are described there. They hold no tensors. `torch.compile` takes them;
@@ -26,7 +26,7 @@ from lovasz_repro.losses.functional import (
 
 
 class _Loss(nn.Module):
-    """A function of (logits, target) with its settings, which are attributes and the `repr`."""
+    """A function of (logits, target) with its settings, which are attributes and in the `repr`."""
 
     def __init__(self, function: Callable[..., Tensor], **settings: Any) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Losses of softmax scores over C classes: logits (B, C, ...), target (B, ...).
 
-Labels are 0 ... C-1, C >= 2, or ``ignore_index``, which counts nowhere and is not read: a logit
-there need not be finite. Each is one number for the batch, half precision in float32.
+Labels are 0 ... C-1, C >= 2, or ``ignore_index``. Ignored pixels are not read: their logits need
+not be finite. Each loss is one number for the batch; half precision is computed in float32.
 
 Raises: as the losses of `functional`.
 """
@@ -18,7 +18,7 @@ from lovasz_repro.losses.labels import class_masks
 def softmax_cross_entropy(logits: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:
     """Cross-entropy ``-log p_y`` in nats, the mean over all valid pixels of the batch.
 
-    Not F.cross_entropy: on a GPU that of maps raises where torch must be deterministic.
+    Not F.cross_entropy: on a GPU it raises for maps if torch must be deterministic.
     """
     logits, right, _ = _checked(logits, target, ignore_index)
     chosen = torch.where(right == 1, logits.log_softmax(1), 0)
@@ -27,9 +27,9 @@ def softmax_cross_entropy(logits: Tensor, target: Tensor, *, ignore_index: int =
 
 def softmax_jaccard(logits: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:
     """Soft Jaccard loss ``1 - sum(p y) / sum(p + y - p y)`` of each class, summed over the batch,
-    and the mean over the classes that have a pixel in it.
+    then averaged over the classes that have a pixel in it.
 
-    Rahman & Wang (ISVC 2016), class by class. It is 0 where no pixel is valid.
+    Rahman & Wang (ISVC 2016), class by class. It is 0 if no pixel is valid.
     """
     logits, right, valid = _checked(logits, target, ignore_index)
     scores = logits.softmax(1) * valid  # (B, C, N)

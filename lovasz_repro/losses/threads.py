@@ -18,7 +18,7 @@ import torch
 
 # With fewer elements, waking a thread costs more than it saves.
 ELEMENTS_PER_THREAD = 1 << 16
-# Elements of one call: several small rows share it. So many fit a second-level cache.
+# Elements of one call, which fit a second-level cache; small rows share a call.
 ELEMENTS_PER_CALL = 1 << 16
 
 _pool: ThreadPoolExecutor | None = None
@@ -36,11 +36,11 @@ if hasattr(os, "register_at_fork"):
 def share(work: Callable[[int, int], None], rows: int, elements: int) -> None:
     """Call ``work(first, last)`` for rows first ... last - 1, of ``elements`` elements each.
 
-    Every row is treated once, in any order; few or short rows by this thread alone.
+    Every row is processed once, in any order. Too little work stays on this thread.
     """
     threads = min(torch.get_num_threads(), rows, rows * elements // ELEMENTS_PER_THREAD)
     step = max(1, ELEMENTS_PER_CALL // elements)
-    starts = itertools.count(0, step)  # whose next() no two threads share
+    starts = itertools.count(0, step)  # no two threads get the same number
 
     def take() -> None:
         while (first := next(starts)) < rows:
@@ -59,7 +59,7 @@ def _start(take: Callable[[], None], helpers: int) -> list[Future[Any]]:
     global _pool
     if _pool is None:
         _pool = ThreadPoolExecutor(os.cpu_count(), "lovasz")
-    # torch.set_flush_denormal holds for the thread that calls it, so a helper is told.
+    # torch.set_flush_denormal is per thread, so each helper sets it.
     flush = sys.float_info.min / 2 == 0
     submitted: list[Future[Any]] = []
 
@@ -67,7 +67,7 @@ def _start(take: Callable[[], None], helpers: int) -> list[Future[Any]]:
         torch.set_flush_denormal(flush)
         take()
 
-    # Where the interpreter is ending, or the system has no more threads, the caller is alone.
+    # At interpreter exit, or if no thread can be started, the caller does all the work.
     with contextlib.suppress(RuntimeError):
         submitted += [_pool.submit(help_out) for _ in range(helpers)]
     return submitted

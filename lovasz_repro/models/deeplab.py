@@ -1,7 +1,7 @@
 """DeepLab networks: a backbone, and a head that gives one score map per label.
 
-A binary network for category c is the 21-way network with channel c of its head, nothing else
-changed: what the original trains. Or its score is the log-odds of c, see `LogOdds`.
+A binary network for category c is the 21-way network with only channel c of its head, as in the
+original, or with the log-odds of c as its score, see `LogOdds`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class AtrousHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         size = features.shape[-2:]
         labels, channels = self.weight.shape[2:]
-        # Not @, which would copy the features to bring them into one matrix.
+        # Not @: it would copy the features into one matrix.
         weight = self.weight.reshape(-1, channels).expand(len(features), -1, -1)
         taps = torch.bmm(weight, features.flatten(2))  # (B, R·9·K, h·w)
         branches = taps.view(len(taps), len(self.rates), 9, labels, -1)  # (B, R, 9, K, h·w)
@@ -56,7 +56,7 @@ class AtrousHead(nn.Module):
         return total
 
     def channel(self, label: int) -> AtrousHead:
-        """A head with the one output `label`, its weights copied."""
+        """A head with the single output `label`; its weights are a copy."""
         head = AtrousHead(self.weight.shape[3], 1, self.rates)
         head.weight.data.copy_(self.weight.data[:, :, label : label + 1])
         head.bias.data.copy_(self.bias.data[label : label + 1])
@@ -85,7 +85,7 @@ class LogOdds(nn.Module):
 def binary_head(head: nn.Module, label: int, score: str) -> nn.Module:
     """A head with one output, the score of `label`; its weights are a copy.
 
-    score: as `config.Network` has it.
+    score: see `config.Network`.
     """
     if score == "log_odds":
         return LogOdds(copy.deepcopy(head), label)
@@ -117,8 +117,8 @@ class _LastFeature(nn.Module):
 class DeepLab(nn.Module):
     """(B, 3, 8m + 1, 8n + 1) normalised images -> (B, K, h, w) logits on the network's grid.
 
-    Grid cell (i, j) is centred on pixel (stride·i, stride·j): corners meet corners. The top of a
-    network (`split`) takes what comes out of the blocks before it instead of images.
+    Grid cell (i, j) is centred on pixel (stride·i, stride·j): corners are aligned. The trained part
+    of a network (`split`) takes the frozen part's output instead of images.
 
     Attributes:
         mean, std: (3,) of the images in [0, 1].
@@ -132,14 +132,14 @@ class DeepLab(nn.Module):
         std: tuple[float, ...], freeze_batchnorm: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
-        # A fifth faster on a CPU, and what a GPU's convolutions want.
+        # A fifth faster on a CPU, and the layout that a GPU's convolutions use.
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self.head = head
         self.stride = stride
         self.freeze_batchnorm = freeze_batchnorm
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
-        self.train()  # optimisers, and processes that share gradients, ask once what is frozen
+        self.train()  # freeze BatchNorm now: optimisers and DDP look only once
 
     def forward(self, images: Tensor) -> Tensor:
         if not isinstance(self.backbone, nn.Identity):  # the head on features
@@ -148,7 +148,7 @@ class DeepLab(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> DeepLab:
-        """Train mode, but for a frozen BatchNorm, which stays as it was loaded."""
+        """Train mode, except for a frozen BatchNorm, which stays in eval mode."""
         super().train(mode)
         if self.freeze_batchnorm:
             for module in self.modules():
@@ -158,17 +158,16 @@ class DeepLab(nn.Module):
         return self
 
     def binary(self, label: int, score: str) -> DeepLab:
-        """This network with the score of one label as its output; nothing is shared."""
+        """A copy of this network with the score of one label as its output."""
         return self._with(copy.deepcopy(self.backbone), binary_head(self.head, label, score))
 
     def split(self, train: str, block: str) -> tuple[nn.Module | None, DeepLab]:
-        """The part that stays frozen, and the network trained on its output. They share weights
-        with this network.
+        """The frozen part, and the network trained on its output. Both share this one's weights.
 
         Args:
             train, block: as `config.Network.train` and `split`.
 
-        Raises: UserError where the backbone has no such block.
+        Raises: UserError if the backbone has no such block.
         """
         if train == "all":
             return None, self
@@ -196,11 +195,11 @@ def build(
     """The network that a fold starts from, with a score per label: 21-way for VOC.
 
     Args:
-        labels: outputs, the background's included. The last layer of published weights for another
-            number is left out, and drawn at random instead.
-        fold: takes the place of {fold} in the name of the weights file.
-        pretrained: load the backbone's (or the whole network's) weights; False where a base's own
-            weights are loaded over them anyway.
+        labels: number of outputs, the background included. If the published weights have another
+            number, the last layer is drawn at random.
+        fold: replaces {fold} in the name of the weights file.
+        pretrained: load the backbone's (or the whole network's) weights; False if a base's weights
+            are loaded afterwards anyway.
         complete: the weights must be those of the whole network, not of its backbone alone.
 
     Raises: UserError for an unknown backbone, or a weights file that is missing or does not fit.
@@ -218,7 +217,7 @@ def _timm(
     config: Network, weights: dict[str, Tensor] | None, labels: int, path: str, complete: bool
 ) -> DeepLab:
     """`deeplab_v2`: a timm backbone and the summed atrous head."""
-    import timm  # a part of the start-up that the other networks do without
+    import timm  # slow to import, and the other networks do not need it
 
     if not timm.is_model(config.backbone):
         near = ", ".join(get_close_matches(config.backbone, timm.list_models(), 8))
@@ -298,7 +297,7 @@ def _read_weights(path: str) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is not a state dict
-        # Not its text: torch's advises to load the file in a way that runs what is in it.
+        # Not its text: torch's suggests a way of loading that executes what is in the file.
         kind = type(error).__name__
         raise UserError(f"network.weights: {path} is not a state dict ({kind})") from error
     if not isinstance(state, dict):
@@ -307,10 +306,10 @@ def _read_weights(path: str) -> dict[str, Tensor]:
 
 
 def _load(model: nn.Module, weights: dict[str, Tensor], where: str, complete: bool = False) -> None:
-    """Load all of the model's tensors; a classifier in the file that the model lacks is left.
+    """Load all of the model's tensors; tensors that the model lacks are ignored.
 
-    The last layer of a network for VOC's labels is left out where the model has others, unless the
-    weights must be complete.
+    The last layer of a network for VOC's labels is left out if the model has other labels, unless
+    the weights must be complete.
     """
     others = _for_other_labels(model, weights)
     if others and complete:
@@ -328,7 +327,7 @@ def _load(model: nn.Module, weights: dict[str, Tensor], where: str, complete: bo
 
 
 def _for_other_labels(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
-    """The names of the tensors in which the weights and the model differ by the labels alone."""
+    """Names of the tensors whose shapes differ only in the number of labels."""
     return [
         name
         for name, own in model.state_dict().items()
@@ -340,7 +339,7 @@ def _for_other_labels(model: nn.Module, weights: dict[str, Tensor]) -> list[str]
 
 
 def state_digest(module: nn.Module) -> str:
-    """SHA-256 of a module's weights and buffers, the same on every device."""
+    """The start of the SHA-256 of a module's weights and buffers, the same on every device."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())
@@ -349,11 +348,11 @@ def state_digest(module: nn.Module) -> str:
 
 
 def grid_matrix(lengths: Tensor, extents: Tensor, grid: int, stride: int, longest: int) -> Tensor:
-    """(B, longest, grid) weights that bring grids to pixels, bilinear, corners on corners.
+    """(B, longest, grid) weights that resample grids to pixels: bilinear, corners aligned.
 
     Args:
-        lengths: (B,) pixels wanted; the rows beyond are 0. extents: (B,) pixels that the image has
-            on the network's canvas.
+        lengths: (B,) output pixels; rows beyond them are 0.
+        extents: (B,) pixels of the image on the network's canvas.
         grid: cells of the grid; cell i is centred on canvas pixel stride·i.
     """
     place = torch.arange(longest, dtype=torch.float64, device=lengths.device)
@@ -371,7 +370,7 @@ def to_native(
 
     Args:
         canvas: (B, 2) height and width of each image on its canvas. native: (B, 2) in its file.
-        shape: H and W, no smaller than any image; what is beyond an image's own size is 0.
+        shape: H and W, no smaller than any image; 0 beyond an image's own size.
 
     In float32 even under autocast: bfloat16 would move the outlines.
     """

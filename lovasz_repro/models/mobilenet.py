@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Output channels and stride of each block; from DILATED on the stride is kept by dilation.
+# Output channels and stride of each block; from DILATED on, dilation replaces stride.
 BLOCKS = (
     *((16, 1), (24, 2), (24, 1), (32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (64, 1)),
     *((96, 1), (96, 1), (96, 1), (160, 1), (160, 1), (160, 1), (320, 1)),
@@ -48,9 +48,9 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
     def phases(self, x: Tensor, inside: Tensor) -> Tensor:
-        """The same on the four phases of a map, (B, 4, C, h, w), where dilation 2 is dilation 1.
+        """The block on a map's four phases, (B, 4, C, h, w), where dilation 2 becomes dilation 1.
 
-        inside: (4, 1, h, w), 0 where a phase lies beyond the map: the padding that it reads.
+        inside: (4, 1, h, w), 0 where a phase lies beyond the map, so that it reads zero padding.
         """
         assert self.expand is not None
         y = F.relu6(self.expand(x.flatten(0, 1)))
@@ -106,7 +106,7 @@ def _join(phases: Tensor) -> Tensor:
 def mobilenetv2() -> nn.Sequential:
     """(B, 3, 16m + 1, 16n + 1) -> (B, 320, m + 1, n + 1).
 
-    Its children are `stem`, `blocks-0` to `blocks-13`, and `blocks-14`: the dilated blocks in one.
+    Its children are `stem`, `blocks-0` to `blocks-13`, and `blocks-14`: all dilated blocks.
     """
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     parts["stem"] = nn.Sequential(nn.Conv2d(3, STEM, 3, 2, 1), nn.ReLU6())
@@ -143,8 +143,8 @@ class MobileNetHead(nn.Module):
 
 
 def from_published(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The keys of the published file (`blocks.7.expand.weight`, `logits.bias`, …) as those of a
-    DeepLab of `mobilenetv2` and `MobileNetHead`."""
+    """Rename the published file's tensors (`blocks.7.expand.weight`, `logits.bias`, …) to those of
+    a DeepLab of `mobilenetv2` and `MobileNetHead`."""
     renamed = {}
     for key, value in weights.items():
         part, *rest = key.split(".")

@@ -3,8 +3,8 @@
     deeplabv3_mnv2_pascal_quant.tflite -> deeplabv3_mobilenetv2_voc.pth (converted)
     timm's tf_efficientnet_lite0       -> tf_efficientnet_lite0.pth     (as published)
 
-Both are under the Apache License 2.0. A state dict that is there already is checked by its tensors,
-not by its bytes: `torch.save` writes other bytes in other versions, and under other file names.
+Both are under the Apache License 2.0. An existing state dict is checked by its tensors, not by its
+bytes, which depend on torch's version and on the file's name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CONTENTS = {
 
 
 def get_weights(names: Sequence[str], root: Path, console: Console | None = None) -> None:
-    """Leave ``<name>.pth`` in ``root`` for each name, or all of `CONTENTS`; a good one is kept.
+    """Make ``<name>.pth`` in ``root`` for each name, or all of `CONTENTS`; valid ones are kept.
 
     Raises:
         UserError: an unknown name, no network, a corrupt file, or no package to convert with; the
@@ -79,7 +79,7 @@ def _get_deeplab(path: Path, console: Console) -> None:
     if path.exists():
         _check(path, expected)
         return
-    _schema()  # before the download: it may be missing
+    _schema()  # before the download, since the package may be missing
     published = path.with_name(DEEPLAB_URL.rpartition("/")[2])
     Download(DEEPLAB_URL, published, DEEPLAB_SHA256, "SHA-256").get(console)
     state = convert_deeplab(published)
@@ -93,7 +93,7 @@ def _get_deeplab(path: Path, console: Console) -> None:
 
 
 def _check(path: Path, expected: str) -> None:
-    """Raises: UserError where the file is no state dict, or one of other tensors."""
+    """Raises: UserError if the file is not a state dict with the expected tensors."""
     regular(path)
     try:
         found = contents_digest(torch.load(path, map_location="cpu", weights_only=True))

@@ -1,4 +1,4 @@
-"""What a study leaves behind, how it is written so that nothing is half there, and how it is read.
+"""The records of a study: written atomically, and checked when they are read.
 
     runs/<experiment>/
         study.json              experiment, configuration, grid, data lists, hash
@@ -21,9 +21,9 @@ thresholds.csv and predictions.npz
             classes.csv         one row per val image and label in its truth or prediction
                                 (`CLASS_COLUMNS`)
 
-`result.json` holds the SHA-256 of the tables beside it, and every JSON file that of its values
-(`files.CHECKSUM`): what is truncated or changed later is found out. What a stranger may have made
-up is held against `schema` and `agreement`.
+`result.json` holds the SHA-256 of the tables beside it, and every JSON file that of its own values
+(`files.CHECKSUM`), so that a truncated or changed file is noticed. `schema` and `agreement` check
+what untrusted records hold.
 Everything but `machine.json` and `cost.json` has the same bytes when the same study is run again.
 """
 

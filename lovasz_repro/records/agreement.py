@@ -1,6 +1,6 @@
-"""Whether records agree with each other: an edited number contradicts another.
+"""Check that records agree with each other, so that an edited number is noticed.
 
-Every function returns what does not agree, beginning with the key or column; None where all does.
+A `…_problem` function returns what does not agree, starting with the key or column, or None.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ Columns = Mapping[str, NDArray[Any]]
 TOLERANCE = 1e-6
 """The tables hold seven digits."""
 TIE_TOLERANCE = 1e-4
-"""The 0 of thresholds.csv is 0 but for rounding: a pixel whose logit is 0 may lie on its other
-side."""
+"""The 0 of thresholds.csv is rounded: a pixel whose logit is 0 may be on its other side."""
 GAIN = ("lovasz_hinge", "cross_entropy")
 """The `gain` of gallery.json is an image's IoU under the first loss minus that under the second."""
 
@@ -52,7 +51,7 @@ def place_problem(result: Json, place: Mapping[str, Any], base: Json) -> str | N
 
     Args:
         place: category, loss, fold and seed of the folder.
-        base: the base's result.json, which may be missing: {}.
+        base: the base's result.json, {} if it is missing.
     """
     for key, value in place.items():
         if result[key] != value:
@@ -101,8 +100,8 @@ def curve_problem(curve: Columns, table: Columns) -> str | None:
 def label_scores(rows: pd.DataFrame) -> dict[str, float]:
     """`images`, `miou` and `image_miou` of the rows of one cell's classes.csv.
 
-    miou: over all pixels, the mean over the labels that are there or said. image_miou: the mean
-    over images of the mean over the labels that the image's truth holds.
+    miou: over all pixels, the mean over the labels in truth or prediction. image_miou: the mean
+    over images of the mean over the labels in the image's truth.
     """
     sums = rows.groupby("label")[list(COUNTS)].sum()
     there = rows[rows["tp"] + rows["fn"] > 0]
@@ -128,7 +127,7 @@ def labels_problem(result: Json, rows: pd.DataFrame) -> str | None:
 
 
 def truth_problem(images: pd.DataFrame) -> list[Any] | None:
-    """Cells of a category and fold see the same truth of an image, or of a label in it.
+    """Check that the cells of a category and fold have the same truth for an image (and label).
 
     images: as in `Records`, or rows of its classes.
 
@@ -181,8 +180,8 @@ def base_problem(base: Json, fold: int, digest: str) -> str | None:
 def trial_means(
     trials: Sequence[Json], categories: Sequence[str], measure: str = "image_iou"
 ) -> dict[tuple[float, int], float]:
-    """By (rate, steps) the mean of the measure over the categories, of the pairs that have a score
-    on all of them: those that were not tried on one, or diverged, are left out."""
+    """The mean of the measure over the categories, by (rate, steps). A pair that was not tried on
+    all of them, or diverged on one, is left out."""
     wanted = set(categories)
     scores: dict[tuple[float, int], dict[str, float | None]] = {}
     for trial in trials:
@@ -202,8 +201,8 @@ def tuning_problem(
     """A choice in tuning.json against its trials: the highest mean, of equals the lowest rate.
 
     Args:
-        categories: those that it was made for; None: all that were tried. A rate that was not
-            tried on all of them cannot be chosen, nor one that diverged on any.
+        categories: those that it was made for; None: all that were tried. Only a pair with a score
+            on all of them can be chosen.
     """
     if wrong := entry_problem(tuned, measure):
         return wrong
@@ -227,7 +226,7 @@ def tuning_problem(
 
 
 def entry_problem(tuned: Json, measure: str) -> str | None:
-    """What an entry of tuning.json lacks, which holds a choice or not."""
+    """What an entry of tuning.json lacks, whether or not it holds a choice."""
     if lacking := [place for place, t in enumerate(tuned["trials"]) if measure not in t]:
         return f"trials[{lacking[0]}]: there is no {measure}"
     if tuned["lr"] is not None:

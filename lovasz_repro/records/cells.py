@@ -13,16 +13,16 @@ from lovasz_repro.schema import Json
 
 COUNTS = ("tp", "fp", "fn")
 MEASURES = ("cross_entropy", "hinge", "soft_jaccard", "lovasz_hinge")
-"""The four losses that every run is measured by, under these column names. As a measure the soft
-Jaccard loss is taken per image, whichever way a run trained with it."""
+"""The columns of the four losses that every cell is measured by. The soft Jaccard loss is per image
+here, even if a cell trained with it per batch."""
 
 IMAGE_COLUMNS = (
     "id",
-    "has_category",  # 1 where the truth holds the category, else 0
+    "has_category",  # 1 if the truth holds the category, else 0
     "tp",  # pixels at the image's own size, void left out, foreground where logit > 0
     "fp",
     "fn",
-    "iou",  # tp / (tp + fp + fn), 1 where that is 0 / 0
+    "iou",  # tp / (tp + fp + fn), 1 if that is 0 / 0
     "tuned_tp",  # the same with the threshold chosen on held-out images (result.json: threshold)
     "tuned_fp",
     "tuned_fn",
@@ -71,7 +71,7 @@ class Cell:
 
     @property
     def path(self) -> str:
-        """Where its records lie, relative to the run's folder."""
+        """The folder of its records, relative to the run's folder."""
         return f"cells/{self.category}/{self.loss}/fold{self.fold}-seed{self.seed}"
 
     def __str__(self) -> str:
@@ -88,7 +88,7 @@ class Grid:
     seeds: Sequence[int]
 
     def cells(self) -> list[Cell]:
-        """Losses innermost: a study that is stopped early leaves whole comparisons."""
+        """All cells, losses innermost, so that a study stopped early has complete comparisons."""
         return [
             Cell(category, loss, fold, seed)
             for fold in self.folds
@@ -104,14 +104,14 @@ TABLES: dict[str, dict[str, Sequence[str]]] = {
     },
     "multiclass": {"classes.csv": CLASS_COLUMNS, "curve.csv": MULTI_CURVE_COLUMNS},
 }  # fmt: skip
-"""By task the tables of a cell and their columns."""
+"""The tables of a cell and their columns, by task."""
 
 
 def write_cell(
     folder: Path, tables: Mapping[str, pd.DataFrame], result: Json, cost: Json,
     task: str = "binary",
 ) -> None:  # fmt: skip
-    """Leave a finished cell in `folder`: its `TABLES`, then `result.json` with their hashes."""
+    """Write a finished cell to `folder`: its `TABLES`, then `result.json` with their hashes."""
     for name, columns in TABLES[task].items():
         write_table(folder / name, tables[name][list(columns)])
     write_json(folder / "cost.json", cost)

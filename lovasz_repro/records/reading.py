@@ -1,4 +1,4 @@
-"""A study read from its folder or archive, every record held against the others."""
+"""Read a study from its folder or archive, and check its records against each other."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from lovasz_repro.records.tables import AGAIN, read_tables
 from lovasz_repro.schema import Json
 
 KEYS = ("category", "loss", "fold", "seed")
-"""Of a cell: the columns before its rows in the tables of `Records`."""
+"""The columns that identify a cell, first in the tables of `Records`."""
 
 
 @dataclass(frozen=True)
 class Records:
     """A study as the report sees it.
 
-    images: `IMAGE_COLUMNS` behind the columns category, loss, fold, seed; all finished cells.
-    curves: `CURVE_COLUMNS` behind the same four. thresholds: `THRESHOLD_COLUMNS`, likewise.
-    classes: `CLASS_COLUMNS`, likewise: of a multi-class study, which has no images and thresholds,
-    and whose curves are `MULTI_CURVE_COLUMNS`.
+    images: `IMAGE_COLUMNS` of all finished cells, after the columns `KEYS`.
+    curves, thresholds: `CURVE_COLUMNS` and `THRESHOLD_COLUMNS`, likewise.
+    classes: `CLASS_COLUMNS`, likewise, of a multi-class study; it has no images and thresholds, and
+    its curves are `MULTI_CURVE_COLUMNS`.
     tuning: by "fold<k>" and loss {lr, steps, image_iou, at_edge, trials: [{lr, steps, category,
-    seed, image_iou}]}; image_iou (multi-class: miou) is on held-out images, null where a trial
+    seed, image_iou}]}; image_iou (multi-class: miou) is on held-out images, null if a trial
     diverged.
-    results, costs: by cell; missing: cells of the grid with neither result nor error;
-    failed: error text by cell; stale: finished under another hash, or at another rate or number of
-    steps than tuning.json has since chosen; left out of the rest.
+    results, costs: by cell. missing: cells with neither result nor error. failed: error text by
+    cell. stale: cells finished under another hash, or at another rate or number of steps than
+    tuning.json has now; they are in no other field.
     """
 
     study: Json
@@ -65,7 +65,7 @@ class Records:
 
 
 def task_of(study: Json) -> str:
-    """What `study.json` says that was learned; the binary study was first, and does not say."""
+    """The task in study.json; "binary" if it names none, as studies did at first."""
     return str(study["config"].get("task", "binary"))
 
 
@@ -73,10 +73,10 @@ def load(runs: Path, gallery: bool = True) -> Records:
     """Read a run's folder, or the `records.zip` that a report keeps of one.
 
     Args:
-        gallery: False leaves it out, unread: it may be of an earlier state of the records.
+        gallery: False does not read it, since it may be of an earlier state of the records.
 
-    Raises: UserError naming the file, and the key, for whatever is missing, malformed, or does not
-        agree with another record.
+    Raises: UserError naming the file, and the key, that is missing, malformed or contradicts
+        another record.
     """
     return _Reader(Stored(runs)).records(gallery)
 
@@ -146,7 +146,7 @@ class _Reader:
     def refuse(
         self, name: str, wrong: str | None, remedy: str = "delete it and run the study again"
     ) -> None:
-        """Raises: UserError naming the file where something is wrong with it."""
+        """Raises: UserError naming the file if something is wrong with it."""
         if wrong:
             raise UserError(f"{self.stored.path(name)}: {wrong}; {remedy}")
 
@@ -169,7 +169,7 @@ class _Reader:
                     self.refuse("tuning.json", f"{fold}.{loss}.{wrong}")
 
     def result(self, cell: Cell) -> Json | None:
-        """The cell's result.json; None where it is stale."""
+        """The cell's result.json; None if it is stale."""
         name = f"{cell.path}/result.json"
         result = self.json(name)
         if result.get("hash") != self.study["hash"]:
@@ -177,7 +177,7 @@ class _Reader:
         kind = schema.Result if self.task == "binary" else schema.MultiResult
         self.refuse(name, schema.problem(result, kind))
         self.refuse(name, agreement.place_problem(result, asdict(cell), self.bases[cell.fold]))
-        # Without rates to choose from, no cell is made with a choice that is still there.
+        # Without rates to choose from, a choice that is still in tuning.json is not used.
         used = self.study["config"].get("tuning", {}).get("lrs") != []
         chosen = self.tuning.get(f"fold{cell.fold}", {}).get(cell.loss, {}) if used else {}
         if chosen.get("lr") is None:
@@ -186,8 +186,7 @@ class _Reader:
         return result if made_with == now else None
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """By file name the table of all cells behind `KEYS`; no rows where it is of the other
-        task."""
+        """The tables of all cells by file name, `KEYS` first; those of the other task are empty."""
         own = TABLES[self.task]
         tables: dict[str, pd.DataFrame] = {}
         parts: dict[Cell, dict[str, agreement.Columns]] = {cell: {} for cell in self.results}

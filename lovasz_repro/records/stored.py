@@ -1,6 +1,6 @@
 """The files of a run: from its folder, or from the `records.zip` that a report keeps of one.
 
-Either may come from a stranger: no file outside is reached, and what is read has a bound.
+Either may be untrusted: no file outside of it is read, and sizes are limited.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from lovasz_repro.errors import UserError
 from lovasz_repro.files import regular
 
 FILE_BYTES = 32 << 20
-"""Of one file. The largest, an images.csv of VOC's 1,449 val images, takes 0.3 MB."""
+"""Limit of one file. The largest, an images.csv of VOC's 1,449 val images, takes 0.3 MB."""
 ALL_BYTES = 512 << 20
-"""Of an archive, unpacked. A thousand cells of 140 images take 20 MB."""
+"""Limit of an unpacked archive. A thousand cells of 140 images take 20 MB."""
 
 
 class Stored:
     """The files of a run by their paths below it.
 
-    Raises: UserError naming the archive, and the file in it, where it cannot be read as a whole.
+    Raises: UserError naming the archive, and the file in it, that cannot be read.
     """
 
     def __init__(self, runs: Path) -> None:
@@ -37,7 +37,7 @@ class Stored:
         return name in self._packed if self._packed is not None else self.path(name).is_file()
 
     def read(self, name: str) -> bytes:
-        """Raises: UserError naming the file where it is missing, too large or not of this run."""
+        """The file's content. Raises: UserError if it is missing, too large or outside the run."""
         path = self.path(name)
         if self._packed is not None:
             if name not in self._packed:
@@ -69,7 +69,7 @@ class Stored:
 
 
 def _unpack(archive: Path) -> dict[str, bytes]:
-    """All files of an archive, each checked against the sum that the archive keeps of it."""
+    """All files of an archive, each checked against its CRC."""
     name = ""
     try:
         with zipfile.ZipFile(regular(archive)) as file:

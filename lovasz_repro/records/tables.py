@@ -1,4 +1,4 @@
-"""The CSV tables of many cells, read as one: a parser's start costs more than a table's rows."""
+"""Read the CSV tables of many cells at once: starting a parser costs more than a table's rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHARES = {
     "iou", "tuned_iou", "oracle_iou", "object_fraction", "image_iou", "present", "absent", "miou"
 }  # fmt: skip
 AGAIN = "delete the result.json beside it and run the study again"
-"""What to do about a table that is not as it was written."""
+"""The advice for a damaged table."""
 
 
 def read_tables(
@@ -30,10 +30,9 @@ def read_tables(
     Args:
         hashes: the SHA-256 of each table by its path, as the `result.json` beside it says.
 
-    Returns: the rows, and how many there are of each table.
+    Returns: the rows, and the number of rows of each table.
 
-    Raises: UserError naming the table that is not what was written, or not a table of numbers in
-        their ranges.
+    Raises: UserError naming a table that has another hash, is malformed, or holds a wrong value.
     """
     bodies = [_body(stored, name, digest, columns) for name, digest in hashes.items()]
     rows = np.array([body.count(b"\n") for body in bodies], np.int64)
@@ -75,7 +74,7 @@ def _body(stored: Stored, name: str, digest: str, columns: Sequence[str]) -> byt
 
 
 def _parsed(body: bytes, columns: Sequence[str]) -> pd.DataFrame:
-    """Raises: ValueError (pandas' ParserError is one) where it is no table of these columns."""
+    """Raises: ValueError (pandas' ParserError is one) if it is not a table of these columns."""
     kinds: dict[str, Any] = {
         name: str if name == "id" else np.int64 if name in WHOLE else np.float64 for name in columns
     }
@@ -97,7 +96,7 @@ def _check_rows(stored: Stored, name: str, body: bytes, columns: Sequence[str]) 
 
 
 def _checked(table: pd.DataFrame, column: str) -> tuple[NDArray[np.bool_], str]:
-    """Whether each row of a column holds what it may, and what one that does not is called."""
+    """Whether each row of a column is valid, and the description of one that is not."""
     values = table[column].to_numpy()
     if column == "id":
         good = table[column].str.fullmatch(r"[A-Za-z0-9_.-]{1,128}").to_numpy(bool)

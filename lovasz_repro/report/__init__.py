@@ -45,7 +45,7 @@ def write_report(runs: Path, out: Path, photographs: bool = True) -> Path:
     Args:
         runs: a run's folder, or the records.zip of an earlier report (which may lie in `out`).
         out: made if it is not there.
-        photographs: else neither the page nor records.zip holds any, and predictions are shown as
+        photographs: False leaves them out of the page and of records.zip, and shows predictions as
             masks; a report built again from that archive is the same.
 
     Returns:
@@ -77,7 +77,7 @@ def write_comparison(reports: Sequence[Path], out: Path) -> Path:
         The path of the page.
 
     Raises:
-        UserError: a report has no records, or another contract's; the message names the file.
+        UserError: a report lacks valid records, is multi-class, or has another's name.
     """
     _write(compare(reports, out), out)
     return out / "index.html"

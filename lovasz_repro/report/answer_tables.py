@@ -1,4 +1,4 @@
-"""The tables that answer: which loss to use, the paper's claims, questions of ours."""
+"""The tables that answer: which loss to use, the paper's claims, and our own questions."""
 
 from __future__ import annotations
 

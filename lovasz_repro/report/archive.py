@@ -35,7 +35,7 @@ def read_files(runs: Path, records: Records) -> dict[str, bytes]:
 def without_photographs(
     records: Records, files: dict[str, bytes]
 ) -> tuple[Records, dict[str, bytes]]:
-    """The records and their files with masks alone: VOC's photographs may not be given on.
+    """The records and their files with masks alone: VOC's photographs may not be redistributed.
 
     gallery.json no longer names them, so what is built from these records later shows none either.
     """

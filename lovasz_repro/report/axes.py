@@ -16,9 +16,9 @@ from lovasz_repro.analysis.written import points
 from lovasz_repro.report.style import INK, style
 
 WIDE, NARROW = 7.6, 3.75  # inches: the page's column, a phone
-FAR = 3.5  # an interval that reaches so many times as far from zero as the median one
-GAP = 2.5  # and so many times as far as the next
-CROWDED = 0.6  # and without which the axis is at most so long
+FAR = 3.5  # an interval is cut off if it reaches this many times as far from zero as the median
+GAP = 2.5  # and this many times as far as the next nearer one,
+CROWDED = 0.6  # and if the axis without it is at most this fraction as long
 Window = tuple[float, float] | None
 
 
@@ -69,7 +69,7 @@ def window(tables: Iterable[pd.DataFrame]) -> Window:
         tables: with low and high, as shares.
 
     Returns:
-        None where there are none far out: the axis then shows everything.
+        None if there are none far out: the axis then shows everything.
     """
     ends = pd.concat([table[["low", "high"]] for table in tables]).dropna().to_numpy(float) * 100
     if len(ends) < 3:
@@ -92,8 +92,7 @@ ARROWS = {(True, False): "<", (False, False): ">", (True, True): "v", (False, Tr
 def interval(
     axes: Axes, place: float, row: Any, loss: str, limits: Window = None, upright: bool = False
 ) -> None:
-    """A value with its interval; an arrow with the number at the edge of `limits` where it lies
-    beyond.
+    """A value with its interval; an arrow with the number at the edge of `limits` if it is beyond.
 
     Args:
         place: on the other axis.
@@ -109,7 +108,7 @@ def interval(
     if np.isfinite(ends).all() and ends[0] < ends[1]:
         line = ([place, place], ends) if upright else (ends, [place, place])
         axes.plot(*line, color=look.color, lw=2, alpha=0.55)
-        # A caret where the interval goes on beyond the axis.
+        # A caret if the interval goes on beyond the axis.
         for end, below in ((ends[0], True), (ends[1], False)):
             if low < end if below else end < high:
                 _mark(axes, end, place, ARROWS[below, upright], upright, color=look.color, ms=4)

@@ -37,9 +37,9 @@ SUBSETS = {"all": "all images", "present": "with the category", "absent": "witho
 
 
 def compare(reports: Sequence[Path], out: Path) -> Document:
-    """The page over the records of some report folders; out: where it will lie.
+    """The page over the records of some report folders. out: the page's folder.
 
-    Raises: UserError where two of them have the same name, or one has no records.
+    Raises: UserError if two folders have the same name, or one has no records or is multi-class.
     """
     studies: dict[str, Records] = {}
     paths: dict[str, str] = {}

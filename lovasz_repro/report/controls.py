@@ -1,5 +1,4 @@
-"""Each other run beside the study that it differs least from: what differs, and the change of the
-gain."""
+"""Compares each other run with the study that it differs least from, by settings and by gain."""
 
 from __future__ import annotations
 
@@ -63,8 +62,8 @@ def controls_table(studies: Mapping[str, Records], main: str) -> str:
 
 
 def counterpart(studies: Mapping[str, Records], name: str, main: str) -> str:
-    """Of the main study and those with more cells than `name`, the one it differs least from: in
-    the network, the part of it that is trained and the lists of images, then in all else."""
+    """The study that `name` differs least from, of the main one and those with more cells: first in
+    network, trained part and image lists, then in everything else."""
     own = studies[name]
     larger = [other for other, r in studies.items() if len(r.results) > len(own.results)]
 
@@ -77,8 +76,8 @@ def counterpart(studies: Mapping[str, Records], name: str, main: str) -> str:
 
 
 def change(records: Records, beside: Records) -> dict[str, dict[str, float]]:
-    """By subset (all, present) gain, gain_beside, difference, low, high of `records`' gain to that
-    of `beside`, where both have the category."""
+    """By subset (all, present) the gain of `records`, that of `beside`, and their difference with
+    its interval, over the categories that both have."""
     scores, arms = Scores(records), (Arm(LOVASZ), Arm(REFERENCE))
     found = {}
     for subset in ("all", "present"):
@@ -94,7 +93,7 @@ def change(records: Records, beside: Records) -> dict[str, dict[str, float]]:
 
 
 def differences(main: Records, other: Records) -> str:
-    """Steps, values of `DIFFERENCES`, seeds and chosen rates that are not the main study's."""
+    """Steps, values of `DIFFERENCES`, seeds and chosen rates that differ from the main study's."""
     return ", ".join(_differences(main, other)) or "nothing"
 
 
@@ -116,10 +115,10 @@ def _differences(main: Records, other: Records) -> Iterator[str]:
 
 
 def alike(main: Records, other: Records, subset: str) -> Records:
-    """The main study's rows of the other's categories, and of its seeds where they share one.
+    """The main study's images of the other's categories and, if they share any, of its seeds.
 
-    Where the lists of images are the same, of the other's folds; where they are not, with subset
-    "present" of the images that both score.
+    If the lists of images are the same, only those of its folds; if they differ, with subset
+    "present", only those that both score.
     """
     rows = main.images["category"].isin(other.grid.categories)
     if shared := set(main.grid.seeds) & set(other.grid.seeds):
@@ -146,7 +145,7 @@ def _steps(records: Records) -> list[int]:
 
 
 def _rates(records: Records, loss: str, folds: Sequence[int] | None) -> list[str]:
-    """Of a loss in these folds, or in all."""
+    """The rates of a loss in these folds, or in all."""
     found = {
         result["lr"]
         for cell, result in records.results.items()

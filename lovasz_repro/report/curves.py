@@ -64,7 +64,7 @@ def multiclass(scores: LabelScores, curves: pd.DataFrame) -> Section:
 
 
 def binary_table(study: Study) -> pd.DataFrame:
-    """The curves of the losses, image_iou and gain over the categories that all losses have whole.
+    """The curves of the losses, image_iou and gain, over the categories common to all losses.
 
     Losses are relative to a category's first validation.
     """
@@ -99,11 +99,11 @@ def _spread(
 ) -> pd.DataFrame:
     """The median and the middle half over the runs: loss, measure, step, middle, low, high.
 
-    The last of the measures, an IoU, is in percent; to it the gain is added, its difference to
-    cross-entropy in the same run at the same step, in points.
+    The last measure, an IoU, is in percent. The gain is added: its difference to cross-entropy in
+    the same run at the same step, in points.
 
     Args:
-        runs: loss, step, keys, measures. keys: what tells the runs of a loss apart.
+        runs: loss, step, keys, measures. keys: the columns that identify a run of a loss.
     """
     keys, iou = [*keys, "step"], measures[-1]
     runs = runs.assign(**{iou: 100 * runs[iou]})

@@ -35,7 +35,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Link:
-    """A relative link from the page; markdown: from report.md, where that is another one."""
+    """A relative link from the page; markdown: from report.md, if that differs."""
 
     text: str
     page: str
@@ -44,9 +44,9 @@ class Link:
 
 @dataclass(frozen=True)
 class Table:
-    """name: of its CSV and anchor; data: what goes to the CSV; numbers: the columns of numbers,
-    None where it is all but the first; cards: on a phone each row is a card, its fields one below
-    the other; links: behind that to the CSV."""
+    """name: of its CSV and anchor; data: the content of the CSV; numbers: the columns of numbers,
+    None for all but the first; cards: on a phone each row is a card, its fields one below the
+    other; links: shown after the one to the CSV."""
 
     name: str
     caption: str
@@ -59,7 +59,7 @@ class Table:
 
     @property
     def csv(self) -> str:
-        """Where its data lie, from the page."""
+        """The path of its CSV from the page."""
         return f"tables/{self.name}.csv"
 
     @property
@@ -92,8 +92,8 @@ class Listing:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one loss predicts for a gallery image. picture: a layer over the photograph, or over a
-    plain ground the difference to the truth."""
+    """What one loss predicts for a gallery image. picture: a layer over the photograph; without a
+    photograph, the difference to the truth on a plain background."""
 
     loss: str
     label: str
@@ -110,7 +110,7 @@ class Example:
     """One image of the gallery with its pictures.
 
     image: the photograph, None in records without them; predictions: those shown at once; others:
-    those behind a fold; strip: the former side by side, for Markdown.
+    those folded away; strip: `predictions` side by side, for Markdown.
     """
 
     anchor: str
@@ -130,7 +130,7 @@ class Example:
 
     @property
     def file(self) -> str:
-        """Where the strip lies, from the page."""
+        """The path of the strip from the page."""
         return f"figures/gallery/{self.anchor}.{'jpg' if self.image else 'png'}"
 
 
@@ -202,7 +202,7 @@ def difference_field(value: float, low: float, high: float) -> Field:
 
 
 def gain_field(value: float, low: float, high: float) -> Field:
-    """As `difference_field`; a dash where there is nothing to compare with."""
+    """As `difference_field`; a dash if there is nothing to compare with."""
     return difference_field(value, low, high) if math.isfinite(value) else MISSING
 
 
@@ -226,7 +226,7 @@ def probability(value: float) -> str:
 
 
 def interval(low: float, high: float, write: Callable[[float], str] = percent) -> str:
-    """`[low, high]`, never broken over lines; nothing where there is none (one category)."""
+    """`[low, high]`, never broken over lines; empty if there is none (one category)."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
     return f"[{write(low)},\u00a0{write(high)}]"
@@ -239,7 +239,7 @@ def listed(words: Iterable[object]) -> str:
 
 
 def capital(text: str) -> str:
-    """With its first letter a capital; the others stay as they are."""
+    """The text with a capital first letter; the others stay as they are."""
     return text[0].upper() + text[1:]
 
 

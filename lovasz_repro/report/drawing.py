@@ -16,7 +16,7 @@ from lovasz_repro.report.style import INK, RC
 Draw = Callable[[Figure, bool], None]
 """Draws into an empty figure, whose size it sets; the flag asks for the narrow layout."""
 
-# The ink follows the reader's colour scheme, also where the SVG is shown as an <img>.
+# The ink follows the reader's colour scheme, also if the SVG is shown as an <img>.
 THEME = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#d5dae0}}</style>"
 FONTS = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -58,7 +58,7 @@ def _svg(figure: Figure) -> bytes:
 
 
 def _png(figure: Figure) -> bytes:
-    """Of a figure that has been laid out: to do it again would take most of the time."""
+    """The PNG of a figure that has a layout: computing it again would take most of the time."""
     figure.set_layout_engine("none")
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()

@@ -1,7 +1,7 @@
-"""The gallery's pictures, from the run's files to what the page and the Markdown report show.
+"""The gallery's pictures, made from the run's files for the page and the Markdown report.
 
-Where the records hold the photograph, masks lie over it. Where they do not, a prediction is shown
-by its difference to the truth, on a plain ground.
+Masks are laid over the photograph. If the records lack it, a prediction is shown by its difference
+to the truth, on a plain background.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from lovasz_repro.report.gallery import palette_png
 from lovasz_repro.report.style import style
 
 MAX_SIDE = 2048
-"""Of a picture; those of `gallery.py` have 200 pixels."""
+"""Limit of a picture's side; those of `gallery.py` have 200 pixels."""
 
 SHOWN = (REFERENCE, LOVASZ, UNTRAINED)
-"""The predictions that are seen at once; those of other losses are a click away."""
+"""The predictions that are shown at once; those of other losses need a click."""
 
 COLORS = {"found": "#8b95a0", "missed": "#e5a800", "false": "#a626a4"}
-"""Of the object's pixels, on a plain ground; no loss has them. Far apart for the colour-blind."""
+"""Pixels on a plain background. No loss has these colours, and the colour-blind tell them apart."""
 
 GROUND = "#e8ebee"
 
 
 def gallery(entries: Sequence[Json], losses: Sequence[str], files: Mapping[str, bytes]) -> Gallery:
-    """The pictures of gallery.json's entries among the run's files (by path), losses in that order.
+    """The gallery of gallery.json's entries. losses: in the order shown. files: the run's, by path.
 
-    Raises: UserError naming a picture that is not there, damaged, or not the one recorded.
+    Raises: UserError naming a picture that is missing, damaged, or not the one recorded.
     """
     examples = [_example(entry, losses, files) for entry in entries]
     plain = any(example.image is None for example in examples)
@@ -84,7 +84,7 @@ def _example(entry: Json, losses: Sequence[str], files: Mapping[str, bytes]) -> 
 
 
 def _content(entry: Json, files: Mapping[str, bytes], name: str) -> bytes:
-    """A picture's file. Raises: UserError where it is not there, edited, or cannot be shown."""
+    """A picture's file. Raises: UserError if it is missing, edited, or cannot be shown."""
     path = f"gallery/{name}"
     if path not in files:
         raise UserError(f"{path}: gallery.json names it but it is not there; run the study again")
@@ -124,7 +124,8 @@ def _opaque(picture: Image.Image) -> NDArray[np.bool_]:
 
 
 def _strip(image: bytes | None, layers: Sequence[Sequence[bytes]], gap: int = 6) -> bytes:
-    """The layers side by side on copies of the image, itself first (JPEG), or on a plain ground."""
+    """The image (JPEG), or a plain background (PNG), under each stack of layers, side by side; the
+    bare image comes first."""
     if image:
         plain = Image.open(io.BytesIO(image)).convert("RGB")
     else:

@@ -1,7 +1,6 @@
-"""Drawing functions for what the records say; each sets its figure's size, wide or narrow.
+"""Drawing functions of the figures; each sets its figure's size, wide or narrow.
 
-Every one takes tables as the analysis returns them. Shares are drawn in percent, differences in
-points.
+They take tables as the analysis returns them. Shares are drawn in percent, differences in points.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ PART_TITLES = {
     "placement": "with it: threshold",
 }
 SHARES = (0.02, NATURAL, 0.15, 0.25, 0.5)
-"""Of images with the category, in the table."""
+"""Shares of images with the category in the table."""
 
 
 def sections(study: Study) -> list[Section]:

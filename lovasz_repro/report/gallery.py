@@ -1,8 +1,8 @@
 """The few images whose predictions a report shows: chosen by a rule, stored small.
 
-Per category, among the val images that hold it, sorted by how much image-IoU the Lovász hinge gains
-over cross-entropy (mean over the seeds that both have): the largest gain, the median, the largest
-loss. The pictures come from the first of those seeds.
+Per category, the val images that hold it are sorted by the Lovász hinge's gain in image-IoU over
+cross-entropy (mean over the seeds that both have). Chosen are the largest gain, the median and the
+largest loss. The pictures come from the first of those seeds that has predictions.
 
     gallery/gallery.json        {"images": [{category, id, rule, fold, seed, gain, width, height,
                                  image, truth, outline, overlays: {loss: file}, iou: {loss: iou},
@@ -44,13 +44,13 @@ Mask = NDArray[np.bool_]
 
 
 def write_gallery(runs: Path, voc: VOC) -> None:
-    """Choose the images of a study's records and leave them in `runs/gallery`.
+    """Choose the images of a study's records and write them to `runs/gallery`.
 
-    A study without both losses leaves an empty gallery. The records of a report lack predictions:
-    where no seed has them, what the gallery shows already of that image is kept; an image that it
-    does not show is left out, with a warning.
+    A study without both losses gets an empty gallery. The records of a report lack predictions: if
+    no seed has them, the image's entry in an existing gallery is kept; an image without one is left
+    out, with a warning.
 
-    Raises: UserError naming the file where a cell's predictions are missing or lack an image.
+    Raises: UserError naming the file if a cell's predictions are missing or lack an image.
     """
     records = load(runs, gallery=False)
     before = _before(records, runs / "gallery")
@@ -109,7 +109,7 @@ def choose(images: pd.DataFrame, category: str) -> list[Json]:
 
 def _seed(records: Records, runs: Path, choice: Json) -> int | None:
     """The first seed that has both losses of the gain, and predictions of all its finished cells;
-    None where there is none."""
+    None if there is none."""
     for seed in sorted(records.grid.seeds):
         cells = {
             loss: cell
@@ -131,7 +131,7 @@ def _choice_of(entry: Json) -> Choice:
 
 
 def _before(records: Records, folder: Path) -> dict[Choice, tuple[Json, dict[str, bytes]]]:
-    """What a gallery shows already, with its pictures; empty where it is not of these records."""
+    """The entries and pictures of an existing gallery; empty if it is not of these records."""
     try:
         entries = read_json(folder / "gallery.json", schema.Gallery)["images"]
         if gallery_problem(entries, records.images):
@@ -227,7 +227,7 @@ def _outline(mask: Mask) -> bytes:
 
 
 def palette_png(indices: NDArray[np.integer], colors: list[str], opacity: list[int]) -> bytes:
-    """colors: of the indices, from 0 on; opacity: of the first of them, 255 for the others."""
+    """A PNG of colour indices. colors: by index; opacity: of the first ones, 255 for the others."""
     image = Image.fromarray(indices.astype(np.uint8))
     image.putpalette(b"".join(bytes.fromhex(color[1:]) for color in colors))
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The headings of the sections: what was found, from the numbers, or that nothing could be."""
+"""Section headings, made from the numbers: what was found, or that nothing can be compared."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def practice(tried: pd.DataFrame, costs: pd.DataFrame) -> str:
 
 
 def headline(rows: pd.DataFrame) -> str:
-    """The highest image-IoU, and what is had without training."""
+    """The highest image-IoU, and that of the network before fine-tuning."""
     trained = rows[~rows["row"].isin(UNTRAINED_ROWS)].dropna(subset="value")
     if trained.empty:
         return "The image-IoU of the losses cannot be set side by side"
@@ -70,7 +70,7 @@ def headline(rows: pd.DataFrame) -> str:
 
 
 def training(table: pd.DataFrame) -> str:
-    """How image-IoU still moves at the end. table: loss, measure, step, middle."""
+    """How much image-IoU changes at the end of training. table: loss, measure, step, middle."""
     rows = table[(table["measure"] == "image_iou") & (table["loss"] == LOVASZ)]
     if len(rows) < 2:
         return "Too few validations of the Lovász hinge to say whether it still moves"
@@ -151,7 +151,7 @@ def by_category(pairs: pd.DataFrame) -> str:
 
 
 def gains_by_experiment(table: pd.DataFrame) -> str:
-    """Of the comparison page. table: `mean_differences` of all images behind experiment."""
+    """For the comparison page. table: `mean_differences` on all images, and experiment."""
     rows = table[table["loss"] == LOVASZ]
     if rows.empty:
         return "In no experiment can the Lovász hinge be compared to cross-entropy"
@@ -190,7 +190,7 @@ def _signs(rows: pd.DataFrame) -> str:
 
 
 def base_strength(table: pd.DataFrame) -> str:
-    """Of the comparison page. table: experiment, loss, difference, chosen (the base's level)."""
+    """For the comparison page. table: experiment, loss, difference, chosen (the base's level)."""
     if table.empty or LOVASZ not in set(table["loss"]):
         return "The gain cannot be set against the strength of the base network"
     rows = table[table["loss"] == LOVASZ].sort_values("chosen", kind="stable")

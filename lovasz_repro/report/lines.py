@@ -30,7 +30,7 @@ def curves(table: pd.DataFrame) -> Draw:
 
     Args:
         table: loss, measure, step, middle, low, high; the measures are the four losses, image_iou
-            and gain; or, where all labels are learned, miou and gain, and a band is of cells.
+            and gain; multi-class: miou and gain, and a band is of cells.
     """
     measures = list(table["measure"].unique())
     losses = ordered(table["loss"].unique())
@@ -104,7 +104,7 @@ def thresholds(table: pd.DataFrame, chosen: pd.Series) -> Draw:
     """Image-IoU over the threshold, with the category, without it, and of all.
 
     Args:
-        table: `threshold_curves`; chosen: `chosen_thresholds`, ringed.
+        table: `threshold_curves`; chosen: `chosen_thresholds`, marked.
     """
     losses = ordered(table["loss"].unique())
     titles = {"all": "all images", "present": "with the category", "absent": "without it"}

@@ -76,7 +76,7 @@ def _field(field: Field) -> str:
 
 
 def escaped(text: str) -> str:
-    """On one line: a line of its own could be a heading or a link's address."""
+    """The text escaped and on one line: a new line could start a heading or a link address."""
     text = re.sub(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+", " ", text)
     for character, escape in ESCAPES.items():
         text = text.replace(character, escape)

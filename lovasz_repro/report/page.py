@@ -14,7 +14,7 @@ from lovasz_repro.report.document import Document, Field
 
 
 def render(document: Document) -> str:
-    """Every text is escaped by the template; only our own CSS and JavaScript are not."""
+    """The template escapes every text; only our own CSS and JavaScript are not escaped."""
     environment = Environment(
         loader=PackageLoader("lovasz_repro.report", ""),
         autoescape=True,
@@ -42,7 +42,7 @@ def _own(name: str) -> Markup:
 
 
 def _order(field: Field) -> str:
-    """What JavaScript's Number() reads back, or the text itself."""
+    """The sort key as JavaScript's Number() reads it, or the text itself."""
     if isinstance(field.order, float) and math.isinf(field.order):
         return "Infinity" if field.order > 0 else "-Infinity"
     return str(field.order if field.order != "" else field.text)

@@ -91,8 +91,8 @@ def _bases(records: Records) -> str:
 
 
 def cost_frame(costs: Mapping[Cell, Json]) -> pd.DataFrame:
-    """By loss `COSTS` and cells; medians over cells, which others on the machine disturb less than
-    means."""
+    """`COSTS` by loss and the number of cells: medians over cells, which other processes disturb
+    less than means."""
     rows = [
         {"loss": cell.loss, **{key: cost.get(key) for key in COSTS}}
         for cell, cost in costs.items()
@@ -128,9 +128,8 @@ def cost_table(costs: pd.DataFrame) -> Table:
 def tuning_frame(tuning: Mapping[str, Json]) -> pd.DataFrame:
     """What was tried: fold, loss, steps, lr, image_iou, trials, diverged, chosen, at_edge.
 
-    A row per fold, loss, number of steps and rate. image_iou (miou where all labels are learned):
-    mean over the trials (categories and seeds), NaN where any of them diverged; diverged: how many
-    did.
+    A row per fold, loss, number of steps and rate. image_iou (multi-class: miou): mean over the
+    trials (categories and seeds), NaN if any of them diverged; diverged: how many did.
     """
     rows = []
     measure = "image_iou"
@@ -153,7 +152,7 @@ def tuning_frame(tuning: Mapping[str, Json]) -> pd.DataFrame:
 
 def steps_sentence(tried: pd.DataFrame, measure: str) -> str:
     """Which number of steps was taken how often, and what the others gave at the same rate; empty
-    where one number was tried. tried: as of `tuning_frame`; measure: as it is called."""
+    if one number was tried. tried: as of `tuning_frame`; measure: its name."""
     column = "miou" if "miou" in tried else "image_iou"
     changes: dict[tuple[int, int], list[float]] = {}
     taken: list[int] = []

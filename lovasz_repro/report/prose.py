@@ -40,7 +40,7 @@ def the(loss: str) -> str:
 
 
 def baselines(rows: pd.DataFrame) -> str:
-    """What needs no training, and the rows of the table below it."""
+    """The image-IoU without training, and the losses that are below predicting nothing."""
     table = rows.set_index("row")["value"]
     nothing = table[BACKGROUND]
     if math.isnan(nothing):
@@ -59,7 +59,7 @@ def baselines(rows: pd.DataFrame) -> str:
 
 
 def estimand(partitions: int, seeds: int) -> str:
-    """What the two intervals of a gain speak of.
+    """What the two intervals of a gain are about.
 
     Args:
         partitions: of the images into folds. seeds: training runs of a cell.
@@ -150,7 +150,7 @@ def crossings(table: pd.DataFrame) -> list[str]:
 
 
 def common_categories(common: int, total: int) -> str:
-    """On how many categories of the grid the losses' levels stand, where that is not all."""
+    """The number of categories that the losses' levels are means over; empty if it is all."""
     if common == total:
         return ""
     if not common:

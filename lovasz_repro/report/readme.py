@@ -41,12 +41,12 @@ def update_readme(readme: Path, reports: Path) -> None:
     Args:
         readme: the file, with the markers `results`: filled from the main report; see `_weight`.
         reports: folder of reports; those on generated shapes are not results and are left out. Its
-            README.md, where it has one, holds the markers `reports`; its bench/README.md, where
-            that folder is there, `bench` for bench/loss.csv,
-            `convergence` for bench/convergence.csv, `train` for bench/train-*.csv and
-            `gpu` for bench/gpu-*.csv (`lovasz-repro bench` writes them).
+            README.md, if it has one, holds the markers `reports`; its bench/README.md, if that
+            folder exists, `bench` for bench/loss.csv, `convergence` for bench/convergence.csv,
+            `train` for bench/train-*.csv and `gpu` for bench/gpu-*.csv (`lovasz-repro bench`
+            writes them).
 
-    Raises: UserError where a file or its markers are not there, in order; then nothing is written.
+    Raises: UserError if a file or its markers, in order, are missing; then nothing is written.
     """
     found = {path.parent: load(path) for path in sorted(reports.glob("*/records.zip"))}
     results = {path: r for path, r in found.items() if not r.study.get("generated")}
@@ -61,7 +61,7 @@ def update_readme(readme: Path, reports: Path) -> None:
 def update_benchmarks(folder: Path) -> None:
     """Renew the tables of a folder's README.md from the CSV files beside it.
 
-    Raises: UserError where a marker is missing.
+    Raises: UserError if a marker is missing.
     """
     _renew({folder / "README.md": _bench_blocks(folder)})
 
@@ -156,7 +156,7 @@ def _result(every: dict[Path, Records], root: Path) -> str:
 
 
 def _weight(records: Records) -> tuple[int, bool, int]:
-    """The paper fine-tunes networks: a study of heads is the main result only for want of one."""
+    """The key of `_main`. Of as many categories heads come last, since the paper fine-tunes."""
     network = records.study.get("config", {}).get("network", {})
     tuned = network.get("train") != "head"
     return len(records.grid.categories), tuned, len(records.results)

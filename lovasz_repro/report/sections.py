@@ -119,7 +119,7 @@ def _partition_table(partitions: list[pd.DataFrame]) -> Table:
 
 
 def _links(records: Records) -> list[Link]:
-    """From reports/NAME of the repository. Whether the files are there is not looked at: a report
+    """Links from reports/NAME of the repository. It is not checked that the files exist: a report
     follows from its records alone."""
     name = records.study["experiment"]
     configuration = Link("how it was run", "../../experiments/README.md")
@@ -156,7 +156,7 @@ def per_category(study: Study) -> Section:
 
 
 def qualitative(study: Study) -> list[Section]:
-    """No section where the records hold no pictures; `practice` then says so."""
+    """No section if the records hold no pictures; `practice` then says so."""
     entries = study.records.gallery
     if not entries:
         return []
@@ -169,5 +169,5 @@ def qualitative(study: Study) -> list[Section]:
 
 
 def nothing(what: str) -> Paragraph:
-    """In place of what the records lack."""
+    """The text in place of what the records lack."""
     return Paragraph(f"The records hold no {what} to show here.", warning=True)

@@ -11,7 +11,7 @@ NOT_RECORDED = "not recorded"
 
 
 def completeness(records: Records) -> str:
-    """What the grid has that the records do not; empty when all is there."""
+    """What the records lack of the grid; empty if nothing."""
     total = len(records.grid.cells())
     found = []
     if records.missing:
@@ -32,7 +32,7 @@ def completeness(records: Records) -> str:
 
 
 def facts(records: Records) -> list[tuple[str, str]]:
-    """The header: label and text; what the records lack is said to be not recorded."""
+    """The header: label and text; what the records lack is `NOT_RECORDED`."""
     machine, grid = records.machine, records.grid
     state = commit(machine)
     if machine.get("dirty") is not None:
@@ -199,7 +199,7 @@ def _choice(records: Records, tuning: Json) -> str:
 
 
 def multiclass_notes(records: Records) -> list[str]:
-    """What a cell of a multi-class study trains, on what."""
+    """What a cell of a multi-class study trains, and on what."""
     config = records.study["config"]
     network, data = config.get("network", {}), config.get("data", {})
     parts = {"all": "the whole network", "head": "the head"}

@@ -1,4 +1,4 @@
-"""Which loss to use, over experiments that differ in the split of the images alone."""
+"""Which loss to use, over experiments that differ only in the split of the images."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from lovasz_repro.report.verdict import natural, of_claim, use
 LISTS = ("train_list", "val_list")
 SUBSETS = {"all": "all", "present": "with the category", "absent": "without it"}
 FOLDS = 1000
-"""More than a study has: the folds of one study and those of the next are not the same."""
+"""Distance between the fold numbers of two studies when they are joined; no study has so many."""
 
 
 def section(studies: Mapping[str, Records]) -> Section | None:
-    """studies: binary ones by name. None where no two of them are splits of one experiment."""
+    """studies: binary ones by name. None if no two of them are splits of one experiment."""
     own = same_but_for_split(studies)
     if not own:
         return None
@@ -75,9 +75,9 @@ def _gains(both: Scores) -> Table:
 
 
 def same_but_for_split(studies: Mapping[str, Records]) -> dict[str, Records]:
-    """The first two or more of one network and one kind of data, each on lists of its own; empty
-    where there are none. A study that repeats the split itself is not among them: its intervals
-    hold the spread between its splits."""
+    """The first group of studies with the same network and data but different lists; empty if there
+    is none. A study that repeats the split itself is left out: its intervals already hold the
+    spread between its splits."""
     groups: dict[str, dict[str, Records]] = {}
     for name, records in studies.items():
         config = records.study["config"]
@@ -91,9 +91,9 @@ def same_but_for_split(studies: Mapping[str, Records]) -> dict[str, Records]:
 
 
 def joined(studies: Sequence[Records]) -> Records:
-    """The cells of several studies as those of one, on the losses that all of them have.
+    """The cells of several studies as those of one, for the losses that all of them have.
 
-    Each study's folds stay its own, so an image counts once in each study that scores it.
+    Folds of different studies stay apart, so that an image counts once per study that scores it.
     """
     first = studies[0]
     losses = [x for x in first.grid.losses if all(x in r.grid.losses for r in studies)]

@@ -21,7 +21,7 @@ from lovasz_repro.records import Records
 
 @dataclass(frozen=True)
 class Study:
-    """files: by path."""
+    """The records of a study, its files by path, and its tables, each computed once."""
 
     records: Records
     files: Mapping[str, bytes]

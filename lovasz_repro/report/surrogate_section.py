@@ -29,7 +29,7 @@ from lovasz_repro.report.surrogates import LABELINGS, PIXELS, SHARES, SWEPT, Swe
 
 AXIS = np.linspace(-2, 2, 81)  # a step of 0.05: the kinks at ±1 and 0 lie on it
 LEVELS = np.arange(0, 3.01, 0.5)
-# One hue from clear to dense rather than to white: it is read on a dark page as well.
+# One hue of rising opacity, rather than fading to white, so that it also suits a dark page.
 FILLS = [(*to_rgb(style("lovasz_hinge").color), alpha) for alpha in np.linspace(0.04, 0.8, 6)]
 SIGNS = {0: "background", 1: "foreground"}
 NAMES = ("jaccard", *SWEPT)

@@ -61,7 +61,7 @@ class Sweep:
         return int(self.values[name].argmin())
 
     def bias(self, name: str) -> float:
-        """That bias."""
+        """The bias at which a loss is least."""
         return float(BIASES[self.minimiser(name)])
 
     def jaccard_at(self, name: str) -> float:
@@ -79,8 +79,7 @@ class Sweep:
 def sweep(share: float) -> Sweep:
     """Foreground scores ~ N(+1/2, 1), background scores ~ N(-1/2, 1), one bias added to all.
 
-    In place of a draw each class takes the evenly spaced quantiles of its distribution, which is
-    the sample of its size that lies nearest to it.
+    Instead of random draws, each class has the evenly spaced quantiles of its distribution.
     """
     foreground = round(PIXELS * share)
     scores = torch.cat([_quantiles(foreground) + 0.5, _quantiles(PIXELS - foreground) - 0.5])

@@ -145,7 +145,7 @@ def category_table(levels: pd.DataFrame, pairs: pd.DataFrame, expected: Sequence
 
 
 def _category_field(cell: Any, best: float) -> Field:
-    """cell: a row of `levels`, None where the category has no cell of the loss."""
+    """cell: a row of `levels`, None if the category has no cell of the loss."""
     if cell is None:
         return Field("missing", -math.inf)
     lacks = cell.cells < cell.expected_cells

@@ -24,7 +24,7 @@ CONDITIONS = (
     ("some images lack the category", "every image holds the category"),
     ("the threshold can be chosen", "the threshold is 0"),
 )
-"""Of a `Situation`: what holds where each of its flags is set, and where it is not."""
+"""What each flag of a `Situation` says when it is set, and when it is not."""
 
 
 def verdict(study: Study) -> list[str]:

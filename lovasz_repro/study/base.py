@@ -37,7 +37,7 @@ def base_network(workspace: Workspace, fold: int) -> tuple[DeepLab, str]:
 
 
 def is_made(workspace: Workspace, fold: int) -> bool:
-    """Whether a fold's base network is there, of today's settings: records.zip has no networks."""
+    """Whether a fold has a base network of the current settings; records.zip holds no networks."""
     folder = workspace.base_folder(fold)
     path = folder / "result.json"
     made = path.exists() and read_json(path).get("hash") == workspace.digest

@@ -27,9 +27,9 @@ class Choice:
 
 
 def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
-    """Train, evaluate at the files' own sizes, and leave the cell's records.
+    """Train, evaluate at the files' own sizes, and write the cell's records.
 
-    Returns: what `result.json` holds; nothing where another process of the same training writes it.
+    Returns: the values of `result.json`; {} in the processes of further devices.
 
     Raises: NonFiniteError.
     """

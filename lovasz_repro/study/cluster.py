@@ -1,7 +1,7 @@
 """Jobs on an existing Ray cluster, for `study --launcher ray`.
 
 Every node needs this package, and the folders of the runs, the data and the weights under the same
-paths; the cache may be each node's own. Ray is imported here alone, and only when asked for.
+paths; the cache may be each node's own. Only this module imports Ray, and only when asked for.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RayWorkers(Workers):
     Args:
         address: of the cluster; None: the one that runs on this machine.
 
-    Raises: UserError where Ray is not installed, there is no cluster, or no node has the room.
+    Raises: UserError if Ray is not installed, there is no cluster, or no node has the room.
     """
 
     patient = True
@@ -76,7 +76,7 @@ class RayWorkers(Workers):
         )(_call)
 
     def _gpus(self) -> float:
-        """GPUs of a job: as `runtime.device` says, auto being a GPU where the cluster has one."""
+        """GPUs of a job by `runtime.device`; auto takes a GPU if the cluster has any."""
         runtime = self.workspace.config.runtime
         there = self._ray.cluster_resources().get("GPU", 0) > 0
         wanted = runtime.device == "cuda" or (runtime.device == "auto" and there)
@@ -97,7 +97,7 @@ class RayWorkers(Workers):
     ) -> Iterator[tuple[Job, Result]]:
         """As `Workers.run`. A job whose worker or node is lost runs again elsewhere.
 
-        Raises: UserError where one was lost too often.
+        Raises: UserError if a job was lost too often.
         """
         ray = self._ray
         config = pickle.dumps(_anywhere(self.workspace.config))

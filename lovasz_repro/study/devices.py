@@ -1,8 +1,8 @@
 """Several devices for one training: a process for each, under Lightning's `devices` and `strategy`.
 
-This process is rank 0 and writes the records. The others are started here, make the same calls,
-write nothing, and are ended here. Lightning would start them by running the command again, whose
-locks, stages and records are those of one process.
+This process is rank 0 and writes the records. It starts and ends the others, which make the same
+calls and write nothing. Lightning would start them by running the command again, whose locks,
+stages and records are made for one process.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def on_all(
     workspace: Workspace, function: Callable[[Workspace, Unpack[Rest]], Result],
     *arguments: *Rest,
 ) -> Result:  # fmt: skip
-    """`function(workspace, …)`, whose trainings take `runtime.devices` devices.
+    """Call `function(workspace, …)` in one process per device of `runtime.devices`.
 
-    Raises: UserError where a process of another device ended before its time.
+    Raises: UserError if the process of another device failed.
     """
     ranks = range(1, workspace.config.runtime.devices)
     if not ranks:
@@ -104,7 +104,7 @@ def _leave() -> None:
 
 
 def _watch(others: Sequence[BaseProcess], finished: threading.Event) -> None:
-    """End this process if it would wait for one that has ended."""
+    """End this process if it keeps waiting for one that has failed."""
     while not finished.wait(0.2):
         if _died(others):
             if not finished.wait(PATIENCE):
@@ -114,7 +114,7 @@ def _watch(others: Sequence[BaseProcess], finished: threading.Event) -> None:
 
 
 def _died(others: Sequence[BaseProcess], wait: float = 0.0) -> str | None:
-    """Which process has failed, within `wait` seconds."""
+    """The error message if a process has failed, after at most `wait` seconds; else None."""
     deadline = time.monotonic() + wait
     for rank, process in enumerate(others, 1):
         process.join(max(deadline - time.monotonic(), 0))

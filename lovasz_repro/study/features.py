@@ -23,7 +23,7 @@ def with_features(
     source: Source, frozen: nn.Module, digest: str, data: Data, runtime: Runtime,
     device: torch.device,
 ) -> Source:  # fmt: skip
-    """`source` with the output of `frozen` for every image and, where there are some, view.
+    """`source` with the output of `frozen` for every image and, if `data.views` is set, view.
 
     Args:
         frozen: in eval mode, on `device`. digest: of its weights.

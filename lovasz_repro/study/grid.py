@@ -1,7 +1,7 @@
 """A whole experiment: base networks, tuning, cells, gallery; each stage skips what is done.
 
-Whatever moment it is stopped at, the same command goes on: files appear whole or not at all, a cell
-is done when its `result.json` is there, and what a step draws depends on seed and step alone.
+It may be stopped at any moment, and the same command resumes it: files are written atomically, a
+cell is done when its `result.json` exists, and a step's draws depend only on seed and step.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def fit(
     """Run one cell and print its measures.
 
     Args:
-        again: even where it is done already.
+        again: also if it is done already.
     """
     name = loss if loss == UNTRAINED else config.known_loss(loss)
     cell = Cell(config.known_category(category), name, fold, seed)
@@ -105,13 +105,13 @@ def study(
     config: Experiment, *, dry_run: bool = False, verbose: bool = False, launcher: str = "local",
     address: str | None = None, finish: Callable[[Path, VOC], None] | None = None,
 ) -> int:  # fmt: skip
-    """Run every cell of the grid that is not done. Returns the exit status: 1 where one failed.
+    """Run every cell of the grid that is not done. Returns the exit status: 1 if one failed.
 
-    Processes that study one folder, on this machine or on others that share it, share the cells:
-    what one does, the others wait for (base networks, tuning) or pass over (cells).
+    Several processes, on this machine or on others that share the folder, may run one study: they
+    wait for base networks and tuning that another makes, and skip cells that another runs.
 
     Args:
-        dry_run: only print what would run; verbose: and every cell of it.
+        dry_run: only print what would run; verbose: list the cells, too.
         launcher: where jobs run, "local" or "ray". address: of the Ray cluster.
         finish: called at the end of a binary study with the run's folder and the data.
     """
@@ -131,7 +131,7 @@ def study(
                 if is_work(workspace, grid):
                     _begin(here, workers, grid)
                 tune(workspace, workers, here.note)
-                # Another choice, from the trials that are there, makes cells to be run.
+                # A new choice from existing trials may leave cells to run.
                 if not here.begun and is_work(workspace, grid):
                     _begin(here, workers, grid)
             failed = _run_cells(workspace, workers, grid.cells(), here)
@@ -151,7 +151,7 @@ def study(
 def _start(workspace: Workspace, launcher: str, address: str | None) -> Workers:
     """The workers of `study --launcher`.
 
-    Raises: UserError where Ray is asked for and absent.
+    Raises: UserError if Ray is asked for but absent.
     """
     if launcher == "local":
         if address is not None:
@@ -163,7 +163,7 @@ def _start(workspace: Workspace, launcher: str, address: str | None) -> Workers:
 
 
 def _begin(here: Session, workers: Workers, grid: Grid) -> None:
-    """What comes before trials and cells: the base networks, and what is computed once."""
+    """Make the base networks and the features, which trials and cells need."""
     workers.alone(note_machine, None)
     here.begin()
     workers.alone(_prepare, grid.folds)
@@ -174,13 +174,13 @@ def _begin(here: Session, workers: Workers, grid: Grid) -> None:
 
 def _prepare(workspace: Workspace, folds: Sequence[int]) -> None:
     tuning = workspace.config.tuning
-    if tuning.lrs and not workspace.config.multiclass:  # a cell's own is recorded as its failure
+    if tuning.lrs and not workspace.config.multiclass:  # a cell records it as its failure
         workspace.check_draws(tuning.categories, folds)
     workspace.features()
 
 
 def _prepare_top(workspace: Workspace, folds: Sequence[int]) -> None:
-    """Compute what the cells read of a frozen part, before several processes ask for it."""
+    """Compute the frozen part's output for the cells, before several processes need it."""
     network = workspace.config.network
     if network.train != "all":
         for fold in folds:
@@ -197,7 +197,7 @@ def _make_base(workspace: Workspace, fold: int) -> None:
 
 
 class Outcome(NamedTuple):
-    """A cell's score or its error; neither where another process has the cell."""
+    """A cell's score or its error; neither if another process has the cell."""
 
     score: float | None = None
     error: str | None = None
@@ -207,11 +207,11 @@ class Outcome(NamedTuple):
 def _attempt(
     workspace: Workspace, cell: Cell, *, wait: bool = False, again: bool = False
 ) -> Outcome:
-    """Run a cell that is not done. Whatever goes wrong in it is recorded: the others can go on.
+    """Run a cell that is not done. Its error is recorded, and other cells can go on.
 
     Args:
-        wait: for another process that runs it, which may die.
-        again: even where it is done.
+        wait: for another process that runs it, in case that one dies.
+        again: also if it is done.
     """
     started = time.perf_counter()
     folder = workspace.folder / cell.path
@@ -252,7 +252,7 @@ def _run_cells(
 def _run(
     workers: Workers, cells: Sequence[Cell], here: Session, *, before: int = 0, again: bool = False
 ) -> dict[Cell, str]:
-    """Run these cells, the result of each on one line. Returns the errors.
+    """Run these cells and print a line for each. Returns the errors.
 
     Args:
         before: how many cells of the grid are done already. again: run cells that are done.
@@ -286,7 +286,7 @@ def _run(
 def _outcomes(
     workers: Workers, cells: Sequence[Cell], again: bool
 ) -> Iterator[tuple[Cell, Outcome]]:
-    """Each cell with what became of it."""
+    """Each cell with its outcome. Patient workers run cells that were in use again at the end."""
     passed_over = []
     for cell, outcome in workers.run(partial(_attempt, again=again), cells):
         if workers.patient and outcome == Outcome():

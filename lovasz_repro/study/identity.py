@@ -1,7 +1,7 @@
-"""Which settings a run's folder holds records of.
+"""Bind a run's folder to its settings, in `study.json`.
 
-`study.json` says so. Settings that would change a number are refused there, so one folder never
-mixes two experiments.
+A command whose settings would change a number is refused, so that a folder never mixes two
+experiments.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ from lovasz_repro.study.workspace import Workspace
 
 
 def open_run(workspace: Workspace, cells: Sequence[Cell]) -> None:
-    """Take the run's folder for these cells: write `study.json`.
+    """Write `study.json` for these cells; the cells of earlier commands stay in its grid.
 
-    Cells that an earlier command named stay in the grid.
-
-    Raises: UserError where it holds records of other settings.
+    Raises: UserError if the folder holds records of other settings, images or masks.
     """
     path = workspace.folder / "study.json"
     study = {
@@ -53,7 +51,7 @@ def open_run(workspace: Workspace, cells: Sequence[Cell]) -> None:
 
 
 def _grid(cells: Sequence[Cell], earlier: Json | None = None) -> Json:
-    """The smallest grid with all these cells, followed by an earlier grid's."""
+    """The smallest grid with all these cells, extended by an earlier grid."""
     return {
         plural: list(
             dict.fromkeys([*(vars(cell)[one] for cell in cells), *(earlier or {}).get(plural, [])])
@@ -65,7 +63,7 @@ def _grid(cells: Sequence[Cell], earlier: Json | None = None) -> Json:
 
 
 def _settings(config: Experiment) -> Json:
-    """The configuration without what belongs to this machine."""
+    """The configuration without what depends on the machine, such as paths."""
     settings: Json = json.loads(json.dumps(asdict(config)))  # tuples become lists
     settings["runtime"] = config.runtime.numeric()
     settings["mixtures"] = {}  # a cell's result.json says which it was trained with
@@ -77,8 +75,7 @@ def _settings(config: Experiment) -> Json:
 
 
 def _other_content(there: Json, here: Json) -> list[str]:
-    """The lists whose images or masks have other bytes; records from before this was noted have
-    none."""
+    """The lists whose images or masks have changed; older records have no hash of them."""
     lists = there.get("lists", {})
     return [
         name
@@ -89,7 +86,7 @@ def _other_content(there: Json, here: Json) -> list[str]:
 
 FREE = ("cells.", "expected", "mixtures", "optim.lr", "optim.steps", "name", "tuning.lrs",
         "tuning.extend", "tuning.steps", "tuning.categories", "tuning.seeds")  # fmt: skip
-"""Keys that may change within a folder: the records say what each part of them was made with."""
+"""Keys that may change within a folder: each record holds the values that it was made with."""
 
 
 def _differences(there: Json, here: Json) -> str:

@@ -1,6 +1,6 @@
-"""What a cell keeps of its network: the tensors that it trained, in `weights.safetensors`.
+"""The weights that a cell keeps: the trained part of its network, in `weights.safetensors`.
 
-With the base network of the run's folder they make the whole network again. `result.json` holds the
+With the base network in the run's folder they give the whole network. `result.json` holds the
 file's SHA-256 under `weights`.
 """
 
@@ -37,8 +37,7 @@ def keep(folder: Path, network: nn.Module) -> str:
 
 
 def best_cells(run: Path, digest: str, category: str = "*") -> list[Cell]:
-    """Of a category, or of each, the trained cell with the highest image-IoU, among equals the
-    first."""
+    """The trained cell with the best image-IoU of a category, or of each; the first of equals."""
     best: dict[str, tuple[float, Cell]] = {}
     for path in sorted(run.glob(f"cells/{category}/*/*/result.json")):
         result = files.read_json(path, schema.Result)
@@ -51,10 +50,10 @@ def best_cells(run: Path, digest: str, category: str = "*") -> list[Cell]:
 
 
 def drop_others(run: Path, category: str, digest: str) -> None:
-    """Delete the weights of a category's finished cells but those of the best one.
+    """Delete the weights of a category's finished cells, except those of the best one.
 
-    Processes may do so at the same time. The best is chosen among all that may be deleted: a cell
-    that finishes after they are listed may be better, and is left to its own process.
+    Several processes may do so at once. The files are listed before the best cell is chosen, so
+    that a cell which finishes in between is left to its own process.
     """
     finished = [
         path
@@ -68,7 +67,7 @@ def drop_others(run: Path, category: str, digest: str) -> None:
 
 
 class Settings(TypedDict):
-    """What `study.json` says of how a cell's network is made and fed."""
+    """The part of `study.json` that says how a cell's network is built and what it is fed."""
 
     network: Network
     data: Data
@@ -103,7 +102,7 @@ def load_cell(folder: Path) -> Trained:
     Args:
         folder: runs/<experiment>/cells/<category>/<loss>/fold<k>-seed<s>.
 
-    Raises: UserError where the cell is not finished, kept no weights, or a file is damaged.
+    Raises: UserError if the cell is not finished, kept no weights, or a file is damaged.
     """
     folder = folder.resolve()
     if not (folder / "result.json").is_file():
@@ -133,8 +132,8 @@ def load_cell(folder: Path) -> Trained:
 
 
 def _settings(path: Path, study: Json) -> Settings:
-    """The settings in study.json. Raises: UserError naming a key of another kind, or the hash where
-    any other value was edited."""
+    """The settings in study.json. Raises: UserError naming a key of a wrong type, or the hash if
+    another value was edited."""
     config = study["config"]
     # The network's weights are those of the base.
     network = {**config.get("network", {}), "weights": "of the base"}
@@ -152,7 +151,7 @@ def _settings(path: Path, study: Json) -> Settings:
 def stored_base(folder: Path, network: Network, labels: int) -> tuple[DeepLab, str]:
     """The base network in a folder, and its digest.
 
-    Raises: UserError where it is missing, damaged or not the one that `result.json` describes.
+    Raises: UserError if it is missing, damaged or not the one that `result.json` describes.
     """
     file = files.regular(folder / "network.pt")
     base = build(network, labels=labels, pretrained=False)
@@ -160,7 +159,7 @@ def stored_base(folder: Path, network: Network, labels: int) -> tuple[DeepLab, s
         base.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(
-            # Not its text: torch's advises to load the file in a way that runs what is in it.
+            # Not its text: torch's suggests a way of loading that executes what is in the file.
             f"{file}: cannot be loaded ({type(error).__name__}); delete {folder} to have it made "
             "again"
         ) from error
@@ -202,8 +201,8 @@ def _check_finite(network: nn.Module, path: Path) -> None:
 
 
 class _Behind(nn.Module):
-    """A network behind its frozen part, whose output is rounded to half precision between the two,
-    as in the cache that the cell was trained and scored from."""
+    """A frozen part and the network trained on its output, which is rounded to half precision as in
+    the cache that the cell was trained and scored from."""
 
     def __init__(self, frozen: nn.Module, trained: nn.Module) -> None:
         super().__init__()

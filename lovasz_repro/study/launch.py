@@ -1,7 +1,7 @@
 """Where jobs run: in this process, or in worker processes of it. On a cluster: `cluster.py`.
 
-A job is a call `function(workspace, job)` whose lasting effect is files, so it does not matter
-which process runs it, nor in which order jobs end.
+A job is a call `function(workspace, job)` that writes files: it does not matter which process runs
+it, nor in which order jobs end.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Workers:
     ) -> None:  # fmt: skip
         if self._pool is None:
             return
-        if kind is not None:  # nobody waits for what still runs
+        if kind is not None:  # do not wait for running jobs
             for process in multiprocessing.active_children():
                 process.kill()
         self._pool.shutdown(cancel_futures=True)
@@ -71,9 +71,9 @@ class Workers:
     def run(
         self, function: Callable[[Workspace, Job], Result], jobs: Sequence[Job]
     ) -> Iterator[tuple[Job, Result]]:
-        """Each job with what `function` returned, as they end. The first error ends the rest.
+        """Yield each job with its result, as jobs end. The first error ends the rest.
 
-        Raises: UserError where a worker process died.
+        Raises: UserError if a worker process died.
         """
         if self._pool is None:
             for job in jobs:
@@ -96,7 +96,7 @@ def call(config: bytes, threads: int, function: Callable[[Workspace, Any], Any],
     """Run a job in a worker process.
 
     Args:
-        config: the pickled experiment. threads: CPU threads, where it names no number.
+        config: the pickled experiment. threads: CPU threads, if it names no number.
     """
     return function(workspace_of(config, threads), job)
 
@@ -115,12 +115,12 @@ class InUseError(UserError):
 
 @contextmanager
 def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a folder. The lock is the system's: it ends with its process, however that ends.
+    """Lock a folder. The lock is the system's: it ends with its process in any case.
 
     Args:
-        wait: until its owner, who is named, releases it.
+        wait: print the owner and wait until the folder is free.
 
-    Raises: InUseError naming the owner where another process holds it.
+    Raises: InUseError naming the owner if another process has locked it.
     """
     # Errors of writing that name no file are about this folder.
     with files.about(folder), _locked(folder, wait):

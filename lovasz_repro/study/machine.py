@@ -1,6 +1,6 @@
-"""Facts of the machine and the code that made a run, and how long it took: `machine.json`.
+"""`machine.json`: the machine and the code that made a run, and how long it took.
 
-A command writes them where it has something to do: one that finds all done made nothing.
+Only a command that has work to do writes it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def note_machine(workspace: Workspace, _: object = None) -> None:
-    """Say in `machine.json` what is at work from now on. The run's folder is to be held."""
+    """Write `machine.json` for this machine and code. The run's folder must be locked."""
     path = workspace.folder / FILE
     machine = describe_machine(workspace.device)
     if path.exists():
@@ -39,8 +39,8 @@ def note_machine(workspace: Workspace, _: object = None) -> None:
 
 
 def _continued(machine: Json, there: Json) -> Json:
-    """`machine`, with an entry in `earlier` for each other commit or processor that machine.json
-    names already."""
+    """`machine` after an earlier machine.json: it keeps that one's times if commit and processor
+    are the same, and else lists that one under `earlier`."""
     earlier = there.get("earlier", [])
     if all(there.get(key) == machine.get(key) for key in ("commit", "processor")):
         times = ("started", "finished", "seconds")
@@ -51,9 +51,9 @@ def _continued(machine: Json, there: Json) -> Json:
 
 
 class Session:
-    """A command's work on a run, whose time `machine.json` adds to that of the commands before.
+    """A command's working time on a run, which is added to `machine.json`.
 
-    What lies between two commands does not count, and what two do at once counts once.
+    Pauses between commands do not count; time that two commands share counts once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,7 +68,7 @@ class Session:
         self._since = _now()
 
     def note(self) -> None:
-        """Add the time since the last note. The run's folder is to be held."""
+        """Add the time since the last note. The run's folder must be locked."""
         if self._since is None:
             return
         machine = read_json(self._folder / FILE, schema.Machine)
@@ -84,21 +84,21 @@ class Session:
         self._since = now
 
     def note_if_free(self) -> None:
-        """Add the time since the last note, unless another process holds the run's folder: the next
-        note does it then. A kill costs no more than what was not noted."""
+        """Add the time since the last note, unless another process has locked the run's folder; the
+        next note then adds it."""
         with suppress(InUseError), held(self._folder):
             self.note()
 
 
 @contextmanager
 def session(folder: Path) -> Iterator[Session]:
-    """A command's work on the run in `folder`; its time is noted however it ends."""
+    """A command's work on the run in `folder`; its time is noted in any case."""
     here = Session(folder)
     try:
         yield here
     except BaseException:
         if here.begun:
-            with suppress(OSError, UserError):  # what ended the command is to be said
+            with suppress(OSError, UserError):  # keep the error that ended the command
                 here.note_if_free()
         raise
     if here.begun:
@@ -135,8 +135,8 @@ def describe_machine(device: torch.device) -> Json:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """The commit of the package's files, and whether they were changed since; None where git does
-    not track them: an installed package may lie within another project's repository."""
+    """The commit of the package's files, and whether they differ from it; None if git does not
+    track them: an installed package may be in another project's repository."""
     if _git("ls-files", "--error-unmatch", "--", "__init__.py") is None:
         return None, None
     changes = _git("status", "--porcelain", "--", ".")
@@ -144,7 +144,7 @@ def _commit() -> tuple[str | None, bool | None]:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says in the package's folder; None where it fails or is not installed."""
+    """What git says in the package's folder; None if it fails or is not installed."""
     command = ["git", "-C", str(PACKAGE), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

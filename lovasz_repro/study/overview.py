@@ -11,10 +11,10 @@ from lovasz_repro.records import load
 
 
 def write_overview(runs: Path) -> None:
-    """Write a run `overview/<loss>` each: the score by category, mean over folds and seeds.
+    """Write a run `overview/<loss>` per loss: the score by category, mean over folds and seeds.
 
-    TensorBoard colours by run, so a category's chart has a line per loss, each of its own colour.
-    The same charts are laid out under Custom Scalars.
+    TensorBoard colours by run, so that a category's chart has a line per loss in its own colour.
+    Custom Scalars shows the same charts.
     """
     folder = runs / "tensorboard" / "overview"
     shutil.rmtree(folder, ignore_errors=True)  # events are only ever appended

@@ -25,7 +25,7 @@ RED, BLUE = (230, 51, 26), (26, 128, 230)
 def log_pictures(
     loggers: Sequence[Logger], module: BinarySegmenter, data: DataModule, count: int
 ) -> None:
-    """`count` val images of a tested module, to TensorBoard."""
+    """Write `count` val images of a tested module to TensorBoard."""
     boards = [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
     if not count or not boards:
         return

@@ -1,8 +1,8 @@
 """Segment images with a cell's network: masks, overlays and probabilities at the images' own size.
 
-An image goes through what a val image goes through: it is shrunk to the cell's canvas where it is
-larger, and the logits are brought to its own size. Only an EXIF rotation is applied here and not to
-a data set's images, whose masks were drawn without it.
+An image is processed like a val image: it is shrunk if it is larger than the cell's canvas, and the
+logits are resized to its own size. But an EXIF rotation is applied; in a data set it is not, since
+the masks were drawn without it.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def predict(
         cell: folder of a finished cell with its weights.
         out: gets masks/<name>.png, overlays/<name>.png and probabilities/<name>.npy.
         threshold: on the logits, or "tuned": the one chosen on held-out training images.
-        probabilities: also the sigmoid of the logits, float16 (H, W). They are probabilities as far
-            as the training loss makes them so: hinge losses do not.
+        probabilities: also the sigmoid of the logits, float16 (H, W). Hinge losses do not train
+            them to be probabilities.
         batch: images at once.
 
     Returns: the number of images written; a message for each image that cannot be read.
@@ -75,7 +75,7 @@ def predict(
 def find_images(path: Path) -> list[Path]:
     """The image, or the images of a folder in the order of their names.
 
-    Raises: UserError where there is none, or where two would be written to one name.
+    Raises: UserError if there is none, or if two would be written to one name.
     """
     if path.is_file():
         return [path]
@@ -92,9 +92,9 @@ def find_images(path: Path) -> list[Path]:
 
 
 def read(path: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB, upright. Raises: UserError where the file is not a whole image."""
+    """(H, W, 3) RGB, upright. Raises: UserError if the file is not a whole image."""
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # reading a pipe would block
             raise UserError(f"{path}: not a file")
         with Image.open(path) as image, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but an image
@@ -108,10 +108,10 @@ def read(path: Path) -> NDArray[np.uint8]:
 class Canvases(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Images on canvases: (3, S, S) uint8, size on the canvas, size in the file.
 
-    An image that cannot be read is one black pixel.
+    An image that cannot be read becomes one black pixel.
 
     Attributes:
-        broken: by index what is wrong with it.
+        broken: the error of each such image, by index.
     """
 
     def __init__(self, paths: Sequence[Path], trained: Trained) -> None:
@@ -173,7 +173,7 @@ class Writer(BasePredictionWriter):
                 self._write(self.canvases.paths[index], logits)
 
     def _write(self, path: Path, logits: Tensor) -> None:
-        """Write what is wanted of one image. logits: (H, W)."""
+        """Write the files of one image. logits: (H, W)."""
         mask = logits > self.threshold
         name = f"{path.stem}.png"
         with files.atomic(self.out / "masks" / name) as temporary:

@@ -1,4 +1,4 @@
-"""What of a study is done, what is left, and how long that takes."""
+"""Which cells of a study are done, which are left, and how long those take."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ MEASURE_NAMES = {"image_iou": "image-IoU", "miou": "mIoU"}
 
 
 def finished(workspace: Workspace, cells: Sequence[Cell]) -> dict[Cell, Json]:
-    """The results of the cells that were made with today's settings, base network and rate.
+    """The results of the cells that were made with the current settings, base network and rate.
 
-    Raises: UserError where such a result lacks something.
+    Raises: UserError if such a result is malformed.
     """
     config, tuned = workspace.config, read(workspace)
     kind = schema.MultiResult if config.multiclass else schema.Result
@@ -55,7 +55,7 @@ def to_run(workspace: Workspace, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def lacking_weights(workspace: Workspace, cells: Sequence[Cell]) -> list[Cell]:
-    """The done cells whose weights should be kept and are not there."""
+    """The done cells whose weights should be kept but are missing."""
     keep = workspace.config.runtime.keep_weights
     if keep == "none":
         return []
@@ -83,7 +83,7 @@ def is_work(workspace: Workspace, grid: Grid) -> bool:
 
 
 def summary(workspace: Workspace, grid: Grid) -> Table:
-    """Mean score by category and loss, or how many of the cells are there where some are not."""
+    """Mean scores by category and loss, or the number of done cells if some are missing."""
     config, each = workspace.config, len(grid.folds) * len(grid.seeds)
     scores: dict[tuple[str, str], list[float]] = {
         (category, loss): [] for category in grid.categories for loss in grid.losses
@@ -117,7 +117,7 @@ def summary(workspace: Workspace, grid: Grid) -> Table:
 
 
 def print_plan(workspace: Workspace, grid: Grid, verbose: bool) -> None:
-    """What a study would do, and how long the rest takes by the cells that are done."""
+    """Print what a study would do, and how long it would take, judging by its done cells."""
     cells = grid.cells()
     done = finished(workspace, cells)
     left = len(cells) - len(done)

@@ -1,4 +1,4 @@
-"""What a cell, or a trial of tuning, starts from, and what each task does in its own way."""
+"""What cells and trials of tuning start from, and what differs between the tasks."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ Index = NDArray[np.int64]
 """Images, as indices into the cache."""
 
 HELD_OUT_IMAGES = 100
-"""Held-out images with the category, at most, and as many without: they score a learning rate and
-choose a cell's threshold."""
+"""Limit of held-out images with the category; `data.negatives` times as many without are added.
+They score a learning rate and choose a cell's threshold."""
 
 
 class CellSetup(Generic[Module]):
@@ -51,7 +51,7 @@ class CellSetup(Generic[Module]):
 
     Attributes:
         task: what the targets are.
-        curve_every: a cell's curve is of every `curve_every`-th val image.
+        curve_every: a cell's curve is measured on every `curve_every`-th val image.
         settings, measures: the entries of a cell's result that TensorBoard compares.
     """
 
@@ -72,7 +72,7 @@ class CellSetup(Generic[Module]):
         self.stride = base.stride
 
     def indices(self) -> tuple[Index, Index, Index]:
-        """The images to train on, those to score, and those held out to choose things by."""
+        """The images to train on, to score, and to choose rate, steps and threshold by."""
         raise NotImplementedError
 
     def plan(self, train_index: Index, seed: int, batch_size: int) -> SamplePlan:
@@ -84,10 +84,10 @@ class CellSetup(Generic[Module]):
         raise NotImplementedError
 
     def choose_threshold(self, module: Module, data: DataModule, held_out: Index) -> None:
-        """Set the threshold of a trained module, where the task has one."""
+        """Set the threshold of a trained module, if the task has one."""
 
     def evaluate(self, module: Module) -> tuple[Json, dict[str, pd.DataFrame]]:
-        """What `result.json` holds of a tested module, and its tables besides the curve.
+        """The entries of `result.json` for a tested module, and its tables but the curve.
 
         Raises: NonFiniteError.
         """
@@ -96,7 +96,7 @@ class CellSetup(Generic[Module]):
     def write_pictures(
         self, folder: Path, module: Module, data: DataModule, loggers: Sequence[Logger]
     ) -> None:
-        """Write the predictions of a tested module, where the task shows them."""
+        """Write the predictions of a tested module, if the task shows them."""
 
     def optim(self, steps: int, validate_every: int | None = None) -> Optim:
         """The configuration's schedule with other steps and, if given, other validations."""
@@ -127,7 +127,7 @@ class CellSetup(Generic[Module]):
         return module, trainer, data
 
     def checkpoint_identity(self, loss: str, seed: int) -> str:
-        """What a checkpoint is bound to, in the parts that `make_trainer` asks for."""
+        """The identity of a training, in the parts that `make_trainer` asks for."""
         spec = self.workspace.config.mixtures.get(without_batch(loss), {})
         mixture = f" {json.dumps(spec, sort_keys=True)}" if spec else ""
         return f"base network {self.base_digest}; {self.what}; loss {loss}{mixture}; seed {seed}"

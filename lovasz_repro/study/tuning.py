@@ -1,10 +1,10 @@
 """The choice of learning rate and steps, per fold and loss, on held-out training images.
 
-A trial is one training: fold, loss, rate, steps, category. It trains on the fold's training images
-without the held-out ones and is scored by image-IoU on those. The rate is the one with the highest
-mean over the categories at the first of `tuning.steps`; where it is the lowest or the highest of
-the rates, further ones are tried beyond it. Then the other numbers of steps are tried at that rate.
-Every loss gets the same trials, by the same rule. See `config.Tuning`.
+A trial is one training: fold, loss, rate, steps, category and seed. It is scored on the held-out
+images of the fold's training list, by image-IoU (multi-class: mIoU), and trains on the others. The
+best rate has the highest mean over the categories at the first of `tuning.steps`; if it is the
+lowest or highest rate, rates beyond it are tried. Then the other numbers of steps are tried at that
+rate. The same rule holds for every loss. See `config.Tuning`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FILE = "tuning.json"
 
 
 POINT = ("lr", "steps", "category", "seed")
-"""What tells the trials of a fold and loss apart."""
+"""The keys that identify a trial of a fold and loss."""
 
 
 class Trial(NamedTuple):
@@ -58,7 +58,7 @@ def chosen(
     """Rate and steps of a cell, and where they come from.
 
     Args:
-        tuned: tuning.json, where it has been read already.
+        tuned: tuning.json, if it has been read already.
     """
     config = workspace.config
     if loss == UNTRAINED:
@@ -75,7 +75,7 @@ def chosen(
 
 
 def read(workspace: Workspace) -> Json:
-    """tuning.json, empty where it is not there yet.
+    """tuning.json, {} if it does not exist.
 
     Raises: UserError naming what it lacks.
     """
@@ -102,7 +102,7 @@ def tune(workspace: Workspace, workers: Workers, noted: Callable[[], None]) -> N
             entry = tried.setdefault(f"fold{trial.fold}", {}).setdefault(
                 trial.loss, {"lr": None, "trials": []}
             )
-            entry["lr"] = None  # a choice made without this trial may not follow from them all
+            entry["lr"] = None  # the choice was made without this trial
             entry["trials"].append({**trial.point, workspace.config.measure: score})
             entry["trials"].sort(key=lambda t: (t["steps"], t["lr"], t["category"]))
             files.write_json(workspace.folder / FILE, tried)
@@ -146,8 +146,8 @@ class Search:
     """The search for the best rate and steps of a fold and loss.
 
     Args:
-        stored: the trials in tuning.json. Those that the configuration does not ask for any more
-            are left out: a choice follows from all trials that are stored beside it.
+        stored: the trials in tuning.json; those that the configuration no longer asks for are
+            dropped.
     """
 
     def __init__(self, config: Experiment, fold: int, loss: str, stored: list[Json]) -> None:
@@ -188,7 +188,7 @@ class Search:
     def choice(self) -> Json:
         """The entry of tuning.json: what is chosen, and the trials.
 
-        Raises: UserError where every rate diverged.
+        Raises: UserError if every rate diverged.
         """
         best = _best(self.means, self.rates, self.steps)
         if best is None:
@@ -207,12 +207,12 @@ class Search:
 def rates_tried(
     tuning: Tuning, means: Mapping[tuple[float, int], float], steps: int
 ) -> list[float]:
-    """`tuning.lrs`, and what `tuning.extend` adds to them by what has been seen so far.
+    """`tuning.lrs`, and the rates that `tuning.extend` adds, given the scores so far.
 
     Args:
         means: the scores so far by (rate, steps). steps: those at which the rate is chosen.
 
-    Returns: in ascending order; the last that was added may still be without a score.
+    Returns: in ascending order; the last rate that was added may have no score yet.
     """
     rates = sorted(set(tuning.lrs))
     for _ in range(tuning.extend):
@@ -237,8 +237,8 @@ def _score(workspace: Workspace, trial: Trial) -> float | None:
 
 
 def run_trial(workspace: Workspace, trial: Trial) -> float | None:
-    """Image-IoU on held-out images, at threshold 0 on the grid, or their mIoU where all labels are
-    learned; None where training diverged."""
+    """Image-IoU on held-out images, at threshold 0 on the grid (multi-class: their mIoU); None if
+    training diverged."""
     setup = cell_setup(workspace, trial.category, trial.fold)
     train_index, _, held_out = setup.indices()
     optim = setup.optim(trial.steps, trial.steps)

@@ -38,7 +38,7 @@ console = Console(stderr=True)
 class Workspace:
     """An experiment with its data and networks. Each is opened when first used.
 
-    Making one sets what holds for the whole process: threads, memory, subnormal numbers, and
+    Creating one changes settings of the whole process: threads, memory, subnormal numbers, and
     Lightning's rank.
 
     Args:
@@ -51,12 +51,12 @@ class Workspace:
         self.folder = config.folder
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
-        # Gradients of confident pixels are below the smallest normal float32, with which a CPU
-        # multiplies several times slower. Torch's threads inherit it when they start.
+        # Gradients of confident pixels are subnormal numbers, with which a CPU multiplies several
+        # times slower. Torch's threads inherit the setting when they start.
         torch.set_flush_denormal(True)
         keep_freed_memory()
-        # Where SLURM started several processes, Lightning would take them for the ranks of one
-        # training, of which only the first logs.
+        # If SLURM started several processes, Lightning would take them for ranks of one training,
+        # of which only the first logs.
         rank_zero_only.rank = rank  # type: ignore[attr-defined]
         self._sources: dict[str, Source] = {}
         self.bases: dict[int, tuple[DeepLab, str]] = {}
@@ -64,7 +64,7 @@ class Workspace:
 
     @cached_property
     def device(self) -> torch.device:
-        """Raises: UserError where CUDA is asked for and absent."""
+        """Raises: UserError if CUDA is asked for but absent."""
         wanted = device_type(self.config.runtime.device, "runtime.device")
         return torch.device(wanted, self.rank) if wanted == "cuda" else torch.device(wanted)
 
@@ -79,7 +79,7 @@ class Workspace:
 
     @cached_property
     def folds(self) -> list[int]:
-        """The folds that the data's lists make; [0] where the lists have no {fold}."""
+        """The folds that the data's lists make; [0] if the list names have no {fold}."""
         template = self.config.data.val_list
         if "{fold}" not in template:
             return [0]
@@ -95,9 +95,9 @@ class Workspace:
 
     @cached_property
     def data(self) -> Json:
-        """What `study.json` says of the data: all folds' lists and the weights, with hashes.
+        """The data entry of `study.json`: all folds' lists and the weights, with hashes.
 
-        Raises: UserError where an image is in both lists of a fold.
+        Raises: UserError if an image is in both lists of a fold.
         """
         lists = {}
         for fold in self.folds:
@@ -127,7 +127,7 @@ class Workspace:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the settings. Without the images' content, which `open_run` compares."""
+        """Hash of the settings, without the images' content, which `open_run` compares."""
         return self.config.digest(self.data)
 
     @cached_property
@@ -146,7 +146,7 @@ class Workspace:
     def holdout(self, fold: int) -> NDArray[np.int64]:
         """The images of a fold's training list that nothing is trained on; see `config.Tuning`.
 
-        Raises: UserError where there is none.
+        Raises: UserError if there is none.
         """
         if fold in self._holdouts:
             return self._holdouts[fold]
@@ -211,7 +211,7 @@ class Workspace:
             torch.cuda.empty_cache()
 
     def loggers(self, name: str, version: str) -> list[Logger]:
-        """The loggers of a training; none where another process of it logs."""
+        """The loggers of a training; none above rank 0."""
         kinds = [] if self.rank else self.config.runtime.loggers
         return make_loggers(kinds, self.folder, name, version)
 
@@ -236,9 +236,10 @@ class Workspace:
     def selection(
         self, category: str, index: NDArray[np.int64], limit: int | None = None
     ) -> NDArray[np.int64]:
-        """Of these images: those with the category and, drawn once, `data.negatives` without.
+        """Of these images: `limit` or all with the category, `data.negatives` times as many without
+        it.
 
-        Raises: UserError where none holds the category, or each does: they are reported apart.
+        Raises: UserError if none or all hold the category: both kinds are reported.
         """
         data = self.config.data
         present = self.present(category)[index]

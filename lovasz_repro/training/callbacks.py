@@ -34,12 +34,12 @@ def shown(batches: DataLoader[Any], title: str) -> Iterator[Any]:
 
 
 QUIET = 30.0
-"""Seconds between the lines that say how far a training is where no bar is shown."""
+"""Seconds between the lines of progress that replace a bar."""
 
 
 class StepBar(pl.Callback):
-    """A bar over the steps of a training, with the loss and the last validation, and one over the
-    batches of a test; without a terminal a line every `QUIET` seconds."""
+    """A bar over the steps of a training, with the loss and the last validation, and over the
+    batches of a test. Without a terminal, training prints a line every `QUIET` seconds instead."""
 
     def __init__(self, title: str, steps: int) -> None:
         self.title = title
@@ -93,7 +93,7 @@ class StepBar(pl.Callback):
 
 
 class Stopwatch(pl.Callback):
-    """Seconds of training and of validation so far, those before a resume included."""
+    """Seconds of training and of validation so far, including those before a resume."""
 
     def __init__(self) -> None:
         self.train_seconds = 0.0

@@ -14,8 +14,7 @@ from lovasz_repro.errors import UserError
 
 
 class Charts(TensorBoardLogger):
-    """TensorBoard without the epoch, which Lightning adds to all that it logs and which TensorBoard
-    would show first."""
+    """TensorBoard without the epoch, which Lightning logs and TensorBoard would show first."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
@@ -24,7 +23,7 @@ class Charts(TensorBoardLogger):
 def make_loggers(kinds: Sequence[str], run: Path, name: str, version: str) -> list[Logger]:
     """Loggers that write to `run`/tensorboard/`name`/`version`, the CSV file beside the events.
 
-    Raises: UserError where W&B is asked for and not installed.
+    Raises: UserError if W&B is asked for but not installed.
     """
     folder = run / "tensorboard"
     made: list[Logger] = []
@@ -34,7 +33,7 @@ def make_loggers(kinds: Sequence[str], run: Path, name: str, version: str) -> li
         elif kind == "csv":
             logger = CSVLogger(folder, name=name, version=version)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that the folder is there
+                warnings.simplefilter("ignore")  # it warns that the folder exists
                 _ = logger.experiment
             made.append(logger)
         else:

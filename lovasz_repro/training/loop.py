@@ -1,4 +1,4 @@
-"""One Lightning training, resumable: what bases and cells have in common."""
+"""One resumable Lightning training, used for bases and cells."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EXPECTED = (
     "The '.*_dataloader' does not have many workers",  # see `reading.loader`
     ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 with torch 2.15
 )
-"""Warnings of Lightning to be expected here."""
+"""Lightning's warnings that are expected here."""
 
 
 def make_trainer(
@@ -45,9 +45,9 @@ def make_trainer(
 
     Args:
         title: of the progress bar.
-        folder: where every validation renews the checkpoint; None keeps none.
-        identity: what tells this training from others, in parts joined by "; ". Learning rate and
-            steps are added here.
+        folder: of the checkpoint, which every validation overwrites; None: no checkpoint.
+        identity: what identifies this training, in parts joined by "; ". Learning rate and steps
+            are added here.
     """
     optim = module.optim
     every: list[pl.Callback] = [Stopwatch(), StepBar(title, optim.steps), *callbacks]
@@ -82,10 +82,10 @@ def make_trainer(
 
 
 def fit(trainer: pl.Trainer, module: Segmenter, data: DataModule) -> None:
-    """Train to the end of the schedule, from the trainer's checkpoint where there is one.
+    """Train to the end of the schedule, resuming from the trainer's checkpoint if there is one.
 
-    One that cannot be loaded, or is of another training, is removed and training starts over: it
-    only saves time.
+    A checkpoint that cannot be loaded, or is of another training, is deleted; training then starts
+    over.
     """
     kept = trainer.strategy.checkpoint_io
     assert isinstance(kept, Checkpoints)
@@ -121,9 +121,9 @@ def predict(
 
 
 def device_type(wanted: str, key: str) -> Literal["cpu", "cuda"]:
-    """`cuda` or `cpu`; for auto, `cuda` where there is a GPU.
+    """`cuda` or `cpu`; for auto, `cuda` if there is a GPU.
 
-    Raises: UserError naming the key where CUDA is asked for and absent.
+    Raises: UserError naming the key if CUDA is asked for but absent.
     """
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
@@ -132,7 +132,7 @@ def device_type(wanted: str, key: str) -> Literal["cpu", "cuda"]:
 
 
 def autocast(runtime: Runtime, device: torch.device) -> torch.autocast:
-    """The precision of Lightning's steps, for what is computed outside of them."""
+    """Autocast with the precision of Lightning's steps, for computations outside of them."""
     half = runtime.precision == "bf16-mixed"
     return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
@@ -164,8 +164,8 @@ def quiet() -> Iterator[None]:
 def deterministic() -> Iterator[None]:
     """Use torch's deterministic algorithms, without its filling of new tensors.
 
-    In this mode torch fills the memory of every new tensor, in case it is read before it is
-    written. That takes up to a sixth of a step on a CPU.
+    Torch would fill every new tensor, in case it is read before it is written, which takes up to a
+    sixth of a step on a CPU.
     """
     filling: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), filling.fill_uninitialized_memory
@@ -179,7 +179,7 @@ def deterministic() -> Iterator[None]:
 
 
 def _resumable(path: Path, identity: str) -> Path | None:
-    """`path` where it holds a checkpoint of this training; any other checkpoint is removed."""
+    """`path` if it holds a checkpoint of this training; any other checkpoint is deleted."""
     if not path.exists():
         return None
     try:
@@ -197,9 +197,9 @@ def _resumable(path: Path, identity: str) -> Path | None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `write_checkpoint` wrote, onto the CPU. Nothing in it is executed.
+    """Read a file of `write_checkpoint` onto the CPU. Nothing in it is executed.
 
-    Raises: ValueError where the bytes are not those that were written, and what torch raises.
+    Raises: ValueError if its SHA-256 is wrong, and whatever `torch.load` raises.
     """
     content = files.regular(path).read_bytes()
     body, digest = content[:-_DIGEST], content[-_DIGEST:]
@@ -216,8 +216,8 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
 
 
 def saved(value: Any) -> bytes:
-    """What `torch.save` writes. Its own writing hides the system's error on a full disk, and puts
-    the file's name, here a temporary one, into the file."""
+    """The bytes of `torch.save`. Saving to a path would hide the error of a full disk, and store
+    the temporary name in the file."""
     content = io.BytesIO()
     torch.save(value, content)
     return content.getvalue()
@@ -228,13 +228,13 @@ _DIGEST = 64
 
 
 class Checkpoints(TorchCheckpointIO):
-    """Writes checkpoints atomically and stores in them which training they belong to. Lightning
-    moves its own in from the temporary folder; across disks that can lose the old file before the
-    new one is whole.
+    """Writes checkpoints atomically, with the identity of their training. Lightning's own writer
+    moves a file in from the temporary folder; across disks that can lose the old file before the
+    new one is complete.
 
     Args:
-        folder: where they lie; None where none is kept.
-        identity: of the training.
+        folder: of the checkpoints; None: there are none.
+        identity: see `make_trainer`.
     """
 
     def __init__(self, folder: Path | None, identity: str) -> None:

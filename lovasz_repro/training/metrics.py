@@ -1,4 +1,4 @@
-"""image-IoU, counts of several labels, and the measures of one image."""
+"""Image-IoU, IoU of each label, and the best threshold on the logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lovasz_repro.data.voc import VOID
 def confusion(prediction: Tensor, target: Tensor) -> Tensor:
     """(B, 3) int64: true positive, false positive and false negative pixels of each image.
 
-    prediction: (B, ...) bool, foreground. target: (B, ...) in {0, 1, 255}; void counts nowhere.
+    prediction: (B, ...) bool, foreground. target: (B, ...) in {0, 1, 255}; void is ignored.
     """
     foreground, background = target == 1, target == 0
     hit = (prediction & foreground).flatten(1).sum(1)
@@ -24,7 +24,7 @@ def confusion(prediction: Tensor, target: Tensor) -> Tensor:
 def label_confusion(prediction: Tensor, target: Tensor, labels: int) -> Tensor:
     """(B, K, 3) int64: true positive, false positive and false negative pixels by image and label.
 
-    prediction: (B, ...) of 0 ... K-1. target: the same, or 255: void counts nowhere.
+    prediction: (B, ...) of 0 ... K-1. target: the same, or 255, void, which is ignored.
     """
     count = len(target)
     valid = target != VOID
@@ -36,8 +36,7 @@ def label_confusion(prediction: Tensor, target: Tensor, labels: int) -> Tensor:
 
 
 def iou(counts: Tensor) -> Tensor:
-    """tp / (tp + fp + fn) of (..., 3) counts, in float64; 1 where truth and prediction are both
-    empty."""
+    """tp / (tp + fp + fn) of (..., 3) counts, in float64; 1 if truth and prediction are empty."""
     union = counts.sum(-1)
     ratio = counts[..., 0].double() / union.clamp(min=1)
     return torch.where(union == 0, 1.0, ratio)
@@ -46,8 +45,8 @@ def iou(counts: Tensor) -> Tensor:
 class ImageIoU(Metric):
     """The mean over images of the foreground's intersection over union (Berman et al., 2018).
 
-    Unlike torchmetrics' BinaryJaccardIndex it is taken image by image, counts an empty union as 1,
-    and takes booleans only, so that a probability is never mistaken for a score.
+    Unlike torchmetrics' BinaryJaccardIndex it averages over images, counts an empty union as 1, and
+    takes only booleans, so that a probability is never mistaken for a score.
     """
 
     full_state_update = False
@@ -63,7 +62,7 @@ class ImageIoU(Metric):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """prediction: (B, ...) bool. target: (B, ...) in {0, 1, 255}.
 
-        Raises: TypeError for a prediction that is not bool; ValueError where shapes differ.
+        Raises: TypeError for a prediction that is not bool; ValueError if shapes differ.
         """
         if prediction.dtype != torch.bool:
             raise TypeError(f"prediction: bool expected (logits > 0), got {prediction.dtype}")
@@ -82,11 +81,11 @@ class ImageIoU(Metric):
 class LabelIoU(Metric):
     """Intersection over union of each label over the pixels of all images.
 
-    torchmetrics' own is hundreds of times slower where torch must be deterministic, as in the
+    torchmetrics' own is hundreds of times slower if torch must be deterministic, as in the
     trainings here: it then counts without `bincount`.
 
     Args:
-        labels: how many there are, the background included.
+        labels: their number, the background included.
     """
 
     full_state_update = False
@@ -102,13 +101,13 @@ class LabelIoU(Metric):
         self.counts += counts.sum(0)
 
     def compute(self) -> Tensor:
-        """(K,) float64, NaN where a label is neither in the target nor predicted. Its `nanmean` is
-        the mIoU."""
+        """(K,) float64, NaN for a label neither in the target nor predicted; the mIoU is their
+        `nanmean`."""
         return self.counts[:, 0].double() / self.counts.sum(1)
 
 
 THRESHOLDS = torch.linspace(-3.5, 3.5, 71, dtype=torch.float64).sinh()
-"""Where thresholds.csv is evaluated: from −16.5 to 16.5 on the logits, 0.1 apart around 0."""
+"""The thresholds of thresholds.csv: from −16.5 to 16.5 on the logits, 0.1 apart around 0."""
 
 
 def iou_at_thresholds(logits: Tensor, target: Tensor) -> Tensor:
@@ -132,7 +131,7 @@ def iou_at_thresholds(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def oracle_iou(logits: Tensor, target: Tensor) -> Tensor:
-    """(B,) the highest IoU that any threshold of its own gives each image; 1 without foreground.
+    """(B,) the IoU of each image at its own best threshold; 1 without foreground.
 
     logits: (B, ...). target: (B, ...) in {0, 1, 255}.
     """
@@ -142,10 +141,10 @@ def oracle_iou(logits: Tensor, target: Tensor) -> Tensor:
             continue
         valid = label != VOID
         order = score[valid].sort(descending=True)
-        hit = (label[valid][order.indices] == 1).cumsum(0)  # (P,) by how many are taken
+        hit = (label[valid][order.indices] == 1).cumsum(0)  # (P,) by number of pixels taken
         taken = torch.arange(1, len(hit) + 1, device=hit.device)
         ratio = hit.double() / (hit[-1] + taken - hit)
-        # A threshold cannot part equal scores.
+        # A threshold cannot separate equal scores.
         parts = torch.ones_like(valid[: len(hit)])
         parts[:-1] = order.values[1:] != order.values[:-1]
         best[image] = ratio[parts].max()
@@ -159,8 +158,8 @@ def threshold_of_best_image_iou(
 
     Args:
         logits, target: (N, ...); target in {0, 1, 255}.
-        candidates: how many quantiles of the valid logits are tried, besides 0. They are evenly
-            spaced over the upper half: a useful foreground is seldom more than half of all pixels.
+        candidates: number of quantiles of the valid logits that are tried, besides 0: evenly spaced
+            over the upper half, since a useful foreground is seldom more than half of all pixels.
 
     Among equals the one nearest to 0 is taken.
     """

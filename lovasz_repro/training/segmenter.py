@@ -42,7 +42,7 @@ class NonFiniteError(UserError):
 
 
 class Segmenter(pl.LightningModule):
-    """What the modules have in common: the optimiser, the training step and what is logged.
+    """Base class of the modules: the optimiser, the training step and the logging.
 
     Validation logs its measures as `val/<measure>`, for loggers and for callbacks such as
     `ModelCheckpoint(monitor="val/image_iou", mode="max")`.
@@ -56,7 +56,7 @@ class Segmenter(pl.LightningModule):
 
     Attributes:
         curve: one row per validation.
-        measure: which of its columns a progress bar shows.
+        measure: the column of the curve that a progress bar shows.
     """
 
     measure: str
@@ -124,7 +124,7 @@ class Segmenter(pl.LightningModule):
         loss = self.loss(self(batch.inputs), batch.target)
         self._loss_sum += loss.detach()
         self._steps += 1
-        # Lightning writes no other step, and telling it of each costs a thirtieth of a short one.
+        # Lightning writes only these steps; logging each would cost a thirtieth of a short one.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             # Without batch_size, Lightning searches every tensor of the batch for it.
             self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=len(batch.target))
@@ -156,8 +156,8 @@ class Segmenter(pl.LightningModule):
             )
         self.curve.append({"step": self.global_step, "train_loss": self._train_loss, **values})
         logged = {f"val/{name}": value for name, value in values.items()}
-        # Without `step` Lightning would take the number of the last step, not of those done. Every
-        # device validates all images, so their mean changes nothing; Lightning asks for it.
+        # Without `step` Lightning would log the last step's index, not the number of steps done.
+        # Every device validates all images: `sync_dist` changes nothing, but Lightning wants it.
         logged["step"] = self.global_step
         self.log_dict(logged, batch_size=1, sync_dist=True)
 
@@ -179,9 +179,9 @@ class LabelSegmenter(Segmenter):
     Attributes:
         label_iou: after a test, (K,) IoU of each label at the files' own sizes, NaN for a label in
             no truth and no prediction.
-        rows: after a test, (R, 5) int64 of each label that an image's truth or prediction holds:
-            its index into the cache, the label, and tp, fp and fn in valid pixels at the file's
-            size; in the order of the cache.
+        rows: after a test, (R, 5) int64, one row per image and label in its truth or prediction:
+            the image's index into the cache, the label, and tp, fp and fn in valid pixels at the
+            file's size; in the order of the cache.
     """
 
     measure = "miou"
@@ -198,7 +198,7 @@ class LabelSegmenter(Segmenter):
         self._tested: list[Tensor] = []
 
     def _counts(self, logits: Tensor, target: Tensor) -> Tensor:
-        """(B, K, 3) counts of images, which the metric takes in."""
+        """(B, K, 3) counts of each image, with which the metric is updated."""
         # Not argmax: on a CPU it takes ten times as long.
         counts = label_confusion(logits.max(1).indices, target, self.labels)
         self.metric.update(counts)
@@ -332,7 +332,7 @@ def measures(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
 
 
 def image_rows(logits: Tensor, target: Tensor, threshold: float) -> list[Json]:
-    """The measures of images, logits and target (B, H, W), as `records.IMAGE_COLUMNS` each."""
+    """`records.IMAGE_COLUMNS` of each image but its id, from logits and target (B, H, W)."""
     columns = {"has_category": (target == 1).flatten(1).any(1)}
     for prefix, cut in (("", 0.0), ("tuned_", threshold)):
         counts = confusion(logits > cut, target)
@@ -343,7 +343,7 @@ def image_rows(logits: Tensor, target: Tensor, threshold: float) -> list[Json]:
     valid = (target != VOID).flatten(1).sum(1)
     columns["object_fraction"] = (columns["tp"] + columns["fn"]).double() / valid.clamp(min=1)
     columns |= measures(logits, target)
-    # One copy from the device, exact: no count of pixels is beyond float64.
+    # One copy from the device; exact, since no count of pixels is beyond float64.
     table = torch.stack([column.double() for column in columns.values()], 1).tolist()
     whole = {name for name, column in columns.items() if not column.is_floating_point()}
     return [
