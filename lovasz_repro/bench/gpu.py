@@ -111,8 +111,9 @@ def bench_gpu(device: str, rounds: int, out: Path) -> list[Row]:
         *_steps(STEPS if on_gpu else TINY_STEPS, where, rounds, hardware),
     ]
     _print(rows)
-    name = f"gpu-{_slug(torch.cuda.get_device_name(where))}" if on_gpu else "cpu"
-    bench.write_csv(rows, out / f"{name}.csv")
+    name = f"gpu {torch.cuda.get_device_name(where)}" if on_gpu else "cpu"
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    bench.write_csv(rows, out / f"{slug}.csv")
     if on_gpu and (out / "README.md").is_file():
         update_benchmarks(out)
     return rows
@@ -212,10 +213,6 @@ def waits(call: Callable[[], None]) -> bool:
         finally:
             torch.cuda.set_sync_debug_mode("default")
     return False
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _print(rows: Sequence[Row]) -> None:

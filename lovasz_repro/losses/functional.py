@@ -81,7 +81,7 @@ def soft_jaccard(
     false_alarm = ((valid - foreground) * wrong).sum(1)
     union = foreground.sum(1) + false_alarm
     losses = (missed + false_alarm) / union.clamp(min=torch.finfo(union.dtype).tiny)
-    return _image_mean(losses, reduction)
+    return losses if reduction == "none" else losses.mean()
 
 
 def lovasz_hinge(
@@ -199,7 +199,3 @@ def _pixel_mean(values: Tensor, valid: Tensor, reduction: Reduction) -> Tensor:
     if reduction == "none":
         return totals / counts.clamp(min=1)
     return totals.sum() / counts.sum().clamp(min=1)
-
-
-def _image_mean(losses: Tensor, reduction: Reduction) -> Tensor:
-    return losses if reduction == "none" else losses.mean()

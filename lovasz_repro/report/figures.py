@@ -144,12 +144,11 @@ def subsets(splits: Sequence[tuple[str, pd.DataFrame, dict[str, str]]]) -> Draw:
             figure.set_size_inches(WIDE, 3.7)
             widths = [1 + len(labels) for _, _, labels in splits]
             every = figure.subplots(1, len(splits), sharey=True, width_ratios=widths)
-        every = np.atleast_1d(every)
         for axes, (title, table, labels) in zip(every, splits, strict=True):
             places = {subset: place for place, subset in enumerate(labels)}
             for index, loss in enumerate(losses):
                 rows = table[(table["loss"] == loss) & table["subset"].isin(labels)]
-                shift = (index - (len(losses) - 1) / 2) * 0.6 / max(len(losses), 1)
+                shift = (index - (len(losses) - 1) / 2) * 0.6 / len(losses)
                 for row in rows.itertuples():
                     interval(axes, places[row.subset] + shift, row, loss, limits, upright=True)
             axes.set_xticks(range(len(labels)), list(labels.values()))

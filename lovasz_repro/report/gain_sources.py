@@ -94,9 +94,8 @@ def parts(study: Study) -> Section:
 
 
 def _subsets(study: Study) -> list[Block]:
-    sizes = stats.by_size(study.scores)
-    columns = ["subset", *study.presence.columns.drop("subset")]
-    table = pd.concat([study.presence, sizes[columns]]).dropna(subset="difference")
+    presence, sizes = stats.by_presence(study.scores), stats.by_size(study.scores)
+    table = pd.concat([presence, sizes[presence.columns]]).dropna(subset="difference")
     labels = _size_labels(sizes)
     texts = {**PRESENCE, **{subset: f"object {label}" for subset, label in labels.items()}}
     return [

@@ -140,10 +140,8 @@ def _answer(records: Records, table: pd.DataFrame, images: pd.DataFrame) -> Sect
         )
     judged = claim(table)
     blocks.append(answer_tables.claims_table([judged], {"losses"}))
-    title = f"{NAME} against cross-entropy: the claim is {judged.verdict}"
-    if np.isfinite(judged.effect):
-        title = f"{NAME} against cross-entropy: {_gain(table)} of mIoU; the claim is "
-        title += judged.verdict
+    gain = f"{_gain(table)} of mIoU; " if np.isfinite(judged.effect) else ""
+    title = f"{NAME} against cross-entropy: {gain}the claim is {judged.verdict}"
     return Section("answer", "The answer", title, blocks)
 
 

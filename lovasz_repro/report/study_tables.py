@@ -47,10 +47,6 @@ class Study:
         return decomposition(self.scores)
 
     @cached_property
-    def presence(self) -> pd.DataFrame:
-        return stats.by_presence(self.scores)
-
-    @cached_property
     def choices(self) -> pd.DataFrame:
         return decisions(self.scores)
 

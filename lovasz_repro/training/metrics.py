@@ -50,7 +50,6 @@ class ImageIoU(Metric):
     """
 
     full_state_update = False
-    higher_is_better = True
     total: Tensor
     images: Tensor
 
