@@ -4,7 +4,8 @@ A trial is one training: fold, loss, rate, steps, category and seed. It is score
 images of the fold's training list, by image-IoU (multi-class: mIoU), and trains on the others. The
 best rate has the highest mean over the categories at the first of `tuning.steps`; if it is the
 lowest or highest rate, rates beyond it are tried. Then the other numbers of steps are tried at that
-rate. The same rule holds for every loss. See `config.Tuning`.
+rate, and the best of all that was tried is taken. The same rule holds for every loss. See
+`config.Tuning`.
 """
 
 from __future__ import annotations
