@@ -75,14 +75,18 @@ def test_the_gain_of_each_seed_and_split(text: str) -> None:
     assert row["difference"] == pytest.approx(repeat.mean())
     ends = f"[{row['difference_low']:+.2f}, {row['difference_high']:+.2f}]"
     assert f"gives the same gain: {row['difference']:+.2f} points {ends}." in text
-    assert f"The mean of both studies is {interval((main + repeat) / 2)} over" in text
-    there, here = (gain(own[own["has_category"] == 1]).mean() for own in (others, rows))
+    assert f"gains {interval((main + repeat) / 2).replace(' [', ' points [')} over" in text
+    (without, there), (empty, here) = (
+        [gain(half).mean() for _, half in own.groupby("has_category")] for own in (others, rows)
+    )
     assert f"the gain is {there:+.2f} there and {here:+.1f} here." in text
+    assert f"{(there + here) / 2:+.1f} on images that hold the category" in text
+    assert f"{(without + empty) / 2:+.2f} on those that do".replace("-", "−") in text
 
 
 def test_what_other_runs_show(text: str) -> None:
     """The table of reports/README.md has the interval; the levels are counted here."""
-    assert "neither 180 steps nor float32 nor training the whole network gives a difference" in text
+    assert "no change by 180 steps, float32 or training the whole network is told apart" in text
     table = (REPORTS / "README.md").read_text("utf-8")
     for name in ("finetune_180", "finetune_32", "finetune_all"):
         row = next(line for line in table.splitlines() if line.startswith(f"| [{name}]"))
