@@ -107,13 +107,14 @@ def use(choices: pd.DataFrame) -> str:
         own = {case for case, choice in best.items() if choice == loss}
         found.append(f"{the(loss)} has the highest mean {_when(own)}")
     text = capital(f"{'; '.join(found)}.")
+    it = "It" if len(found) == 1 else "The loss with the highest mean"
     rivals = [names.split() for names in choices["not_told_apart"]]
     cases = zip(SITUATIONS, rivals, choices["untrained_better"], strict=True)
     clear = {case for case, names, better in cases if not (names or better)}
     if len(clear) == len(SITUATIONS):
-        return f"{text} It is told apart from every other loss in each of them."
+        return f"{text} {it} is told apart from every other loss in each of them."
     only = f"only {_when(clear)}" if clear else "in none of them"
-    text += f" It is told apart from every other loss {only}."
+    text += f" {it} is told apart from every other loss {only}."
     for loss in (REFERENCE, UNTRAINED):
         if alike := sum(loss in names for names in rivals):
             text += f" {capital(the(loss))} is not told apart from it in {alike} of {len(rivals)}."

@@ -92,8 +92,8 @@ class TestDecisions:
         highest = (
             "Cross-entropy has the highest mean when every image holds the category; or when IoU "
             "is taken over the data set; the Lovász hinge has the highest mean when IoU is "
-            "averaged over images and some images lack the category. It is told apart from every "
-            "other loss "
+            "averaged over images and some images lack the category. The loss with the highest "
+            "mean is told apart from every other loss "
         )
         assert use(table) == highest + "in each of them."
         table["not_told_apart"] = ["hinge mixed", *6 * ["hinge"], ""]
