@@ -58,7 +58,7 @@ def compare(reports: Sequence[Path], out: Path) -> Document:
         for name, r in studies.items()
     ]
     links = [Link(name, f"{path}/index.html", f"{path}/report.md") for name, path in paths.items()]
-    parts = [_gains(scores, links), splits.section(studies), _base(scores)]
+    parts = [_gains(scores, links), splits.section(studies, scores), _base(scores)]
     return Document("The experiments side by side", facts, [p for p in parts if p], banner)
 
 

@@ -69,7 +69,7 @@ def counterpart(studies: Mapping[str, Records], name: str, main: str) -> str:
 
     def distance(other: str) -> tuple[int, int]:
         study = studies[other]
-        large = sum(not _same(study, own, *key) for key in (NETWORK, TRAINED, LISTS))
+        large = sum(not same(study, own, *key) for key in (NETWORK, TRAINED, LISTS))
         return large, len(list(_differences(study, own)))
 
     return min([main, *larger], key=distance)
@@ -102,12 +102,12 @@ def _differences(main: Records, other: Records) -> Iterator[str]:
     if steps != _steps(main):
         yield f"{listed(steps)} steps"
     for (group, key), text in DIFFERENCES.items():
-        if not _same(main, other, group, key):
+        if not same(main, other, group, key):
             yield text.format(_setting(other, group, key))
     if not set(main.grid.seeds) & set(other.grid.seeds):
         yield f"seed {listed(other.grid.seeds)}"
-    folds = other.grid.folds if _same(main, other, *LISTS) else main.grid.folds
-    if _same(main, other, *NETWORK):
+    folds = other.grid.folds if same(main, other, *LISTS) else main.grid.folds
+    if same(main, other, *NETWORK):
         for loss in (REFERENCE, LOVASZ):
             rates, former = (_rates(r, loss, f) for r, f in ((other, None), (main, folds)))
             if rates != former:
@@ -123,7 +123,7 @@ def alike(main: Records, other: Records, subset: str) -> Records:
     rows = main.images["category"].isin(other.grid.categories)
     if shared := set(main.grid.seeds) & set(other.grid.seeds):
         rows &= main.images["seed"].isin(shared)
-    if _same(main, other, *LISTS):
+    if same(main, other, *LISTS):
         rows &= main.images["fold"].isin(other.grid.folds)
     elif subset == "present":
         keys = [pd.MultiIndex.from_frame(r.images[["category", "id"]]) for r in (main, other)]
@@ -131,7 +131,8 @@ def alike(main: Records, other: Records, subset: str) -> Records:
     return replace(main, images=main.images[rows])
 
 
-def _same(one: Records, other: Records, group: str, key: str) -> bool:
+def same(one: Records, other: Records, group: str, key: str) -> bool:
+    """Whether two studies have the same value of a key, or neither has recorded it."""
     return bool(_setting(one, group, key) == _setting(other, group, key))
 
 

@@ -16,18 +16,20 @@ from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.records import Json, Records
 from lovasz_repro.report import tables
 from lovasz_repro.report.answer_tables import decision_table
+from lovasz_repro.report.controls import LISTS, same
 from lovasz_repro.report.document import Block, Paragraph, Section, Table, count, listed
+from lovasz_repro.report.gain_sources import PRESENCE
 from lovasz_repro.report.prose import the
 from lovasz_repro.report.verdict import natural, of_claim, use
 
-LISTS = ("train_list", "val_list")
-SUBSETS = {"all": "all", "present": "with the category", "absent": "without it"}
-FOLDS = 1000
-"""Distance between the fold numbers of two studies when they are joined; no study has so many."""
+SUBSETS = {"all": "all", **PRESENCE}
 
 
-def section(studies: Mapping[str, Records]) -> Section | None:
-    """studies: binary ones by name. None if no two of them are splits of one experiment."""
+def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Section | None:
+    """None if no two of the studies are splits of one experiment.
+
+    studies, scores: of binary studies, by name.
+    """
     own = same_but_for_split(studies)
     if not own:
         return None
@@ -38,8 +40,7 @@ def section(studies: Mapping[str, Records]) -> Section | None:
     leaders = choices["loss"]
     most = leaders.mode().iloc[0]
     agreed = [
-        f"{name} alone in {int((decisions(Scores(records))['loss'] == leaders).sum())}"
-        for name, records in own.items()
+        f"{name} alone in {int((decisions(scores[name])['loss'] == leaders).sum())}" for name in own
     ]
     cases = count(len(choices), "case")
     blocks: list[Block] = [
@@ -80,12 +81,12 @@ def same_but_for_split(studies: Mapping[str, Records]) -> dict[str, Records]:
     spread between its splits."""
     groups: dict[str, dict[str, Records]] = {}
     for name, records in studies.items():
-        config = records.study["config"]
-        if config["cells"].get("folds_per_partition", 0):
+        config = records.study["config"]  # empty if it is not recorded
+        if config.get("cells", {}).get("folds_per_partition"):
             continue
-        data = {key: value for key, value in config["data"].items() if key not in LISTS}
-        group = groups.setdefault(repr((config["network"], data)), {})
-        if config["data"]["val_list"] not in map(_val_list, group.values()):
+        data = {key: x for key, x in config.get("data", {}).items() if not key.endswith("_list")}
+        group = groups.setdefault(repr((config.get("network"), data)), {})
+        if not any(same(records, other, *LISTS) for other in group.values()):
             group[name] = records
     return next((group for group in groups.values() if len(group) > 1), {})
 
@@ -97,15 +98,12 @@ def joined(studies: Sequence[Records]) -> Records:
     """
     first = studies[0]
     losses = [x for x in first.grid.losses if all(x in r.grid.losses for r in studies)]
+    apart = 1 + max(fold for r in studies for fold in r.grid.folds)
     images = pd.concat(
-        [r.images.assign(fold=r.images["fold"] + FOLDS * k) for k, r in enumerate(studies)],
+        [r.images.assign(fold=r.images["fold"] + apart * k) for k, r in enumerate(studies)],
         ignore_index=True,
     )
-    folds = [fold + FOLDS * k for k, r in enumerate(studies) for fold in r.grid.folds]
+    folds = [fold + apart * k for k, r in enumerate(studies) for fold in r.grid.folds]
     grid: Json = first.study["grid"] | {"losses": losses, "folds": folds}
     study = first.study | {"grid": grid}
     return replace(first, study=study, images=images[images["loss"].isin(losses)])
-
-
-def _val_list(records: Records) -> str:
-    return str(records.study["config"]["data"]["val_list"])

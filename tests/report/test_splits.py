@@ -41,7 +41,10 @@ def levels(column: str, present: bool) -> pd.DataFrame:
 
 def test_studies_of_one_network_on_different_lists_are_found(studies: dict[str, Records]) -> None:
     assert tuple(same_but_for_split(studies)) == PAIR
-    assert section({name: studies[name] for name in NAMES if name not in PAIR}) is None
+    others = {name: studies[name] for name in NAMES if name not in PAIR}
+    assert section(others, {}) is None
+    unsaid = {name: replace(own, study=own.study | {"config": {}}) for name, own in studies.items()}
+    assert same_but_for_split(unsaid) == {}
     own = studies["finetune_repeat"]
     again = replace(own, study=own.study | {"config": own.study["config"] | {"network": {}}})
     assert same_but_for_split({"finetune": studies["finetune"], "other": again}) == {}
