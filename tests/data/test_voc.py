@@ -256,6 +256,12 @@ def test_folds_are_deterministic_and_never_overwritten(voc: VOC) -> None:
 
 
 @needs_real
+@pytest.mark.slow
+def test_real_sample_passes() -> None:
+    assert check(REAL / "voc", Console(file=StringIO())) == []
+
+
+@needs_real
 def test_folds_of_real_val_are_even_in_every_category(tmp_path: Path) -> None:
     real = VOC(REAL / "voc")
     for name in ("JPEGImages", "SegmentationClassAug"):

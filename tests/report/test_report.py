@@ -27,7 +27,7 @@ from lovasz_repro.analysis.written import points
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json, write_bytes, write_json
-from lovasz_repro.records import Cell, load
+from lovasz_repro.records import Cell, load, write_cell
 from lovasz_repro.report import drawing, surrogate_section
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.curves import binary_table
@@ -431,6 +431,21 @@ class TestIncomplete:
         own = read_json(runs / "study.json")["hash"][:12]
         assert f"({own}): 1 of 36; run the study again." in text
         assert str(CELL) in text
+
+    def test_a_nan_is_named(self, tmp_path: Path) -> None:
+        runs = self.study(tmp_path)
+        frame = load(runs).images.query("id == '2007_000000'").iloc[:1]
+        cell = Cell(*frame.iloc[0][["category", "loss", "fold", "seed"]])
+        images = synthetic.images_of(cell, 6, 0.0).assign(iou=float("nan"))
+        result = read_json(runs / cell.path / "result.json")
+        tables = {
+            "images.csv": images,
+            "curve.csv": synthetic.curve_of(cell, 300),
+            "thresholds.csv": synthetic.thresholds_of(images),
+        }
+        write_cell(runs / cell.path, tables, result, synthetic.cost(cell))
+        with pytest.raises(UserError, match=r"images\.csv: not a number in \[0, 1\] in column iou"):
+            report.write_report(runs, tmp_path / "out")
 
     def test_without_a_gallery_there_is_no_empty_section(
         self, tmp_path: Path, text_of: Callable[[Path], str]

@@ -23,7 +23,7 @@ from lovasz_repro.records import IMAGE_COLUMNS, UNTRAINED, Cell
 from lovasz_repro.study.base import base_network
 from lovasz_repro.study.setup import BinarySetup
 from lovasz_repro.study.workspace import Workspace
-from lovasz_repro.training.segmenter import BinarySegmenter, Segmenter
+from lovasz_repro.training.segmenter import BinarySegmenter, NonFiniteError, Segmenter
 from tests.helpers.studies import Killed, kill_at, run, tiny
 
 CELL = Cell("bird", "lovasz_hinge", 0, 0)
@@ -140,6 +140,12 @@ def test_head_on_features_trains_as_the_head_on_images(shapes_root: Path, tmp_pa
         torch.from_numpy(source.features[index]).float(),
         atol=2e-2, rtol=2e-3,
     )  # fmt: skip
+
+
+def test_non_finite_loss_says_where(shapes_root: Path, tmp_path: Path) -> None:
+    config = tiny(shapes_root, tmp_path, lr=1e30)
+    with pytest.raises(NonFiniteError, match="between steps 0 and 2, learning rate 1e\\+30"):
+        run(config, CELL)
 
 
 def test_image_iou_of_the_records_is_scikit_learns(
