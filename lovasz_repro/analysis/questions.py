@@ -35,7 +35,7 @@ Row = dict[str, Any]
 class Question:
     """key: any_better, untrained, untrained_tuned or dataset_iou. loss: whose difference is shown.
     effect, low, high: that difference, 0.01 is one point of `unit`, NaN if the records cannot tell.
-    beaten: the losses for which the answer is yes, out of `asked`."""
+    winners: the losses for which the answer is yes, out of `asked`."""
 
     key: str
     title: str
@@ -45,7 +45,7 @@ class Question:
     low: float
     high: float
     unit: str
-    beaten: Sequence[str] = ()
+    winners: Sequence[str] = ()
     asked: int = 0
     note: str = ""
 
@@ -95,19 +95,19 @@ def _any(
     if not rows:
         return _open(key, title, "image-IoU")
     p_values = holm(np.array([row["p"] for row in rows.values()]))
-    beaten = [
+    winners = [
         loss
         for (loss, row), p in zip(rows.items(), p_values, strict=True)
         if row["low"] > 0 and p < 0.05
     ]
     answer: Answer = "open"
-    if beaten:
+    if winners:
         answer = "yes"
     elif all(row["high"] < 0 for row in rows.values()):
         answer = "no"
     best = max(rows, key=lambda loss: float(rows[loss]["difference"]))
     ends = _ends(rows[best])
-    return Question(key, title, answer, best, *ends, "image-IoU", beaten, len(rows))
+    return Question(key, title, answer, best, *ends, "image-IoU", winners, len(rows))
 
 
 def _dataset(scores: Scores) -> Question:

@@ -237,7 +237,7 @@ def _timm(
             "no head"
         )
     if weights is not None and not whole:
-        _load(model, weights, path)
+        _load(model, weights, path, extra=True)  # the published backbones hold a classifier
     data = timm.get_pretrained_cfg(config.backbone)
     assert data is not None  # every model of timm has one
     channels = model.feature_info.channels()[-1]
@@ -305,8 +305,15 @@ def _read_weights(path: str) -> dict[str, Tensor]:
     return state
 
 
-def _load(model: nn.Module, weights: dict[str, Tensor], where: str, complete: bool = False) -> None:
-    """Load all of the model's tensors; tensors that the model lacks are ignored.
+def _load(
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    where: str,
+    complete: bool = False,
+    extra: bool = False,
+) -> None:
+    """Load all of the model's tensors; tensors that the model lacks are refused, or with `extra`
+    ignored.
 
     The last layer of a network for VOC's labels is left out if the model has other labels, unless
     the weights must be complete.
@@ -319,11 +326,15 @@ def _load(model: nn.Module, weights: dict[str, Tensor], where: str, complete: bo
         )
     weights = weights | {name: model.state_dict()[name] for name in others}
     try:
-        missing = model.load_state_dict(weights, strict=False).missing_keys
+        missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise UserError(f"{where}: does not fit the network ({error})") from error
     if missing:
         raise UserError(f"{where}: {len(missing)} tensors missing, {missing[0]} the first")
+    if unexpected and not extra:
+        raise UserError(
+            f"{where}: {len(unexpected)} tensors that the network lacks, {unexpected[0]} the first"
+        )
 
 
 def _for_other_labels(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:

@@ -80,8 +80,8 @@ def questions_table(found: Sequence[Question]) -> Table:
     for one in found:
         seen = one.note
         if one.asked:
-            names = [style(loss).label for loss in ordered(one.beaten)]
-            seen = f"{len(one.beaten)} of {one.asked}" + (f": {listed(names)}." if names else ".")
+            names = [style(loss).label for loss in ordered(one.winners)]
+            seen = f"{len(one.winners)} of {one.asked}" + (f": {listed(names)}." if names else ".")
         rows.append(
             [
                 Field(one.title),
@@ -92,7 +92,7 @@ def questions_table(found: Sequence[Question]) -> Table:
                 Field(seen),
             ]
         )
-    data = pd.DataFrame([{**vars(one), "beaten": " ".join(one.beaten)} for one in found])
+    data = pd.DataFrame([{**vars(one), "winners": " ".join(one.winners)} for one in found])
     return Table(
         "questions",
         "Questions of ours, beside the paper’s claims: the largest difference with its 95 % "

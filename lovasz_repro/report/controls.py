@@ -62,17 +62,21 @@ def controls_table(studies: Mapping[str, Records], main: str) -> str:
 
 
 def counterpart(studies: Mapping[str, Records], name: str, main: str) -> str:
-    """The study that `name` differs least from, of the main one and those with more cells: first in
-    network, trained part and image lists, then in everything else."""
+    """The study that `name` differs least from, of the main one and those with as many cells or
+    more: first in network, trained part and image lists, then in everything else."""
     own = studies[name]
-    larger = [other for other, r in studies.items() if len(r.results) > len(own.results)]
+    others = [
+        other
+        for other, records in studies.items()
+        if other != name and len(records.results) >= len(own.results)
+    ]
 
     def distance(other: str) -> tuple[int, int]:
         study = studies[other]
         large = sum(not same(study, own, *key) for key in (NETWORK, TRAINED, LISTS))
         return large, len(list(_differences(study, own)))
 
-    return min([main, *larger], key=distance)
+    return min([main, *others], key=distance)
 
 
 def change(records: Records, beside: Records) -> dict[str, dict[str, float]]:

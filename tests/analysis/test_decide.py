@@ -117,12 +117,12 @@ class TestDecisions:
 class TestQuestions:
     def test_another_loss_beats_it(self, tmp_path: Path) -> None:
         found = answers(study(tmp_path, {LOVASZ: 0.02, "hinge": 0.3}))["any_better"]
-        assert (found.answer, found.loss, found.beaten) == ("yes", "hinge", ["hinge"])
+        assert (found.answer, found.loss, found.winners) == ("yes", "hinge", ["hinge"])
         assert found.low > 0
 
     def test_no_loss_beats_it(self, tmp_path: Path) -> None:
         found = answers(study(tmp_path, {LOVASZ: 0.3}))["any_better"]
-        assert (found.answer, found.beaten, found.asked) == ("no", [], 2)
+        assert (found.answer, found.winners, found.asked) == ("no", [], 2)
         assert found.high < 0
 
     def test_training_against_none(self, tmp_path: Path) -> None:
