@@ -37,6 +37,7 @@ from lovasz_repro.records.cells import COUNTS
 SIZES = ("size1", "size2", "size3", "size4")
 
 Columns = dict[str, Floats]
+Folds = list[tuple[Floats, NDArray[np.int64]]]
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class Scores:
         for cell in sorted(self._cells):
             own_folds = self._runs.setdefault((cell.category, cell.loss), {})
             own_folds.setdefault(cell.fold, []).append(cell)
+        self._folds: dict[tuple[str, tuple[Arm, ...], str], Folds] = {}
         once = images.drop_duplicates(["category", "fold", "id"])
         sizes = once[once["has_category"] > 0].groupby("category")["object_fraction"]
         self.borders: dict[str, Floats] = {
@@ -174,16 +176,21 @@ class Scores:
         numbers = sorted({fold // size for fold in folds})
         return {fold: numbers.index(fold // size) for fold in folds}
 
-    def folds(
-        self, category: str, arms: Sequence[Arm], subset: str = "all"
-    ) -> list[tuple[Floats, NDArray[np.int64]]]:
+    def folds(self, category: str, arms: Sequence[Arm], subset: str = "all") -> Folds:
         """The images of the subset, fold by fold, under every arm.
 
         Returns:
             Per fold (N, A, S, 2), numerator and denominator of every image by arm and seed, and
             (N,), 1 where the truth holds the category. With several partitions one such pair over
-            all images: (N, A, P, 2), zeros where a partition does not score the image.
+            all images: (N, A, P, 2), zeros where a partition does not score the image. The arrays
+            are kept for the next call: do not change them.
         """
+        key = category, tuple(arms), subset
+        if key not in self._folds:
+            self._folds[key] = self._laid_out(*key)
+        return self._folds[key]
+
+    def _laid_out(self, category: str, arms: Sequence[Arm], subset: str) -> Folds:
         found, ids = [], []
         for fold in self._runs[category, arms[0].loss]:
             runs = [self._runs[category, arm.loss][fold] for arm in arms]

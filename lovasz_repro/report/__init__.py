@@ -89,7 +89,7 @@ def _write(document: Document, out: Path) -> None:
     for block in document.blocks():
         match block:
             case Picture():
-                write_bytes(out / f"figures/{block.name}.svg", block.wide)
+                write_bytes(out / f"figures/{block.name}.svg", block.svg)
                 write_bytes(out / f"figures/{block.name}.png", block.png)
             case Table():
                 write_bytes(out / block.csv, _csv(block.data))

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from lovasz_repro.analysis.written import points
 from lovasz_repro.report.style import INK, style
 
-WIDE, NARROW = 7.6, 3.75  # inches: the page's column, a phone
+WIDTH = 7.6  # inches: the page's column
 FAR = 3.5  # an interval is cut off if it reaches this many times as far from zero as the median
 GAP = 2.5  # and this many times as far as the next nearer one,
 CROWDED = 0.6  # and if the axis without it is at most this fraction as long
@@ -23,27 +23,26 @@ Window = tuple[float, float] | None
 
 
 def panels(
-    figure: Figure, narrow: bool, count: int, columns: int, height: float,
-    losses: Sequence[str] = (), **shared: Any,
+    figure: Figure, count: int, columns: int, height: float, losses: Sequence[str] = (),
+    **shared: Any,
 ) -> list[Axes]:  # fmt: skip
-    """Set a figure's size and divide it into panels, one below the other in the narrow layout.
+    """Set a figure's size and divide it into panels.
 
     Args:
-        columns: panels side by side in the wide layout.
+        columns: panels side by side.
         height: of a panel, in inches.
         losses: named above the panels by their lines.
         shared: sharex, sharey.
     """
-    columns = 1 if narrow else columns
     lines = -(-count // columns)
-    above = 0.25 * (len(losses) if narrow else -(-len(losses) // 3))
-    figure.set_size_inches(NARROW if narrow else WIDE, height * lines + above)
+    above = 0.25 * -(-len(losses) // 3)
+    figure.set_size_inches(WIDTH, height * lines + above)
     every = list(figure.subplots(lines, columns, squeeze=False, **shared).ravel())
     for axes in every[count:]:
         axes.axis("off")
     if losses:
         keys = [Line2D([], [], color=style(loss).color, ls=style(loss).line) for loss in losses]
-        legend(figure, keys, losses, narrow, handlelength=2.6)
+        legend(figure, keys, losses, handlelength=2.6)
     return every[:count]
 
 
@@ -53,12 +52,10 @@ def markers(losses: Sequence[str]) -> list[Line2D]:
     return [Line2D([], [], color=look.color, marker=look.marker, ls="") for look in looks]
 
 
-def legend(
-    figure: Figure, keys: Sequence[Artist], losses: Sequence[str], narrow: bool, **spacing: Any
-) -> None:
+def legend(figure: Figure, keys: Sequence[Artist], losses: Sequence[str], **spacing: Any) -> None:
     """Name the losses above the figure."""
-    labels, columns = [style(loss).label for loss in losses], 1 if narrow else 3
-    figure.legend(keys, labels, loc="outside upper left", ncols=columns, fontsize=9, **spacing)
+    labels = [style(loss).label for loss in losses]
+    figure.legend(keys, labels, loc="outside upper left", ncols=3, fontsize=9, **spacing)
 
 
 def window(tables: Iterable[pd.DataFrame]) -> Window:

@@ -16,7 +16,7 @@ from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Records, load
 from lovasz_repro.report import figures, headings, splits, tables
-from lovasz_repro.report.axes import NARROW, WIDE, legend, markers, zero
+from lovasz_repro.report.axes import WIDTH, legend, markers, zero
 from lovasz_repro.report.document import (
     Block,
     Document,
@@ -157,8 +157,8 @@ def _strength(table: pd.DataFrame) -> Draw:
     bases = table.drop_duplicates("experiment").sort_values("chosen", kind="stable")
     places = {name: place for place, name in enumerate(bases["experiment"])}
 
-    def draw(figure: Figure, narrow: bool) -> None:
-        figure.set_size_inches(NARROW if narrow else WIDE, 4.2)
+    def draw(figure: Figure) -> None:
+        figure.set_size_inches(WIDTH, 4.2)
         axes = figure.subplots()
         for place, loss in enumerate(losses):
             own, look = table[table["loss"] == loss], style(loss)
@@ -166,16 +166,12 @@ def _strength(table: pd.DataFrame) -> Draw:
             axes.vlines(x, 100 * own["low"], 100 * own["high"], color=look.color, alpha=0.5)
             axes.plot(x, 100 * own["difference"], look.marker, color=look.color, ms=6.5)
         zero(axes, upright=True)
-        ends = "_\n" if narrow else "_"
-        names = [
-            f"{row.experiment.replace('_', ends)}\n{percent(row.chosen)}\u00a0%"
-            for row in bases.itertuples()
-        ]
+        names = [f"{row.experiment}\n{percent(row.chosen)}\u00a0%" for row in bases.itertuples()]
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.grid(axis="x", visible=False)
         axes.set_xlabel("image-IoU of the base network, threshold chosen")
         axes.set_ylabel("gain over cross-entropy, points")
-        legend(figure, markers(losses), losses, narrow)
+        legend(figure, markers(losses), losses)
 
     return draw

@@ -1,4 +1,4 @@
-"""From a drawing function to the bytes of a figure: a wide SVG, a narrow one for phones, a PNG."""
+"""From a drawing function to the bytes of a figure: an SVG and a PNG."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from lovasz_repro.report.style import INK, RC
 
-Draw = Callable[[Figure, bool], None]
-"""Draws into an empty figure, whose size it sets; the flag asks for the narrow layout."""
+Draw = Callable[[Figure], None]
+"""Draws into an empty figure, whose size it sets."""
 
 # The ink follows the reader's colour scheme, also if the SVG is shown as an <img>.
 THEME = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#d5dae0}}</style>"
@@ -26,24 +26,21 @@ class Picture:
     """A figure of the report.
 
     name: of its files and its anchor; alt: what it shows, for those who do not see it;
-    caption: what to read from it. wide, narrow: SVG; png: on white, for places that show no SVG.
+    caption: what to read from it. png: on white, for places that show no SVG.
     """
 
     name: str
     alt: str
     caption: str
-    wide: bytes
-    narrow: bytes
+    svg: bytes
     png: bytes
 
 
 def picture(name: str, alt: str, caption: str, draw: Draw) -> Picture:
     with mpl.rc_context(RC):
-        wide, narrow = Figure(), Figure()
-        draw(wide, False)
-        draw(narrow, True)
-        svgs = _svg(wide), _svg(narrow)
-        return Picture(name, alt, caption, *svgs, _png(wide))
+        figure = Figure()
+        draw(figure)
+        return Picture(name, alt, caption, _svg(figure), _png(figure))
 
 
 def _svg(figure: Figure) -> bytes:

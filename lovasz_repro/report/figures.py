@@ -1,4 +1,4 @@
-"""Drawing functions of the figures; each sets its figure's size, wide or narrow.
+"""Drawing functions of the figures; each sets its figure's size.
 
 They take tables as the analysis returns them. Shares are drawn in percent, differences in points.
 """
@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from lovasz_repro.analysis.written import points
 from lovasz_repro.report import quoted
 from lovasz_repro.report.axes import (
-    NARROW,
-    WIDE,
+    WIDTH,
     inside,
     interval,
     legend,
@@ -45,8 +44,8 @@ def gains(table: pd.DataFrame, paper: dict[str, float]) -> Draw:
         least, most = 110 * min(paper.values()), 110 * max(paper.values())
         limits = min(limits[0], least), max(limits[1], most)
 
-    def draw(figure: Figure, narrow: bool) -> None:
-        figure.set_size_inches(NARROW if narrow else WIDE, 0.9 + 0.48 * len(table))
+    def draw(figure: Figure) -> None:
+        figure.set_size_inches(WIDTH, 0.9 + 0.48 * len(table))
         axes = figure.subplots()
         for place, row in enumerate(table.itertuples()):
             color, value = style(row.row).color, 100 * row.difference
@@ -68,8 +67,6 @@ def gains(table: pd.DataFrame, paper: dict[str, float]) -> Draw:
                     va="center", fontsize=8.5, alpha=0.75,
                 )  # fmt: skip
         rows_of(axes, table["row"])
-        if narrow:
-            axes.tick_params(axis="y", labelsize=8)
         axes.set_ylim(len(table) - 0.4, -0.6)
         limit(axes, limits)
         zero(axes)
@@ -94,14 +91,10 @@ def per_category(
     losses = ordered(levels["loss"].unique())
     limits = window([pairs])
 
-    def draw(figure: Figure, narrow: bool) -> None:
+    def draw(figure: Figure) -> None:
         height = 1.1 + 0.36 * max(len(order), 2)
-        if narrow:
-            figure.set_size_inches(NARROW, 2 * height + 0.5)
-            left, right = figure.subplots(2, 1)
-        else:
-            figure.set_size_inches(WIDE, height + 0.3)
-            left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        figure.set_size_inches(WIDTH, height + 0.3)
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
         for index, name in enumerate(losses):
             rows = levels[(levels["loss"] == name) & levels["category"].isin(order)]
             # Side by side within the row: losses that are nearly equal would cover each other.
@@ -122,7 +115,7 @@ def per_category(
         left.set_title(f"{measure}, %")
         right.set_title(gain)
         keys, _ = left.get_legend_handles_labels()
-        legend(figure, keys, losses, narrow, handletextpad=0.2)
+        legend(figure, keys, losses, handletextpad=0.2)
 
     return draw
 
@@ -136,14 +129,10 @@ def subsets(splits: Sequence[tuple[str, pd.DataFrame, dict[str, str]]]) -> Draw:
     losses = ordered(splits[0][1]["loss"].unique())
     limits = window([table for _, table, _ in splits])
 
-    def draw(figure: Figure, narrow: bool) -> None:
-        if narrow:
-            figure.set_size_inches(NARROW, 3.1 * len(splits) + 0.2 * len(losses))
-            every = figure.subplots(len(splits), 1)
-        else:
-            figure.set_size_inches(WIDE, 3.7)
-            widths = [1 + len(labels) for _, _, labels in splits]
-            every = figure.subplots(1, len(splits), sharey=True, width_ratios=widths)
+    def draw(figure: Figure) -> None:
+        figure.set_size_inches(WIDTH, 3.7)
+        widths = [1 + len(labels) for _, _, labels in splits]
+        every = figure.subplots(1, len(splits), sharey=True, width_ratios=widths)
         for axes, (title, table, labels) in zip(every, splits, strict=True):
             places = {subset: place for place, subset in enumerate(labels)}
             for index, loss in enumerate(losses):
@@ -158,7 +147,7 @@ def subsets(splits: Sequence[tuple[str, pd.DataFrame, dict[str, str]]]) -> Draw:
             axes.set_title(title)
             limit(axes, limits, upright=True)
         every[0].set_ylabel("gain over cross-entropy, points")
-        legend(figure, markers(losses), losses, narrow, handletextpad=0.3)
+        legend(figure, markers(losses), losses, handletextpad=0.3)
 
     return draw
 
@@ -174,10 +163,10 @@ def forests(shown: Sequence[tuple[str, pd.DataFrame]], label: str) -> Draw:
     places = {loss: place for place, loss in enumerate(losses)}
     limits = window([table for _, table in shown])
 
-    def draw(figure: Figure, narrow: bool) -> None:
-        columns = 1 if narrow else -(-len(shown) // -(-len(shown) // 3))
+    def draw(figure: Figure) -> None:
+        columns = -(-len(shown) // -(-len(shown) // 3))
         height = 0.8 + 0.34 * len(losses)
-        every = panels(figure, narrow, len(shown), columns, height, sharex=True, sharey=True)
+        every = panels(figure, len(shown), columns, height, sharex=True, sharey=True)
         for place, (axes, (title, table)) in enumerate(zip(every, shown, strict=True)):
             for row in table.itertuples():
                 interval(axes, places[row.loss], row, row.loss, limits)
@@ -189,10 +178,7 @@ def forests(shown: Sequence[tuple[str, pd.DataFrame]], label: str) -> Draw:
             limit(axes, limits)
             zero(axes)
             axes.grid(axis="y", visible=False)
-        if narrow:
-            every[-1].set_xlabel(label)
-        else:
-            figure.supxlabel(label, fontsize=9.5)
+        figure.supxlabel(label, fontsize=9.5)
 
     return draw
 
@@ -209,8 +195,8 @@ def by_batch(gains: pd.DataFrame, first: str) -> Draw:
     losses = sorted(ordered(gains["loss"]), key=lambda loss: loss != first)
     limits = window([gains])
 
-    def draw(figure: Figure, narrow: bool) -> None:
-        figure.set_size_inches(NARROW if narrow else WIDE, 4.2 if narrow else 3.8)
+    def draw(figure: Figure) -> None:
+        figure.set_size_inches(WIDTH, 3.8)
         axes = figure.subplots()
         for index, loss in enumerate(losses):
             own, look = gains[gains["loss"] == loss].sort_values("batch_size"), style(loss)
@@ -227,6 +213,6 @@ def by_batch(gains: pd.DataFrame, first: str) -> Draw:
         axes.set_xlabel("images a step")
         axes.set_ylabel("gain over cross-entropy, points of mIoU")
         keys, _ = axes.get_legend_handles_labels()
-        legend(figure, keys, losses, narrow, handletextpad=0.3)
+        legend(figure, keys, losses, handletextpad=0.3)
 
     return draw

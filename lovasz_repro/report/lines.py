@@ -37,8 +37,8 @@ def curves(table: pd.DataFrame) -> Draw:
     titles = {name: f"{label} loss" for name, label in MEASURE_LABELS.items()}
     titles |= {"image_iou": "image-IoU, %", "gain": "gain over cross-entropy", "miou": "mIoU, %"}
 
-    def draw(figure: Figure, narrow: bool) -> None:
-        every = panels(figure, narrow, len(measures), 3, 2.2, losses, sharex=True)
+    def draw(figure: Figure) -> None:
+        every = panels(figure, len(measures), 3, 2.2, losses, sharex=True)
         for axes, measure in zip(every, measures, strict=True):
             for loss in losses:
                 rows = table[(table["measure"] == measure) & (table["loss"] == loss)]
@@ -60,8 +60,8 @@ def prevalence(table: pd.DataFrame, losses: list[str]) -> Draw:
     reach = shown.groupby("loss").agg(low=("low", "min"), high=("high", "max"))
     limits = window([reach])
 
-    def draw(figure: Figure, narrow: bool) -> None:
-        (axes,) = panels(figure, narrow, 1, 1, 3.6, losses)
+    def draw(figure: Figure) -> None:
+        (axes,) = panels(figure, 1, 1, 3.6, losses)
         for loss in losses:
             rows = 100 * shown[shown["loss"] == loss].drop(columns="loss")
             _band(axes, rows["share"], rows["difference"], rows, loss, 0.13)
@@ -109,9 +109,8 @@ def thresholds(table: pd.DataFrame, chosen: pd.Series) -> Draw:
     losses = ordered(table["loss"].unique())
     titles = {"all": "all images", "present": "with the category", "absent": "without it"}
 
-    def draw(figure: Figure, narrow: bool) -> None:
-        height = 7.6 / 3 if narrow else 2.9
-        every = panels(figure, narrow, 3, 3, height, losses, sharex=True, sharey=True)
+    def draw(figure: Figure) -> None:
+        every = panels(figure, 3, 3, 2.9, losses, sharex=True, sharey=True)
         for axes, (part, title) in zip(every, titles.items(), strict=True):
             for loss in losses:
                 rows = table[table["loss"] == loss]
@@ -142,9 +141,9 @@ def tuning(tried: pd.DataFrame, measure: str = "image-IoU") -> Draw:
     looks = ordered(without_batch(loss) for loss in losses)  # a panel has one batch size
     rates = sorted(tried["lr"].unique())
 
-    def draw(figure: Figure, narrow: bool) -> None:
+    def draw(figure: Figure) -> None:
         columns = min(2, len(groups))
-        every = panels(figure, narrow, len(groups), columns, 2.7, looks, sharey=True)
+        every = panels(figure, len(groups), columns, 2.7, looks, sharey=True)
         for axes, ((fold, steps), table) in zip(every, groups, strict=True):
             for loss in losses:
                 _rates(axes, table[table["loss"] == loss].sort_values("lr"), loss)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lovasz_repro.report import surrogates
-from lovasz_repro.report.axes import NARROW, WIDE
+from lovasz_repro.report.axes import WIDTH
 from lovasz_repro.report.document import (
     Field,
     Paragraph,
@@ -122,16 +122,16 @@ def surface() -> Draw:
     """The Lovász hinge of two pixels over both scores, one panel a labeling."""
     values = {labeling: surrogates.two_pixels(labeling, AXIS) for labeling in LABELINGS}
 
-    def draw(figure: Figure, narrow: bool) -> None:
-        figure.set_size_inches(*((NARROW, 4.4) if narrow else (WIDE, 6.9)))
+    def draw(figure: Figure) -> None:
+        figure.set_size_inches(WIDTH, 6.9)
         panels = figure.subplots(2, 2, sharex=True, sharey=True)
         for axes, labeling in zip(panels.ravel(), LABELINGS, strict=True):
             height = values[labeling]
             axes.contourf(AXIS, AXIS, height, LEVELS, colors=FILLS)
             lines = axes.contour(AXIS, AXIS, height, LEVELS[1:], colors=INK, linewidths=0.7)
-            axes.clabel(lines, fmt="%g", fontsize=7.5 if narrow else 9)
+            axes.clabel(lines, fmt="%g", fontsize=9)
             title = f"pixel 1 {SIGNS[labeling[0]]}\npixel 2 {SIGNS[labeling[1]]}"
-            axes.set_title(title, fontsize=8 if narrow else 10.5)
+            axes.set_title(title, fontsize=10.5)
             axes.set_aspect("equal")
             axes.grid(visible=False)
             axes.set_xticks([-2, -1, 0, 1, 2])
@@ -148,13 +148,9 @@ def bias(sweeps: Sequence[Sweep]) -> Draw:
     """Each loss over the bias, its least point marked; one panel a share of foreground."""
     looks = {name: style(name) for name in NAMES} | {"jaccard": LossStyle("1 − IoU", INK, "*", "-")}
 
-    def draw(figure: Figure, narrow: bool) -> None:
-        if narrow:
-            figure.set_size_inches(NARROW, 2.6 * len(sweeps) + 1.2)
-            panels = figure.subplots(len(sweeps), 1, sharex=True)
-        else:
-            figure.set_size_inches(WIDE, 3.9)
-            panels = figure.subplots(1, len(sweeps), sharey=True)
+    def draw(figure: Figure) -> None:
+        figure.set_size_inches(WIDTH, 3.9)
+        panels = figure.subplots(1, len(sweeps), sharey=True)
         for axes, one in zip(panels, sweeps, strict=True):
             axes.axvline(one.bias("jaccard"), color=INK, lw=1, ls=(0, (2, 3)), alpha=0.7)
             for name in NAMES:
@@ -170,14 +166,12 @@ def bias(sweeps: Sequence[Sweep]) -> Draw:
             axes.set_yticks([], minor=True)
             axes.set_xlim(float(surrogates.BIASES[0]), float(surrogates.BIASES[-1]))
             axes.set_title(f"{100 * one.share:g} % foreground")
-            axes.tick_params(labelbottom=True)
             axes.set_xlabel("bias added to all scores")
-        for axes in panels if narrow else panels[:1]:
-            axes.set_ylabel("loss, logarithmic")
+        panels[0].set_ylabel("loss, logarithmic")
         figure.legend(
             [Line2D([], [], color=x.color, ls=x.line, marker=x.marker) for x in looks.values()],
             [look.label for look in looks.values()],
-            loc="outside upper left", ncols=1 if narrow else 5, fontsize=9, handlelength=2.4,
+            loc="outside upper left", ncols=5, fontsize=9, handlelength=2.4,
             columnspacing=1.2,
         )  # fmt: skip
 
