@@ -118,9 +118,10 @@ def _arrow(
     """At the edge of the axis, with the number that lies beyond it."""
     color = style(loss).color
     below = 100 * value < (limits[0] + limits[1]) / 2
-    edge = limits[0] if below else limits[1]
-    _mark(axes, edge, place, ARROWS[below, upright], upright, color=color, ms=7)
     inward = 1 if below else -1
+    # Not on the edge itself, where it would touch the names of the rows.
+    edge = (limits[0] if below else limits[1]) + inward * 0.015 * (limits[1] - limits[0])
+    _mark(axes, edge, place, ARROWS[below, upright], upright, color=color, ms=7)
     if upright:
         at, offset, size = (place, edge), (5, 3 * inward), 8
         align: dict[str, Any] = {"ha": "left", "va": "bottom" if below else "top"}

@@ -63,8 +63,8 @@ def gains(table: pd.DataFrame, paper: dict[str, float]) -> Draw:
                 at = (100 * paper[row.row], place)
                 axes.plot(*at, "|", color=INK, ms=9, mew=1.6)
                 axes.annotate(
-                    f"paper{quoted.SIGN}", at, xytext=(5, 0), textcoords="offset points",
-                    va="center", fontsize=8.5, alpha=0.75,
+                    f"paper{quoted.SIGN}", at, xytext=(-3, -6), textcoords="offset points",
+                    ha="left", va="top", fontsize=8.5, alpha=0.75,
                 )  # fmt: skip
         rows_of(axes, table["row"])
         axes.set_ylim(len(table) - 0.4, -0.6)
