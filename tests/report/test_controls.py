@@ -16,8 +16,8 @@ from tests.helpers.places import ROOT
 
 REPORTS = ROOT / "reports"
 NAMES = (
-    "finetune", "finetune_180", "finetune_all", "finetune_repeat", "head", "head_900",
-    "head_voc",
+    "finetune", "finetune_180", "finetune_32", "finetune_all", "finetune_repeat", "head",
+    "head_900", "head_voc",
 )  # fmt: skip
 
 
@@ -38,9 +38,12 @@ def counted(name: str) -> pd.DataFrame:
 
 def test_what_differs_is_named(studies: dict[str, Records]) -> None:
     main = studies["finetune"]
-    assert differences(main, studies["finetune_180"]) == "180 steps"
+    assert differences(main, studies["finetune_180"]) == "180 steps, precision 32-true"
+    assert differences(studies["finetune_32"], studies["finetune_180"]) == "180 steps"
     assert differences(main, main) == "nothing"
-    assert differences(main, studies["finetune_all"]) == "trained: all, 0 fixed views"
+    assert differences(studies["finetune_32"], studies["finetune_all"]) == (
+        "trained: all, 0 fixed views"
+    )
     assert differences(main, studies["finetune_repeat"]) == (
         "lists repeat{fold}_val, precision 32-true, cross-entropy at 3e-05 and 0.00033 instead of "
         "0.0001, Lovász hinge at 1e-05 and 3e-05 instead of 3e-05"
@@ -52,6 +55,7 @@ def test_a_run_stands_beside_the_study_that_it_differs_least_from(
 ) -> None:
     found = {name: counterpart(studies, name, "finetune") for name in NAMES[1:]}
     assert found.pop("head_900") == found.pop("head_voc") == "head"
+    assert found.pop("finetune_180") == found.pop("finetune_all") == "finetune_32"
     assert set(found.values()) == {"finetune"}
 
 
@@ -72,7 +76,9 @@ def test_with_the_category_the_same_images_are_compared(studies: dict[str, Recor
     """One fold of another split holds half of the main study's images."""
     half = studies["finetune_repeat"]
     half = replace(half, images=half.images[half.images["fold"] == 2])
-    own, main = (rows[rows["has_category"] == 1] for rows in map(counted, NAMES[3::-3]))
+    own, main = (
+        rows[rows["has_category"] == 1] for rows in map(counted, ("finetune_repeat", "finetune"))
+    )
     own = own[own["fold"] == 2]
     keys = [pd.MultiIndex.from_frame(rows[["category", "id"]]) for rows in (main, own)]
     both = keys[0].isin(keys[1])
@@ -90,8 +96,8 @@ def test_the_row_of_a_run(studies: dict[str, Records]) -> None:
     line = controls_table(pair, "finetune").splitlines()[2]
     fields = [field.strip() for field in line.strip("|").split(" | ")]
     assert fields[:4] == [
-        "[finetune_180](finetune_180/report.md)", "180 steps", "4 categories, 1 fold",
-        "[finetune](finetune/report.md)",
+        "[finetune_180](finetune_180/report.md)", "180 steps, precision 32-true",
+        "4 categories, 1 fold", "[finetune](finetune/report.md)",
     ]  # fmt: skip
     for place, images in zip((4, 7), rows, strict=True):
         assert float(fields[place].replace("−", "-")) == pytest.approx(

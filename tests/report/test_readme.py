@@ -182,6 +182,33 @@ def test_how_more_steps_did(text: str) -> None:
     assert "180 steps at the same rate lower the held-out image-IoU in all ten choices" in text
 
 
+def test_how_fast_the_losses_are(text: str) -> None:
+    """On both machines; the slower one's figures are in the sentences of reports/bench."""
+    fast, slow = (pd.read_csv(REPORTS / f"bench/loss{name}.csv") for name in ("", "-avx2"))
+
+    def ratios(table: pd.DataFrame, case: str, loss: str) -> pd.Series:
+        own = table[table["case"].str.startswith(case) & table["loss"].str.contains(loss)]
+        return own["times_floor"]
+
+    bins = [ratios(table, "8x321x321", "hinge bins") for table in (fast, slow)]
+    least, most = pd.concat(bins).agg(["min", "max"])
+    assert f"{least:.1f} to {most:.1f} times the time of torch's binary cross-entropy" in text
+    bench = " ".join((REPORTS / "bench/README.md").read_text("utf-8").split())
+    sort = ratios(slow, "8x321x321, hard", "hinge sort")
+    many = [
+        ratios(slow, "2x512x1024, 19 classes, hard", f"softmax {method}$").item()
+        for method in ("bins", "sort")
+    ]
+    assert (
+        f"`bins` {bins[1].min():.1f} to {bins[1].max():.1f} times that, `sort` {sort.min():.1f} to "
+        f"{sort.max():.1f} times on hard margins"
+    ) in bench
+    assert (
+        f"`bins` takes {many[0]:.1f} times as long as torch's cross-entropy, `sort` {many[1]:.1f} "
+        "times."
+    ) in bench
+
+
 def test_how_well_the_network_knows_val() -> None:
     """By Frisch and Waugh: what the labels leave of the score, by what they leave of the list."""
     text = " ".join((REPORTS / "bench/README.md").read_text("utf-8").split())
