@@ -80,18 +80,13 @@ def test_which_loss_to_use_over_both_splits(text: str) -> None:
         return sum(gain(rows, over, loss) for rows in own) / len(own)
 
     def parts(loss: str) -> list[str]:
-        means = [over_both(loss, part=f"has_category == {k}").mean() for k in (1, 0)]
-        digits = [1 if abs(mean) >= 0.995 else 2 for mean in means]
-        return [f"{mean:+.{n}f}".replace("-", "−") for mean, n in zip(means, digits, strict=True)]
+        return [points(over_both(loss, part=f"has_category == {k}").mean() / 100) for k in (1, 0)]
 
     def shown(mean: pd.Series, ends: str) -> str:
-        return f"{mean.mean():+.2f} [{ends}]"
+        return f"{points(mean.mean() / 100)} [{ends}]"
 
-    table = pd.read_csv(REPORTS / "compare/tables/splits-table.csv")
-    ends = {
-        row.loss: ", ".join(f"{100 * end:+.2f}" for end in (row.low, row.high)).replace("-", "−")
-        for row in table.query("subset == 'all'").itertuples()
-    }
+    table = pd.read_csv(REPORTS / "compare/tables/splits-table.csv").query("subset == 'all'")
+    ends = {row.loss: f"{points(row.low)}, {points(row.high)}" for row in table.itertuples()}
     compared = " ".join((REPORTS / "compare/report.md").read_text("utf-8").split())
     hinge = re.search(r"against hinge the difference is \S+ points \[(.*?)\]", compared)
     assert hinge
@@ -99,12 +94,12 @@ def test_which_loss_to_use_over_both_splits(text: str) -> None:
     more = shown(over_both("lovasz_hinge", "hinge"), hinge[1])
     present, absent = parts("lovasz_hinge")
     assert (
-        f"Lovász hinge gains {gained} over cross-entropy and {more} over hinge: {present} on "
-        f"images with the category, {absent} on those without."
+        f"Lovász hinge gains {gained} over cross-entropy ({present} on images with the category, "
+        f"{absent} on those without) and {more} over hinge."
     ) in text
     present, absent = parts("soft_jaccard")
     soft = shown(over_both("soft_jaccard"), ends["soft_jaccard"])
-    assert f"Soft Jaccard per batch gains {soft}: {present} and {absent}." in text
+    assert f"Jaccard per batch gains {soft} over cross-entropy ({present} and {absent}):" in text
 
 
 def test_what_other_runs_show(text: str) -> None:
