@@ -151,14 +151,14 @@ Arrays = dict[str, NDArray[Any]]
 
 def computed(
     images: ImageCache, what: Sequence[Any], count: int,
-    compute: Callable[[NDArray[np.int64]], Arrays], batch: int = 2,
+    compute: Callable[[NDArray[np.int64]], Arrays], batch: int,
 ) -> Arrays:  # fmt: skip
     """Arrays of `count` rows that a network computes, read from disk if they are stored.
 
     Args:
         what: what the rows depend on besides the images: weights, precision, crops.
         compute: maps indices (B,) to the rows (B, ...) of each array, by name.
-        batch: rows per call; few, so that feature maps stay in a CPU's caches.
+        batch: rows per call.
     """
     folder = images.folder.with_name(f"features-{_digest(images.folder.name, count, *what)}")
 

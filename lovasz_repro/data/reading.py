@@ -108,10 +108,10 @@ class Source:
             torch.from_numpy(sizes),
         )
 
-    def canvases(self, index: NDArray[np.int64]) -> Tensor:
-        """Normalised canvases (B, 3, S, S)."""
-        sizes = take(self.cache.sizes, index)
-        return normalise(take(self.images, index), sizes, self.mean, self.std)
+    def canvases(self, index: NDArray[np.int64], device: torch.device) -> Tensor:
+        """Normalised canvases (B, 3, S, S) on the device."""
+        arrays = take(self.images, index), take(self.cache.sizes, index), self.mean, self.std
+        return normalise(*(tensor.to(device) for tensor in arrays))
 
     def needed(self) -> dict[str, Rows]:
         """The arrays that batches are read from at every step."""

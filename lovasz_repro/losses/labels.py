@@ -104,4 +104,6 @@ def wrong_labels(target: Tensor, allowed: str) -> ValueError:
 
 def error_slope(foreground: Tensor, valid: Tensor) -> Tensor:
     """-s, an error's derivative in its score: -1 on foreground, +1 on background, 0 on void."""
+    if is_wrapped(foreground):  # torch 2.11 cannot view a batch of vmap as another type
+        return torch.sub(valid.to(torch.int8), foreground.to(torch.int8), alpha=2)
     return torch.sub(valid.view(torch.int8), foreground.view(torch.int8), alpha=2)

@@ -29,6 +29,8 @@ def with_features(
         frozen: in eval mode, on `device`. digest: of its weights.
     """
     cache = source.cache
+    # Few images at once stay in a CPU's caches; a GPU has room for many.
+    batch = 64 if device.type == "cuda" else 2
     what = [digest, source.stride, runtime.precision]
 
     def forward(images: Tensor) -> NDArray[np.float16]:
@@ -38,29 +40,31 @@ def with_features(
         array: NDArray[np.float16] = maps.to("cpu", torch.float16).contiguous().numpy()
         return array
 
+    def there(array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(device)
+
     def whole(index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        return {"features": forward(source.canvases(index).to(device))}
+        return {"features": forward(source.canvases(index, device))}
 
     def view(rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         index = rows // data.views
         draws = fixed_views(index, rows % data.views, data.scale, data.flip)
         images, labels = crop(
-            source.canvases(index), torch.from_numpy(cache.masks[index]),
-            torch.from_numpy(cache.sizes[index]), torch.from_numpy(draws.scale),
-            torch.from_numpy(draws.flip), torch.from_numpy(draws.offset), data.crop_size, OUTSIDE,
+            source.canvases(index, device), there(cache.masks[index]), there(cache.sizes[index]),
+            there(draws.scale), there(draws.flip), there(draws.offset), data.crop_size, OUTSIDE,
         )  # fmt: skip
         labels = labels[:, :: source.stride, :: source.stride]
-        return {"features": forward(images.to(device)), "labels": labels.numpy()}
+        return {"features": forward(images), "labels": labels.cpu().numpy()}
 
     count = len(cache.ids)
     threads = torch.get_num_threads()
     torch.set_num_threads(os.cpu_count() or 1)  # no other process works while this one does
     try:
-        source = replace(source, features=computed(cache, what, count, whole)["features"])
+        source = replace(source, features=computed(cache, what, count, whole, batch)["features"])
         if not data.views:
             return source
         what += ["views", data.views, data.crop_size, *data.scale, data.flip]
-        arrays = computed(cache, what, count * data.views, view)
+        arrays = computed(cache, what, count * data.views, view, batch)
     finally:
         torch.set_num_threads(threads)
     return replace(

@@ -154,7 +154,7 @@ def _cache(shapes: Path) -> Target:
     def read() -> Any:
         cache = ImageCache.open(voc, ids, 33, root)
         arrays = {name: np.asarray(v) for name, v in vars(cache).items() if name != "folder"}
-        features = computed(cache, ["a network"], len(ids), _features)
+        features = computed(cache, ["a network"], len(ids), _features, 2)
         return arrays, {name: np.asarray(value) for name, value in features.items()}
 
     read()

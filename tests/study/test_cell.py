@@ -136,7 +136,7 @@ def test_head_on_features_trains_as_the_head_on_images(shapes_root: Path, tmp_pa
     assert source.features is not None
     index = np.arange(3)
     torch.testing.assert_close(
-        base.backbone(source.canvases(index)),
+        base.backbone(source.canvases(index, workspace.device)),
         torch.from_numpy(source.features[index]).float(),
         atol=2e-2, rtol=2e-3,
     )  # fmt: skip
