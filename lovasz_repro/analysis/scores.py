@@ -129,6 +129,7 @@ class Scores:
             own_folds = self._runs.setdefault((cell.category, cell.loss), {})
             own_folds.setdefault(cell.fold, []).append(cell)
         self._folds: dict[tuple[str, tuple[Arm, ...], str], Folds] = {}
+        self._sums: dict[tuple[str, Arm, str], NDArray[np.float64]] = {}
         once = images.drop_duplicates(["category", "fold", "id"])
         sizes = once[once["has_category"] > 0].groupby("category")["object_fraction"]
         self.borders: dict[str, Floats] = {
@@ -217,16 +218,18 @@ class Scores:
 
     def values(self, categories: Iterable[str], arm: Arm, subset: str = "all") -> pd.Series:
         """The measure by category: seeds and partitions averaged, folds pooled. NaN for 0 / 0."""
-        sums = {
-            category: sum(
-                terms[:, 0].mean(axis=1).sum(axis=0)
-                for terms, _ in self.folds(category, [arm], subset)
-            )
-            for category in categories
-        }
-        totals = np.reshape(list(sums.values()), (-1, 2)).astype(np.float64)
+        names = list(categories)
+        totals = np.reshape([self._totals(name, arm, subset) for name in names], (-1, 2))
         with np.errstate(divide="ignore", invalid="ignore"):
-            return pd.Series(totals[:, 0] / totals[:, 1], index=list(sums), dtype=float)
+            return pd.Series(totals[:, 0] / totals[:, 1], index=names, dtype=float)
+
+    def _totals(self, category: str, arm: Arm, subset: str) -> NDArray[np.float64]:
+        """Numerator and denominator over the images of a category: (2,)."""
+        if (key := (category, arm, subset)) not in self._sums:
+            folds = self.folds(category, [arm], subset)
+            each = [terms[:, 0].mean(axis=1).sum(axis=0) for terms, _ in folds]
+            self._sums[key] = np.sum(each, axis=0, dtype=np.float64)
+        return self._sums[key]
 
     def _mask(self, category: str, truth: Columns, subset: str) -> NDArray[np.bool_]:
         present = truth["has_category"] > 0

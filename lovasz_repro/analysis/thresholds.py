@@ -46,13 +46,15 @@ def _mean(curves: pd.DataFrame, images: pd.DataFrame, grid: Floats) -> pd.DataFr
         images: the numbers of present and absent ones, by cell.
         grid: the thresholds at which the curves are read.
     """
-    sums = pd.DataFrame(0.0, range(len(grid)), ["present", "absent"])
-    counts = pd.Series(0, sums.columns)
+    halves = ["present", "absent"]
+    sums, counts = np.zeros((len(grid), 2)), np.zeros(2)
     for cell, curve in curves.groupby(CELL):
-        for half in sums:
-            sums[half] += images.loc[cell, half] * np.interp(grid, curve["threshold"], curve[half])
-        counts += images.loc[cell]
-    return (sums / counts).assign(all=sums.sum(axis=1) / counts.sum())
+        number = images.loc[cell, halves].to_numpy(float)
+        columns = [np.interp(grid, curve["threshold"], curve[half]) for half in halves]
+        sums += np.stack(columns, axis=1) * number
+        counts += number
+    everything = sums.sum(axis=1) / counts.sum()
+    return pd.DataFrame(sums / counts, columns=halves).assign(all=everything)
 
 
 def chosen_thresholds(records: Records, scores: Scores) -> pd.Series:

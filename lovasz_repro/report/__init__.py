@@ -90,7 +90,6 @@ def _write(document: Document, out: Path) -> None:
         match block:
             case Picture():
                 write_bytes(out / f"figures/{block.name}.svg", block.svg)
-                write_bytes(out / f"figures/{block.name}.png", block.png)
             case Table():
                 write_bytes(out / block.csv, _csv(block.data))
             case Gallery():

@@ -1,4 +1,4 @@
-"""From a drawing function to the bytes of a figure: an SVG and a PNG."""
+"""From a drawing function to the bytes of a figure, an SVG."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import matplotlib as mpl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from lovasz_repro.report.style import INK, RC
 
@@ -26,25 +26,26 @@ class Picture:
     """A figure of the report.
 
     name: of its files and its anchor; alt: what it shows, for those who do not see it;
-    caption: what to read from it. png: on white, for places that show no SVG.
+    caption: what to read from it.
     """
 
     name: str
     alt: str
     caption: str
     svg: bytes
-    png: bytes
 
 
 def picture(name: str, alt: str, caption: str, draw: Draw) -> Picture:
     with mpl.rc_context(RC):
         figure = Figure()
         draw(figure)
-        return Picture(name, alt, caption, _svg(figure), _png(figure))
+        return Picture(name, alt, caption, _svg(figure))
 
 
 def _svg(figure: Figure) -> bytes:
     FigureCanvasSVG(figure)
+    # Once, by hand: a figure with a layout engine is drawn twice, the first time only to be laid out.
+    ConstrainedLayoutEngine().execute(figure)
     buffer = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
@@ -53,11 +54,3 @@ def _svg(figure: Figure) -> bytes:
     head = text.index(">", start) + 1
     return f"{text[start:head]}{THEME}{text[head:]}".encode()
 
-
-def _png(figure: Figure) -> bytes:
-    """The PNG of a figure that has a layout: computing it again would take most of the time."""
-    figure.set_layout_engine("none")
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=144, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()

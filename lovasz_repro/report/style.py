@@ -91,7 +91,6 @@ RC: dict[Any, Any] = {
     "text.parse_math": False,  # a name may hold dollar signs
     "svg.fonttype": "none",
     "svg.hashsalt": "lovasz_repro",
-    "figure.constrained_layout.use": True,
 }
 
 

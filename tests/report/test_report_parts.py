@@ -198,7 +198,6 @@ class TestCompare:
     @pytest.fixture
     def reports(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         monkeypatch.setattr(drawing, "_svg", lambda figure: b"<svg/>")
-        monkeypatch.setattr(drawing, "_png", lambda figure: b"png")
         for name, effect in (("weak", 0.2), ("strong", 0.0)):
             runs = tmp_path / "runs" / name
             base = {"lovasz_hinge": effect, "untrained": -effect}
