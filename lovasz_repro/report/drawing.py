@@ -44,7 +44,7 @@ def picture(name: str, alt: str, caption: str, draw: Draw) -> Picture:
 
 def _svg(figure: Figure) -> bytes:
     FigureCanvasSVG(figure)
-    # Once, by hand: a figure with a layout engine is drawn twice, the first time only to be laid out.
+    # By hand: a figure with a layout engine is drawn twice, the first time only to be laid out.
     ConstrainedLayoutEngine().execute(figure)
     buffer = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}

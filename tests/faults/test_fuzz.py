@@ -300,7 +300,7 @@ def hostile(files: dict[str, bytes], draw: np.random.Generator) -> dict[str, byt
 
 
 def undrawn(name: str, alt: str, caption: str, draw: drawing.Draw) -> drawing.Picture:
-    return drawing.Picture(name, alt, caption, b"<svg></svg>", b"")
+    return drawing.Picture(name, alt, caption, b"<svg></svg>")
 
 
 @pytest.fixture
