@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -10,6 +12,7 @@ from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.records import Records
 
 CELL = ["category", "loss", "fold", "seed"]
+COLUMNS = ["threshold", "present", "absent"]
 
 
 def threshold_curves(records: Records, scores: Scores) -> pd.DataFrame:
@@ -21,40 +24,43 @@ def threshold_curves(records: Records, scores: Scores) -> pd.DataFrame:
     differ, its curves are interpolated linearly, and constant beyond their ends.
     """
     common = set(scores.common(scores.present))
-    rows = records.thresholds
     found = records.images.groupby(CELL)["has_category"].agg(["sum", "size"])
-    images = pd.DataFrame({"present": found["sum"], "absent": found["size"] - found["sum"]})
+    halves = np.column_stack([found["sum"], found["size"] - found["sum"]])
+    numbers = dict(zip(found.index, halves, strict=True))
+    curves = {name: records.thresholds[name].to_numpy(float) for name in COLUMNS}
+    rows = records.thresholds.groupby(CELL).indices  # of the cells, in order
     tables = []
     for loss in scores.present:
-        own = rows[(rows["loss"] == loss) & rows["category"].isin(common)]
-        if own.empty:
+        own = [cell for cell in rows if cell[1] == loss and cell[0] in common]
+        if not own:
             continue
-        grid = np.unique(own["threshold"].to_numpy(float))
-        means = [_mean(curves, images, grid) for _, curves in own.groupby("category")]
-        table = sum(means[1:], start=means[0]) / len(means)
+        grid = np.unique(np.concatenate([curves["threshold"][rows[cell]] for cell in own]))
+        means = []
+        for category in dict.fromkeys(cell[0] for cell in own):
+            cells = [cell for cell in own if cell[0] == category]
+            read = [[curves[name][rows[cell]] for name in COLUMNS] for cell in cells]
+            means.append(_mean(read, [numbers[cell] for cell in cells], grid))
+        table = pd.DataFrame(sum(means[1:], means[0]) / len(means), columns=[*COLUMNS[1:], "all"])
         tables.append(table.assign(loss=loss, threshold=grid))
-    columns = ["loss", "threshold", "present", "absent", "all"]
+    columns = ["loss", *COLUMNS, "all"]
     if not tables:
         return pd.DataFrame(columns=columns)
     return pd.concat(tables, ignore_index=True)[columns]
 
 
-def _mean(curves: pd.DataFrame, images: pd.DataFrame, grid: Floats) -> pd.DataFrame:
-    """present, absent and all over the images of all cells of one category.
+def _mean(curves: Sequence[Sequence[Floats]], images: Sequence[Floats], grid: Floats) -> Floats:
+    """(T, 3) present, absent and all over the images of all cells of one category.
 
     Args:
-        images: the numbers of present and absent ones, by cell.
-        grid: the thresholds at which the curves are read.
+        curves: threshold, present and absent of each cell.
+        images: (2,) the numbers of present and absent ones, by cell.
+        grid: (T,) the thresholds at which the curves are read.
     """
-    halves = ["present", "absent"]
     sums, counts = np.zeros((len(grid), 2)), np.zeros(2)
-    for cell, curve in curves.groupby(CELL):
-        number = images.loc[cell, halves].to_numpy(float)
-        columns = [np.interp(grid, curve["threshold"], curve[half]) for half in halves]
-        sums += np.stack(columns, axis=1) * number
+    for (thresholds, *halves), number in zip(curves, images, strict=True):
+        sums += np.stack([np.interp(grid, thresholds, half) for half in halves], axis=1) * number
         counts += number
-    everything = sums.sum(axis=1) / counts.sum()
-    return pd.DataFrame(sums / counts, columns=halves).assign(all=everything)
+    return np.column_stack([sums / counts, sums.sum(axis=1) / counts.sum()])
 
 
 def chosen_thresholds(records: Records, scores: Scores) -> pd.Series:

@@ -53,4 +53,3 @@ def _svg(figure: Figure) -> bytes:
     start = text.index("<svg")
     head = text.index(">", start) + 1
     return f"{text[start:head]}{THEME}{text[head:]}".encode()
-
