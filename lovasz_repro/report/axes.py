@@ -101,7 +101,7 @@ def interval(
         _arrow(axes, place, row.difference, loss, limits, upright)
         return
     look = style(loss)
-    ends = np.clip([low, high], *limits) if limits else np.array([low, high])
+    ends = np.clip([low, high], *_shown(limits)) if limits else np.array([low, high])
     if np.isfinite(ends).all() and ends[0] < ends[1]:
         line = ([place, place], ends) if upright else (ends, [place, place])
         axes.plot(*line, color=look.color, lw=2, alpha=0.55)
@@ -119,8 +119,7 @@ def _arrow(
     color = style(loss).color
     below = 100 * value < (limits[0] + limits[1]) / 2
     inward = 1 if below else -1
-    # Not on the edge itself, where it would touch the names of the rows.
-    edge = (limits[0] if below else limits[1]) + inward * 0.015 * (limits[1] - limits[0])
+    edge = _shown(limits)[0 if below else 1]
     _mark(axes, edge, place, ARROWS[below, upright], upright, color=color, ms=7)
     if upright:
         at, offset, size = (place, edge), (5, 3 * inward), 8
@@ -132,6 +131,12 @@ def _arrow(
         points(value), at, xytext=offset, textcoords="offset points", color=color, fontsize=size,
         **align,
     )  # fmt: skip
+
+
+def _shown(limits: tuple[float, float]) -> tuple[float, float]:
+    """Where marks at the edges lie: not on the axis, where they would touch the rows' names."""
+    inset = 0.015 * (limits[1] - limits[0])
+    return limits[0] + inset, limits[1] - inset
 
 
 def _mark(axes: Axes, value: float, place: float, marker: str, upright: bool, **look: Any) -> None:
