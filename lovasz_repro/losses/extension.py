@@ -177,8 +177,8 @@ def _gradient_by_bins(errors: Tensor, foreground: Tensor) -> Tensor:
     key >>= shift
     key.clamp_(first, first + BINS - 1)  # NaN may get any bin
     key += BINS * torch.arange(rows, dtype=key.dtype, device=key.device)[:, None] - first
-    key.add_(foreground, alpha=rows * BINS)
-    key = key.view(-1)  # (R * N,), indices into a table (2, R, K)
+    # Not in place: compiled by torch 2.11, `add_` forgets alpha.
+    key = key.add(foreground, alpha=rows * BINS).view(-1)  # (R * N,), into a table (2, R, K)
     counts = torch.zeros(2 * rows * BINS, dtype=torch.int32, device=key.device)
     counts.index_add_(0, key, counts.new_ones(1).expand_as(key))
     weights = _signed_weights(counts.view(2, rows, BINS), errors.dtype)
