@@ -17,6 +17,7 @@ from lovasz_repro.config import Experiment
 from lovasz_repro.data.voc import CATEGORIES
 from lovasz_repro.errors import DISK, UserError
 from lovasz_repro.options import OptionError, explained, parser
+from lovasz_repro.words import count
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,12 +125,12 @@ def _predict(options: Namespace) -> int:
     with environment.importing():
         from lovasz_repro.study.predict import predict
 
-    count, broken = predict(
+    done, broken = predict(
         options.cell, options.images, options.out, threshold=options.threshold,
         probabilities=options.probabilities, device=options.device, batch=options.batch,
     )  # fmt: skip
-    if count:
-        print(f"{count} image{'s' * (count != 1)}: masks and overlays in {options.out}")
+    if done:
+        print(f"{count(done, 'image')}: masks and overlays in {options.out}")
     for message in broken:
         _said(message, 1)
     return 1 if broken else 0

@@ -24,6 +24,7 @@ from lovasz_repro.config import Network
 from lovasz_repro.data.voc import CATEGORIES
 from lovasz_repro.errors import UserError
 from lovasz_repro.models.mobilenet import MobileNetHead, from_published, mobilenetv2
+from lovasz_repro.words import count
 
 
 class AtrousHead(nn.Module):
@@ -330,10 +331,11 @@ def _load(
     except RuntimeError as error:
         raise UserError(f"{where}: does not fit the network ({error})") from error
     if missing:
-        raise UserError(f"{where}: {len(missing)} tensors missing, {missing[0]} the first")
+        raise UserError(f"{where}: {count(len(missing), 'tensor')} missing, {missing[0]} the first")
     if unexpected and not extra:
         raise UserError(
-            f"{where}: {len(unexpected)} tensors that the network lacks, {unexpected[0]} the first"
+            f"{where}: {count(len(unexpected), 'tensor')} that the network lacks, "
+            f"{unexpected[0]} the first"
         )
 
 

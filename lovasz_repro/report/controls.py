@@ -14,9 +14,10 @@ from lovasz_repro.analysis.scores import Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE, gains
 from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED, Records
-from lovasz_repro.report.document import count, interval, listed
+from lovasz_repro.report.document import interval, listed
 from lovasz_repro.report.markdown import escaped, pipes
 from lovasz_repro.report.style import style
+from lovasz_repro.words import count
 
 NETWORK, TRAINED, LISTS = ("network", "kind"), ("network", "train"), ("data", "val_list")
 

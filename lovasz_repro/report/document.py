@@ -241,11 +241,3 @@ def listed(words: Iterable[object]) -> str:
 def capital(text: str) -> str:
     """The text with a capital first letter; the others stay as they are."""
     return text[0].upper() + text[1:]
-
-
-def count(number: int, noun: str) -> str:
-    """`1 cell`, `3 cells`, `2 categories`."""
-    plural = (
-        noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("s") else "s")
-    )
-    return f"{number} {noun if number == 1 else plural}"

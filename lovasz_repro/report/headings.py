@@ -11,8 +11,9 @@ from lovasz_repro.analysis.claims import LOVASZ, Claim
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED
-from lovasz_repro.report.document import capital, count, listed, percent
+from lovasz_repro.report.document import capital, listed, percent
 from lovasz_repro.report.prose import UNTRAINED_ROWS, parts_of_gain, the, with_interval
+from lovasz_repro.words import count
 
 
 def answer(differences: pd.DataFrame, claims: Sequence[Claim]) -> str:

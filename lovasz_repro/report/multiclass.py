@@ -26,7 +26,6 @@ from lovasz_repro.report.document import (
     Paragraph,
     Section,
     Table,
-    count,
     gain_field,
     level_field,
     listed,
@@ -39,6 +38,7 @@ from lovasz_repro.report.drawing import picture
 from lovasz_repro.report.sections import nothing, opening
 from lovasz_repro.report.style import style
 from lovasz_repro.schema import without_batch
+from lovasz_repro.words import count
 
 NAME = "Lovász-Softmax"
 

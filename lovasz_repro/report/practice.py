@@ -20,13 +20,13 @@ from lovasz_repro.report.document import (
     Section,
     Table,
     capital,
-    count,
     listed,
     loss_field,
     percent,
 )
 from lovasz_repro.report.drawing import picture
 from lovasz_repro.report.style import ordered, style
+from lovasz_repro.words import count
 
 COSTS = ("seconds_per_step", "train_seconds", "evaluate_seconds", "total_seconds")
 

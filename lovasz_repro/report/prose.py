@@ -13,8 +13,9 @@ from lovasz_repro.analysis.headline import BACKGROUND, UNTRAINED_TUNED
 from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED, Records
 from lovasz_repro.report import quoted
-from lovasz_repro.report.document import count, interval, listed, percent
+from lovasz_repro.report.document import interval, listed, percent
 from lovasz_repro.report.style import ordered, style
+from lovasz_repro.words import count
 
 FOOTNOTE = f"{quoted.SIGN} The paper’s values are {quoted.MARK}."
 UNTRAINED_ROWS = (UNTRAINED, UNTRAINED_TUNED, BACKGROUND)

@@ -19,10 +19,10 @@ from lovasz_repro.report import (
     tables,
 )
 from lovasz_repro.report.controls import controls_table
-from lovasz_repro.report.document import count
 from lovasz_repro.report.markdown import escaped, table
 from lovasz_repro.report.study_tables import Study
 from lovasz_repro.report.verdict import verdict
+from lovasz_repro.words import count
 
 NOTHING = "No results on Pascal VOC have been committed yet."
 VERDICT_TITLES = ("The claim", "Where the gain comes from", "Which loss to use")

@@ -16,12 +16,13 @@ from lovasz_repro.analysis.questions import questions
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.records import Records
 from lovasz_repro.report import answer_tables, figures, headings, prose, quoted, setup, tables
-from lovasz_repro.report.document import Block, Link, Listing, Paragraph, Section, Table, count
+from lovasz_repro.report.document import Block, Link, Listing, Paragraph, Section, Table
 from lovasz_repro.report.drawing import picture
 from lovasz_repro.report.examples import gallery
 from lovasz_repro.report.study_tables import Study
 from lovasz_repro.report.style import ordered
 from lovasz_repro.report.verdict import verdict
+from lovasz_repro.words import count
 
 SHIPPED = (
     "demo", "finetune", "head", "head_voc", "multiclass", "multiclass_head", "multiclass_paper",

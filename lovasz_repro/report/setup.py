@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lovasz_repro.records import UNTRAINED, Json, Records
-from lovasz_repro.report.document import count, listed
+from lovasz_repro.report.document import listed
+from lovasz_repro.words import count, duration
 
 NOT_RECORDED = "not recorded"
 
@@ -79,14 +80,6 @@ def commit(machine: Json) -> str:
 def _each(key: str, parts: Sequence[Json]) -> str:
     """The values of a key in the parts of a study that ran at different commits, each once."""
     return listed(dict.fromkeys(str(part[key]) for part in parts if part.get(key)))
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `12 min`, `3 h 05 min`."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def deviations(records: Records) -> list[str]:

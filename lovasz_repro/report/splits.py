@@ -17,10 +17,11 @@ from lovasz_repro.records import Json, Records
 from lovasz_repro.report import tables
 from lovasz_repro.report.answer_tables import decision_table
 from lovasz_repro.report.controls import LISTS, same
-from lovasz_repro.report.document import Block, Paragraph, Section, Table, count, listed
+from lovasz_repro.report.document import Block, Paragraph, Section, Table, listed
 from lovasz_repro.report.gain_sources import PRESENCE
 from lovasz_repro.report.prose import the
 from lovasz_repro.report.verdict import natural, of_claim, use
+from lovasz_repro.words import count
 
 SUBSETS = {"all": "all", **PRESENCE}
 

@@ -14,10 +14,11 @@ from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED
 from lovasz_repro.report import quoted
-from lovasz_repro.report.document import capital, count, interval, listed, percent
+from lovasz_repro.report.document import capital, interval, listed, percent
 from lovasz_repro.report.prose import parts_of_gain, the, with_interval
 from lovasz_repro.report.study_tables import Study
 from lovasz_repro.report.style import ordered
+from lovasz_repro.words import count
 
 CONDITIONS = (
     ("IoU is averaged over images", "IoU is taken over the data set"),

@@ -30,7 +30,6 @@ from lovasz_repro.study.machine import Session, note_machine, session
 from lovasz_repro.study.overview import write_overview
 from lovasz_repro.study.progress import (
     MEASURE_NAMES,
-    duration,
     finished,
     is_work,
     lacking_weights,
@@ -40,6 +39,7 @@ from lovasz_repro.study.progress import (
 )
 from lovasz_repro.study.tuning import chosen, tune
 from lovasz_repro.study.workspace import Workspace
+from lovasz_repro.words import duration
 
 console = Console(highlight=False)
 

@@ -15,6 +15,7 @@ from lovasz_repro.study.base import is_made
 from lovasz_repro.study.kept import FILE, best_cells
 from lovasz_repro.study.tuning import chosen, missing_trials, read
 from lovasz_repro.study.workspace import Workspace
+from lovasz_repro.words import duration
 
 console = Console(highlight=False)
 MEASURE_NAMES = {"image_iou": "image-IoU", "miou": "mIoU"}
@@ -143,11 +144,3 @@ def print_plan(workspace: Workspace, grid: Grid, verbose: bool) -> None:
             console.print(f"{'done' if cell in done else 'to run'}  {cell}")
     else:
         console.print("--verbose lists the cells")
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3 min, 1 h 05 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -167,7 +167,7 @@ def test_a_whole_network_is_a_start_too(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no file .*network0\.pt"):
         build(Network(**{**vars(SMALL), "weights": weights}), fold=0)
     torch.save(first.state_dict() | {"more": torch.zeros(1)}, tmp_path / "network0.pt")
-    with pytest.raises(UserError, match=r"network0\.pt: 1 tensors that the network lacks, more"):
+    with pytest.raises(UserError, match=r"network0\.pt: 1 tensor that the network lacks, more"):
         build(Network(**{**vars(SMALL), "weights": weights}), fold=0)
     torch.save(first.backbone.get_submodule("model").state_dict(), tmp_path / "network0.pt")
     with pytest.raises(UserError, match=r"network0\.pt has no head"):
