@@ -113,7 +113,7 @@ def parse_json(content: bytes, path: Path, kind: Any = None) -> Json:
     """
     try:
         value = msgspec.json.decode(content)
-    except (ValueError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); delete it to make it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")

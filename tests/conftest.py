@@ -62,3 +62,14 @@ def partitioned_root(real_root: Path, tmp_path_factory: pytest.TempPathFactory) 
     root = folder.parents[1]
     write_folds(VOC(root), partitions=3, name="repeat")
     return root
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Reports with empty figures: drawing takes seconds."""
+    from lovasz_repro.report import drawing, surrogate_section  # slow to import
+
+    monkeypatch.setattr(drawing, "_svg", lambda draw: b"<svg/>")
+    yield
+    # It is kept for the process: later tests would get it undrawn.
+    surrogate_section.section.cache_clear()

@@ -36,19 +36,19 @@ class Picture:
 
 
 def picture(name: str, alt: str, caption: str, draw: Draw) -> Picture:
+    return Picture(name, alt, caption, _svg(draw))
+
+
+def _svg(draw: Draw) -> bytes:
+    buffer = io.StringIO()
+    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with mpl.rc_context(RC):
         figure = Figure()
         draw(figure)
-        return Picture(name, alt, caption, _svg(figure))
-
-
-def _svg(figure: Figure) -> bytes:
-    FigureCanvasSVG(figure)
-    # By hand: a figure with a layout engine is drawn twice, the first time only to be laid out.
-    ConstrainedLayoutEngine().execute(figure)
-    buffer = io.StringIO()
-    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+        FigureCanvasSVG(figure)
+        # By hand: a figure with a layout engine is drawn twice, the first time only to be laid out.
+        ConstrainedLayoutEngine().execute(figure)
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     text = buffer.getvalue().replace(INK, "currentColor").replace("'DejaVu Sans'", FONTS)
     start = text.index("<svg")
     head = text.index(">", start) + 1

@@ -187,14 +187,7 @@ class Commands:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(
-            [
-                "lovasz_repro.study.grid",
-                "lovasz_repro.data.fetch",
-                "lovasz_repro.report",
-                "tests.faults.harness",
-            ]
-        )
+        self._context.set_forkserver_preload(["tests.faults.warm"])
         self._count = 0
 
     def start(self, arguments: Sequence[str], *strikes: Armed) -> Running:

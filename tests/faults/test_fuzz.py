@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import pickle
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from lovasz_repro.errors import UserError
 from lovasz_repro.files import CHECKSUM, json_bytes, write_json
 from lovasz_repro.records import Cell, Grid, load, write_cell
 from lovasz_repro.records.agreement import label_scores
-from lovasz_repro.report import drawing, gallery, surrogate_section, write_report
+from lovasz_repro.report import gallery, write_report
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.examples import gallery as pictures
 from lovasz_repro.schema import ALL_LABELS
@@ -299,28 +298,13 @@ def hostile(files: dict[str, bytes], draw: np.random.Generator) -> dict[str, byt
     return files
 
 
-def undrawn(name: str, alt: str, caption: str, draw: drawing.Draw) -> drawing.Picture:
-    return drawing.Picture(name, alt, caption, b"<svg></svg>")
-
-
-@pytest.fixture
-def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Reports without figures: drawing costs seconds, and writes nothing."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("lovasz_repro.report.") and hasattr(module, "picture"):
-            monkeypatch.setattr(module, "picture", undrawn)
-    yield
-    # The section of the surrogates is kept for the process: later tests would get it undrawn.
-    surrogate_section.section.cache_clear()
-
-
 @shows(
     Fault("a `records.zip` made up to make the report write or read elsewhere",
           "one line that names file and key, or a report that holds it as text", "nothing",
           "get the records anew"),
 )  # fmt: skip
 @pytest.mark.slow
-@pytest.mark.usefixtures("nothing_drawn")
+@pytest.mark.usefixtures("undrawn")
 def test_hostile_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = study(tmp_path / "made")
     files = read_files(runs, load(runs))

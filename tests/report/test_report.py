@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -28,7 +28,7 @@ from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json, write_bytes, write_json
 from lovasz_repro.records import Cell, load, write_cell
-from lovasz_repro.report import drawing, surrogate_section
+from lovasz_repro.report import drawing
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.curves import binary_table
 from lovasz_repro.report.document import percent, signed
@@ -78,14 +78,6 @@ def written(recorded: Path) -> tuple[Path, Path]:
     out = recorded.parent / "reports/head"
     report.write_report(recorded, out)
     return recorded, out
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Figures are rendered in the tests that look at them; the others need not wait for it."""
-    monkeypatch.setattr(drawing, "_svg", lambda figure: b"<svg/>")
-    yield
-    surrogate_section.section.cache_clear()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from lovasz_repro.__main__ import main
 from lovasz_repro.analysis.written import points
 from lovasz_repro.files import read_json, write_bytes, write_json
 from lovasz_repro.records import Json, Records, load
-from lovasz_repro.report import drawing, headings
+from lovasz_repro.report import headings
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.axes import window
 from lovasz_repro.report.markdown import escaped
@@ -196,8 +196,7 @@ def test_seeds_are_listed(records: Records) -> None:
 
 class TestCompare:
     @pytest.fixture
-    def reports(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-        monkeypatch.setattr(drawing, "_svg", lambda figure: b"<svg/>")
+    def reports(self, tmp_path: Path, undrawn: None) -> list[Path]:
         for name, effect in (("weak", 0.2), ("strong", 0.0)):
             runs = tmp_path / "runs" / name
             base = {"lovasz_hinge": effect, "untrained": -effect}
