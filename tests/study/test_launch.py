@@ -85,7 +85,7 @@ def test_a_study_outlives_its_driver_and_a_node(
 ) -> None:
     """kill -9 of the driver, then of a node with a cell on it: the bytes of a local run."""
     # Cells that last: the head alone must not be through before a worker of the node has started.
-    slower = ["--tuning.lrs", "[]", "--optim.steps", "200", "--cells.seeds", "[0, 1]"]
+    slower = ["--tuning.lrs", "[]", "--optim.steps", "120", "--cells.seeds", "[0, 1]"]
     local = command(shapes_root, tmp_path / "local")
     subprocess.run([sys.executable, "-m", "lovasz_repro", *local, *slower], check=True)
     runs = tmp_path / "ray"
