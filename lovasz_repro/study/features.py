@@ -29,9 +29,11 @@ def with_features(
         frozen: in eval mode, on `device`. digest: of its weights.
     """
     cache = source.cache
-    # Few images at once stay in a CPU's caches; a GPU has room for many.
-    batch = 64 if device.type == "cuda" else 2
     what = [digest, source.stride, runtime.precision]
+    batch = 2  # few images at once stay in a CPU's caches
+    if device.type == "cuda":
+        what.append("cuda")  # its features have other last digits
+        batch = 64
 
     def forward(images: Tensor) -> NDArray[np.float16]:
         with autocast(runtime, device):
