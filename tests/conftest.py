@@ -15,6 +15,7 @@ from lovasz_repro.data.voc import VOC
 from tests.helpers.archives import server as server
 from tests.helpers.batches import source as source
 from tests.helpers.places import REAL
+from tests.helpers.undrawn import nothing_drawn
 
 # The processes of a suite that runs in several share the cores.
 torch.set_num_threads(
@@ -65,11 +66,7 @@ def partitioned_root(real_root: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def undrawn() -> Iterator[None]:
     """Reports with empty figures: drawing takes seconds."""
-    from lovasz_repro.report import drawing, surrogate_section  # slow to import
-
-    monkeypatch.setattr(drawing, "_svg", lambda draw: b"<svg/>")
-    yield
-    # It is kept for the process: later tests would get it undrawn.
-    surrogate_section.section.cache_clear()
+    with nothing_drawn():
+        yield

@@ -25,10 +25,10 @@ def threshold_curves(records: Records, scores: Scores) -> pd.DataFrame:
     """
     common = set(scores.common(scores.present))
     found = records.images.groupby(CELL)["has_category"].agg(["sum", "size"])
-    halves = np.column_stack([found["sum"], found["size"] - found["sum"]])
-    numbers = dict(zip(found.index, halves, strict=True))
+    images = np.column_stack([found["sum"], found["size"] - found["sum"]])  # present, absent
+    numbers = dict(zip(found.index, images, strict=True))
     curves = {name: records.thresholds[name].to_numpy(float) for name in COLUMNS}
-    rows = records.thresholds.groupby(CELL).indices  # of the cells, in order
+    rows = records.thresholds.groupby(CELL).indices  # by cell
     tables = []
     for loss in scores.present:
         own = [cell for cell in rows if cell[1] == loss and cell[0] in common]
@@ -40,7 +40,7 @@ def threshold_curves(records: Records, scores: Scores) -> pd.DataFrame:
             cells = [cell for cell in own if cell[0] == category]
             read = [[curves[name][rows[cell]] for name in COLUMNS] for cell in cells]
             means.append(_mean(read, [numbers[cell] for cell in cells], grid))
-        table = pd.DataFrame(sum(means[1:], means[0]) / len(means), columns=[*COLUMNS[1:], "all"])
+        table = pd.DataFrame(np.mean(means, axis=0), columns=[*COLUMNS[1:], "all"])
         tables.append(table.assign(loss=loss, threshold=grid))
     columns = ["loss", *COLUMNS, "all"]
     if not tables:

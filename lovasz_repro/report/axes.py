@@ -101,7 +101,7 @@ def interval(
         _arrow(axes, place, row.difference, loss, limits, upright)
         return
     look = style(loss)
-    ends = np.clip([low, high], *_shown(limits)) if limits else np.array([low, high])
+    ends = np.clip([low, high], *_edges(limits)) if limits else np.array([low, high])
     if np.isfinite(ends).all() and ends[0] < ends[1]:
         line = ([place, place], ends) if upright else (ends, [place, place])
         axes.plot(*line, color=look.color, lw=2, alpha=0.55)
@@ -119,7 +119,7 @@ def _arrow(
     color = style(loss).color
     below = 100 * value < (limits[0] + limits[1]) / 2
     inward = 1 if below else -1
-    edge = _shown(limits)[0 if below else 1]
+    edge = _edges(limits)[0 if below else 1]
     _mark(axes, edge, place, ARROWS[below, upright], upright, color=color, ms=7)
     if upright:
         at, offset, size = (place, edge), (5, 3 * inward), 8
@@ -133,8 +133,8 @@ def _arrow(
     )  # fmt: skip
 
 
-def _shown(limits: tuple[float, float]) -> tuple[float, float]:
-    """Where marks at the edges lie: not on the axis, where they would touch the rows' names."""
+def _edges(limits: tuple[float, float]) -> tuple[float, float]:
+    """Where marks of what lies beyond are drawn: inside the axis, off the names of the rows."""
     inset = 0.015 * (limits[1] - limits[0])
     return limits[0] + inset, limits[1] - inset
 

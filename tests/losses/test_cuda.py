@@ -83,7 +83,10 @@ def test_a_loss_does_not_wait_for_the_gpu(loss: Loss, classes: int) -> None:
 
     call()
     assert not waits(call)
-    assert waits(lambda: print(logits.sum()))
+
+
+def test_waiting_for_the_gpu_is_found() -> None:
+    assert waits(lambda: print(torch.zeros(1).cuda().sum()))
 
 
 def test_a_wrong_label_is_an_assertion_on_the_device() -> None:

@@ -478,7 +478,9 @@ def test_transforms_and_deterministic_mode(loss: Loss) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch 2.11 while it compiles
+# Of torch 2.11 while it compiles.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("method", METHODS)
 def test_compiles_to_one_graph(method: Method) -> None:
     logits, target = random_batch(2, 6, 5, dtype=torch.float32)

@@ -28,7 +28,6 @@ from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json, write_bytes, write_json
 from lovasz_repro.records import Cell, load, write_cell
-from lovasz_repro.report import drawing
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.curves import binary_table
 from lovasz_repro.report.document import percent, signed
@@ -40,6 +39,7 @@ from lovasz_repro.report.study_tables import Study
 from lovasz_repro.report.style import style
 from tests.helpers import photographs, recount, synthetic
 from tests.helpers.places import ROOT
+from tests.helpers.undrawn import nothing_drawn
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 LIST = "<!-- reports:begin --><!-- reports:end -->"
@@ -129,8 +129,7 @@ class TestBytes:
 @pytest.fixture(scope="module")
 def plain(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("plain")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing, "_svg", lambda figure: b"<svg/>")
+    with nothing_drawn():
         report.write_report(recorded, out, photographs=False)
     return out
 
