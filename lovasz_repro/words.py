@@ -1,6 +1,8 @@
-"""Numbers in English, for terminals, errors and reports."""
+"""Numbers as text, for terminals, errors and reports."""
 
 from __future__ import annotations
+
+import math
 
 
 def count(number: int, noun: str) -> str:
@@ -17,3 +19,17 @@ def duration(seconds: float) -> str:
     if minutes < 2:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign. Below one point it has two
+    decimals, so that the parts of a small difference add up to it."""
+    value *= 100
+    return written(value, 2 if abs(value) < 0.995 else 1, "+")
+
+
+def written(value: float, digits: int, sign: str = "") -> str:
+    """A number with a true minus, no sign at zero (-0.0 + 0.0 is 0.0), and a dash for NaN."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")

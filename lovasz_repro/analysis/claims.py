@@ -34,7 +34,7 @@ from lovasz_repro.analysis.stats import (
     over_categories,
     these_interval,
 )
-from lovasz_repro.analysis.written import points
+from lovasz_repro.words import points
 
 Verdict = Literal["reproduced", "not reproduced", "undecided", "not tested"]
 
@@ -94,13 +94,8 @@ class Contrast:
 
 def claims(scores: Scores) -> list[Claim]:
     """All five, always, in the report's order."""
-    return [
-        best_image_iou(scores),
-        own_measure(scores),
-        carry_over(scores),
-        small_objects(scores),
-        gap_filling(scores),
-    ]
+    every = (best_image_iou, own_measure, carry_over, small_objects, gap_filling)
+    return [claim(scores) for claim in every]
 
 
 def best_image_iou(scores: Scores) -> Claim:
@@ -220,12 +215,8 @@ def _claim(
     before: str = "",
     after: str = "",
 ) -> Claim:
-    """The claim with its verdict, or what it needs.
-
-    Args:
-        losses: those that must have cells.
-        before, after: text around the explanation, if nothing is missing.
-    """
+    """The claim with its verdict, or what it needs. losses: those that must have cells. before,
+    after: text around the explanation, if nothing is missing."""
     lacking = [NAMES[loss] for loss in losses if loss not in scores.present]
     needs = f"cells trained with {', '.join(lacking)}" if lacking else ""
     if not needs and any(contrast.categories < 2 for contrast in contrasts):

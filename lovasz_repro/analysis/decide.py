@@ -16,8 +16,8 @@ little too much.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -35,8 +35,7 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Situation:
+class Situation(NamedTuple):
     """per_image: False: over the data set."""
 
     per_image: bool

@@ -35,15 +35,13 @@ def decomposition(scores: Scores) -> pd.DataFrame:
 
     A row per part and loss of the grid but the reference; NaN without a common category.
     """
-    rows = []
-    for loss in others(scores):
-        each = [_parts(one, loss) for one in scores.each]
-        for part in PARTS:
-            rows.append((part, loss, *over_categories([parts[part] for parts in each])))
-    columns = ["part", "loss", "difference", "low", "high", "categories"]
-    table = pd.DataFrame(rows, columns=columns)
-    by_part = table["part"].map(PARTS.index)
-    return table.iloc[by_part.argsort(kind="stable")].reset_index(drop=True)
+    by_loss = {loss: [_parts(one, loss) for one in scores.each] for loss in others(scores)}
+    rows = [
+        (part, loss, *over_categories([parts[part] for parts in each]))
+        for part in PARTS
+        for loss, each in by_loss.items()
+    ]
+    return pd.DataFrame(rows, columns=["part", "loss", "difference", "low", "high", "categories"])
 
 
 def _parts(scores: Scores, loss: str) -> dict[str, pd.Series]:

@@ -7,8 +7,6 @@ Where they differ, the gain differs between categories.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pandas as pd
 
 from lovasz_repro.analysis.scores import Arm, Scores
@@ -35,21 +33,6 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """What a row is measured by, at threshold 0 and at the chosen one (None: no threshold).
-
-    reference: the measure of REFERENCE that its gain is taken over.
-    """
-
-    name: str
-    loss: str
-    iou: str = "iou"
-    dataset_iou: str = "dataset_iou"
-    tuned: str | None = "tuned_iou"
-    reference: str = "iou"
-
-
 def headline(scores: Scores) -> pd.DataFrame:
     """Columns `COLUMNS`, a row per loss of the grid, then the two that need no training.
 
@@ -59,44 +42,43 @@ def headline(scores: Scores) -> pd.DataFrame:
     reference's own differences are NaN, as is `tuned` of the last two rows, which have no other
     threshold.
     """
-    rows = [Row(loss, loss) for loss in scores.losses]
+    lines = [_line(scores, loss, loss) for loss in scores.losses]
     if UNTRAINED in scores.present:
         tuned = ("tuned_iou", "tuned_dataset_iou", None, "tuned_iou")
-        rows.append(Row(UNTRAINED_TUNED, UNTRAINED, *tuned))
+        lines.append(_line(scores, UNTRAINED_TUNED, UNTRAINED, *tuned))
     any_loss = (scores.present or scores.losses)[0]
-    rows.append(Row(BACKGROUND, any_loss, "background_iou", "background_dataset_iou", None))
-    return pd.DataFrame([_line(scores, row) for row in rows], columns=list(COLUMNS))
+    lines.append(
+        _line(scores, BACKGROUND, any_loss, "background_iou", "background_dataset_iou", None)
+    )
+    return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
-def _line(scores: Scores, row: Row) -> dict[str, object]:
-    arm = Arm(row.loss, row.iou)
+def _line(
+    scores: Scores, row: str, loss: str, iou: str = "iou", dataset_iou: str = "dataset_iou",
+    tuned: str | None = "tuned_iou", reference: str = "iou",
+) -> dict[str, object]:  # fmt: skip
+    """iou, dataset_iou: its measures at threshold 0; tuned: at the chosen one (None: no threshold);
+    reference: the measure of REFERENCE that its gain is taken over."""
+    arm = Arm(loss, iou)
     each = [level(one, arm) for one in scores.each]
-    mean = over_categories(each)
     line = {
-        "row": row.name,
-        **mean._asdict(),
+        "row": row,
+        **over_categories(each)._asdict(),
         "present": level(scores, arm, "present").mean(),
         "absent": level(scores, arm, "absent").mean(),
-        "dataset_iou": level(scores, Arm(row.loss, row.dataset_iou)).mean(),
-        "cells": scores.cells(each[0].index, row.loss),
+        "dataset_iou": level(scores, Arm(loss, dataset_iou)).mean(),
+        "cells": scores.cells(each[0].index, loss),
     }
-    if row.tuned:
-        line["tuned"] = level(scores, Arm(row.loss, row.tuned)).mean()
-    if row.name == REFERENCE or REFERENCE not in scores.present:
+    if tuned:
+        line["tuned"] = level(scores, Arm(loss, tuned)).mean()
+    if row == REFERENCE or REFERENCE not in scores.present:
         return line
-    against = Arm(REFERENCE, row.reference)
-    line |= _change(scores, arm, against, ("difference", "difference_low", "difference_high"))
-    line["these_low"], line["these_high"] = these_interval(scores, arm, against)
-    if row.tuned:
-        sides = Arm(row.loss, row.tuned), Arm(REFERENCE, "tuned_iou")
-        line |= _change(scores, *sides, ("tuned_difference", "tuned_low", "tuned_high"))
-    return line
-
-
-def _change(
-    scores: Scores, arm: Arm, against: Arm, names: tuple[str, str, str]
-) -> dict[str, object]:
-    """The mean difference and the ends of its interval, under these names."""
+    against = Arm(REFERENCE, reference)
     change = compare(scores, arm, against)
-    keys = ("difference", "low", "high")
-    return {name: change[key] for name, key in zip(names, keys, strict=True)}
+    line |= {"difference": change["difference"]}
+    line |= {f"difference_{end}": change[end] for end in ("low", "high")}
+    line["these_low"], line["these_high"] = these_interval(scores, arm, against)
+    if tuned:
+        change = compare(scores, Arm(loss, tuned), Arm(REFERENCE, "tuned_iou"))
+        line |= {f"tuned_{name}": change[name] for name in ("difference", "low", "high")}
+    return line

@@ -24,8 +24,8 @@ from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.resample import holm
 from lovasz_repro.analysis.scores import Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE, compare
-from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED
+from lovasz_repro.words import points
 
 Answer = Literal["yes", "no", "open"]
 Row = dict[str, Any]

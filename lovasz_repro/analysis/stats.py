@@ -57,11 +57,8 @@ class Mean(NamedTuple):
 
 
 def over_categories(each: Sequence[pd.Series]) -> Mean:
-    """The mean of one number per category; a category whose number is NaN is left out.
-
-    Args:
-        each: the numbers of the study as a whole, then those of its partitions (`Scores.each`).
-    """
+    """The mean of one number per category; a category whose number is NaN is left out. each: the
+    numbers of the study as a whole, then those of its partitions (`Scores.each`)."""
     whole, *partitions = [numbers.dropna() for numbers in each]
     low, high = mean_interval(whole.to_numpy(), [np.asarray(one.mean()) for one in partitions])
     return Mean(float(whole.mean()), float(low), float(high), len(whole))
@@ -114,10 +111,9 @@ def these_interval(scores: Scores, arm: Arm, against: Arm) -> tuple[float, float
 
 
 def _table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    """A table of the rows. If they have p, p_holm follows it, corrected over all rows."""
+    """A table of the rows; p_holm follows p, corrected over all rows."""
     table = pd.DataFrame(rows, columns=list(columns))
-    if "p" in table:
-        table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table["p"].to_numpy(float)))
+    table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table["p"].to_numpy(float)))
     return table
 
 
@@ -129,8 +125,8 @@ def levels(scores: Scores, measure: str = "iou", subset: str = "all") -> pd.Data
     rows: list[dict[str, Any]] = []
     for loss in scores.losses:
         rows += _by_category(scores, [Arm(loss, measure)], subset)
-    columns = ("category", "loss", "value", "low", "high", "images", "cells", "expected_cells")
-    return _table(rows, columns)
+    columns = ["category", "loss", "value", "low", "high", "images", "cells", "expected_cells"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def differences(scores: Scores, measure: str = "iou", subset: str = "all") -> pd.DataFrame:
@@ -163,14 +159,13 @@ def _by_category(scores: Scores, arms: Sequence[Arm], subset: str) -> list[dict[
         categories, folds, bootstraps, intervals, strict=True
     ):
         row = {"category": category, "loss": loss, "low": low, "high": high}
+        row |= {"value" if len(arms) == 1 else "difference": bootstrap.value}
         row |= {"images": sum(len(present) for _, present in own)}
         row |= {"cells": scores.cells([category], loss), "expected_cells": scores.expected_cells}
-        if len(arms) == 1:
-            rows.append({**row, "value": bootstrap.value})
-            continue
-        terms = np.concatenate([terms.mean(axis=2) for terms, _ in own])  # (N, 2 arms, 2)
-        p = swap_test(terms[:, 0], terms[:, 1])
-        rows.append({**row, "difference": bootstrap.value, "p": p})
+        if len(arms) > 1:
+            terms = np.concatenate([terms.mean(axis=2) for terms, _ in own])  # (N, 2 arms, 2)
+            row["p"] = swap_test(terms[:, 0], terms[:, 1])
+        rows.append(row)
     return rows
 
 
@@ -255,8 +250,7 @@ def gap_filling(scores: Scores) -> pd.DataFrame:
 
 def _by(column: str, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Stack tables under a first column that names them."""
-    stacked = pd.concat(tables, names=[column]).reset_index(level=0)
-    return stacked.reset_index(drop=True)
+    return pd.concat(tables, names=[column]).reset_index(level=0).reset_index(drop=True)
 
 
 def threshold_control(scores: Scores) -> pd.DataFrame:
@@ -274,18 +268,13 @@ def threshold_control(scores: Scores) -> pd.DataFrame:
         "both_tuned": [(Arm(loss, chosen), reference) for loss in others(scores)],
         "own_tuning": [(Arm(loss, chosen), Arm(loss)) for loss in scores.losses],
     }
-    columns = ("loss", "tuned", "against_loss", "against_tuned")
+    columns = ("loss", "tuned", "against_loss", "against_tuned", *COMPARISON)
     tables = {}
     for label, compared in pairs.items():
-        rows = [
-            {
-                "loss": arm.loss,
-                "tuned": arm.measure == chosen,
-                "against_loss": against.loss,
-                "against_tuned": against.measure == chosen,
-                **compare(scores, arm, against),
-            }
-            for arm, against in compared
-        ]
-        tables[label] = _table(rows, (*columns, *COMPARISON))
+        rows: list[dict[str, Any]] = []
+        for arm, against in compared:
+            row = {"loss": arm.loss, "tuned": arm.measure == chosen, "against_loss": against.loss}
+            row |= {"against_tuned": against.measure == chosen, **compare(scores, arm, against)}
+            rows.append(row)
+        tables[label] = _table(rows, columns)
     return _by("label", tables)

@@ -27,29 +27,8 @@ what untrusted records hold.
 Everything but `machine.json` and `cost.json` has the same bytes when the same study is run again.
 """
 
-from lovasz_repro.records.cells import (
-    CURVE_COLUMNS,
-    IMAGE_COLUMNS,
-    MEASURES,
-    TABLES,
-    UNTRAINED,
-    Cell,
-    Grid,
-    write_cell,
-)
+from lovasz_repro.records.cells import MEASURES, UNTRAINED, Cell, Grid
 from lovasz_repro.records.reading import Records, load
 from lovasz_repro.schema import Json
 
-__all__ = [
-    "CURVE_COLUMNS",
-    "IMAGE_COLUMNS",
-    "MEASURES",
-    "TABLES",
-    "UNTRAINED",
-    "Cell",
-    "Grid",
-    "Json",
-    "Records",
-    "load",
-    "write_cell",
-]
+__all__ = ["MEASURES", "UNTRAINED", "Cell", "Grid", "Json", "Records", "load"]

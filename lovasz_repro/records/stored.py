@@ -70,12 +70,11 @@ class Stored:
 
 def _unpack(archive: Path) -> dict[str, bytes]:
     """All files of an archive, each checked against its CRC."""
-    name = ""
+    name, size = "", 0
+    found: dict[str, bytes] = {}
     try:
         with zipfile.ZipFile(regular(archive)) as file:
-            members = file.infolist()
-            size = 0
-            for member in members:
+            for member in file.infolist():
                 if not member.filename.isprintable():
                     said = repr(member.filename[:200])
                     raise UserError(f"{archive}: a file in it cannot be called {said}")
@@ -86,9 +85,6 @@ def _unpack(archive: Path) -> dict[str, bytes]:
                         f"{archive}/{name}: too large to be read: at most {FILE_BYTES >> 20} MiB a "
                         f"file and {ALL_BYTES >> 20} MiB in all"
                     )
-            found: dict[str, bytes] = {}
-            for member in members:
-                name = member.filename
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise UserError(f"{archive}/{name}: compressed in a way that a report never is")
                 with file.open(member) as stream:  # read() unbounded unpacks more than file_size
@@ -97,22 +93,13 @@ def _unpack(archive: Path) -> dict[str, bytes]:
                     raise UserError(f"{archive}/{name}: there twice; get the archive anew")
                 if not member.is_dir():
                     found[name] = content
-            return found
-    except OSError as error:
-        if error.errno is not None:
-            raise UserError(f"{archive}: cannot be read ({error.strerror})") from error
-        raise _damaged(archive, name, error) from error
     except UserError:
         raise
-    except zipfile.BadZipFile as error:
-        if not name:
-            raise UserError(f"{archive}: not a zip archive ({error})") from error
-        raise _damaged(archive, name, error) from error
     except Exception as error:  # zipfile raises many kinds for a damaged archive
-        raise _damaged(archive, name, error) from error
-
-
-def _damaged(archive: Path, name: str, error: Exception) -> UserError:
-    where = archive / name if name else archive
-    said = " ".join(f"{type(error).__name__}: {error}".split())
-    return UserError(f"{where}: damaged ({said}); get the archive anew")
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(f"{archive}: cannot be read ({error.strerror})") from error
+        if isinstance(error, zipfile.BadZipFile) and not name:
+            raise UserError(f"{archive}: not a zip archive ({error})") from error
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{archive / name}: damaged ({said}); get the archive anew") from error
+    return found

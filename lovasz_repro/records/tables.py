@@ -43,7 +43,14 @@ def read_tables(
         whole = False
     if not whole:  # a table is malformed: which?
         for name, body in zip(hashes, bodies, strict=True):
-            _check_rows(stored, name, body, columns)
+            path = stored.path(name)
+            try:
+                read = len(_parsed(body, columns))
+            except (ValueError, OverflowError) as error:
+                said = " ".join(str(error).split())
+                raise UserError(f"{path}: cannot be read ({said}); {AGAIN}") from error
+            if read != body.count(b"\n"):
+                raise UserError(f"{path}: rows that are not of {len(columns)} fields; {AGAIN}")
         raise UserError(f"{stored.runs}: tables that cannot be read together")
     for column in columns:
         good, wrong = _checked(table, column)
@@ -83,16 +90,6 @@ def _parsed(body: bytes, columns: Sequence[str]) -> pd.DataFrame:
         skip_blank_lines=False, na_values={n: [""] for n in columns if n != "id"},
         keep_default_na=False,
     )  # fmt: skip
-
-
-def _check_rows(stored: Stored, name: str, body: bytes, columns: Sequence[str]) -> None:
-    try:
-        read = len(_parsed(body, columns))
-    except (ValueError, OverflowError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{stored.path(name)}: cannot be read ({said}); {AGAIN}") from error
-    if read != body.count(b"\n"):
-        raise UserError(f"{stored.path(name)}: rows that are not of {len(columns)} fields; {AGAIN}")
 
 
 def _checked(table: pd.DataFrame, column: str) -> tuple[NDArray[np.bool_], str]:

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
 from lovasz_repro.config import check_settings
 from lovasz_repro.files import write_bytes
 from lovasz_repro.records import Records, load
@@ -20,7 +18,7 @@ from lovasz_repro.report import (
     page,
     practice,
     sections,
-    surrogate_section,
+    surrogates,
 )
 from lovasz_repro.report.archive import pack, read_files, without_photographs
 from lovasz_repro.report.compare import compare
@@ -48,11 +46,9 @@ def write_report(runs: Path, out: Path, photographs: bool = True) -> Path:
         photographs: False leaves them out of the page and of records.zip, and shows predictions as
             masks; a report built again from that archive is the same.
 
-    Returns:
-        The path of the page.
+    Returns: the path of the page.
 
-    Raises:
-        UserError: records are missing, truncated, malformed or edited; the message names the file.
+    Raises: UserError naming the file that is missing, truncated, malformed or edited.
     """
     records = load(runs)
     if records.study["config"]:  # else the report says that it is not recorded
@@ -69,15 +65,9 @@ def write_report(runs: Path, out: Path, photographs: bool = True) -> Path:
 def write_comparison(reports: Sequence[Path], out: Path) -> Path:
     """Write index.html, report.md, figures/ and tables/ over several reports to `out`.
 
-    Args:
-        reports: folders that `write_report` wrote; their records.zip are read.
-        out: made if it is not there.
+    reports: folders that `write_report` wrote. Returns the path of the page.
 
-    Returns:
-        The path of the page.
-
-    Raises:
-        UserError: a report lacks valid records, is multi-class, or has another's name.
+    Raises: UserError if a report lacks valid records, is multi-class, or has another's name.
     """
     _write(compare(reports, out), out)
     return out / "index.html"
@@ -91,18 +81,14 @@ def _write(document: Document, out: Path) -> None:
             case Picture():
                 write_bytes(out / f"figures/{block.name}.svg", block.svg)
             case Table():
-                write_bytes(out / block.csv, _csv(block.data))
+                # Ten digits: a mean can be checked to 1e-9, another machine's rounding is hidden.
+                text = block.data.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+                write_bytes(out / block.csv, text.encode())
             case Gallery():
                 for example in block.examples:
                     write_bytes(out / example.file, example.strip)
     write_bytes(out / "report.md", markdown.render(document).encode())
     write_bytes(out / "index.html", page.render(document).encode())
-
-
-def _csv(table: pd.DataFrame) -> bytes:
-    """Ten digits: they let a mean be checked to 1e-9, and hide another machine's rounding."""
-    text: str = table.to_csv(index=False, float_format="%.10g", lineterminator="\n")
-    return text.encode()
 
 
 def _document(records: Records, files: Mapping[str, bytes]) -> Document:
@@ -113,7 +99,7 @@ def _document(records: Records, files: Mapping[str, bytes]) -> Document:
         curves.binary(study),
         *gain_sources.sections(study),
         *sections.qualitative(study),
-        surrogate_section.section(),
+        surrogates.section(),
         practice.section(study.records),
     ]
     anchors = {b.name for s in rest for b in s.blocks if isinstance(b, Picture | Table)}

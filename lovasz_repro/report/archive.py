@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lovasz_repro.files import json_bytes
-from lovasz_repro.records import TABLES, Grid, Records
+from lovasz_repro.records import Records
+from lovasz_repro.records.cells import TABLES
 from lovasz_repro.records.stored import Stored
 
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows: equal records, equal bytes
@@ -28,7 +29,12 @@ def read_files(runs: Path, records: Records) -> dict[str, bytes]:
     Raises: UserError naming the file that cannot be read, or that leads out of the run's folder.
     """
     stored = Stored(runs)
-    names = [*RUN_FILES, *_grid_files(records.grid), *_pictures(records)]
+    names = list(RUN_FILES)
+    for entry in records.gallery:
+        shown = [entry[key] for key in ("image", "truth", "outline") if key in entry]
+        names += [f"gallery/{name}" for name in (*shown, *entry["overlays"].values())]
+    names += [f"base/fold{fold}/{name}" for fold in records.grid.folds for name in BASE_FILES]
+    names += [f"{cell.path}/{name}" for cell in records.grid.cells() for name in CELL_FILES]
     return {name: stored.read(name) for name in sorted(names) if name in stored}
 
 
@@ -61,16 +67,3 @@ def pack(files: dict[str, bytes]) -> bytes:
             info.create_system = 3  # the same on Windows
             archive.writestr(info, files[name])
     return buffer.getvalue()
-
-
-def _grid_files(grid: Grid) -> list[str]:
-    bases = [f"base/fold{fold}/{name}" for fold in grid.folds for name in BASE_FILES]
-    return bases + [f"{cell.path}/{name}" for cell in grid.cells() for name in CELL_FILES]
-
-
-def _pictures(records: Records) -> list[str]:
-    names: list[str] = []
-    for entry in records.gallery:
-        names += [entry[key] for key in ("image", "truth", "outline") if key in entry]
-        names += entry["overlays"].values()
-    return [f"gallery/{name}" for name in names]

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lovasz_repro.analysis.written import points
 from lovasz_repro.report.style import INK, style
+from lovasz_repro.words import points
 
 WIDTH = 7.6  # inches: the page's column
 FAR = 3.5  # an interval is cut off if it reaches this many times as far from zero as the median
@@ -26,14 +26,8 @@ def panels(
     figure: Figure, count: int, columns: int, height: float, losses: Sequence[str] = (),
     **shared: Any,
 ) -> list[Axes]:  # fmt: skip
-    """Set a figure's size and divide it into panels.
-
-    Args:
-        columns: panels side by side.
-        height: of a panel, in inches.
-        losses: named above the panels by their lines.
-        shared: sharex, sharey.
-    """
+    """Set a figure's size and divide it into panels. columns: panels side by side. height: of a
+    panel, in inches. losses: named above the panels by their lines. shared: sharex, sharey."""
     lines = -(-count // columns)
     above = 0.25 * -(-len(losses) // 3)
     figure.set_size_inches(WIDTH, height * lines + above)
@@ -90,12 +84,8 @@ def interval(
     axes: Axes, place: float, row: Any, loss: str, limits: Window = None, upright: bool = False
 ) -> None:
     """A value with its interval; an arrow with the number at the edge of `limits` if it is beyond.
-
-    Args:
-        place: on the other axis.
-        row: difference, low, high, as shares.
-        upright: the values lie on the vertical axis.
-    """
+    place: on the other axis. row: difference, low, high, as shares. upright: the values lie on the
+    vertical axis."""
     value, low, high = 100 * row.difference, 100 * row.low, 100 * row.high
     if limits and not inside(value, limits):
         _arrow(axes, place, row.difference, loss, limits, upright)

@@ -11,12 +11,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lovasz_repro.analysis import stats
+from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.headline import UNTRAINED_TUNED, headline
 from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Records, load
 from lovasz_repro.report import figures, headings, splits, tables
-from lovasz_repro.report.axes import WIDTH, legend, markers, zero
+from lovasz_repro.report.axes import legend, markers, panels, zero
 from lovasz_repro.report.document import (
     Block,
     Document,
@@ -28,7 +29,7 @@ from lovasz_repro.report.document import (
     of_difference,
     percent,
 )
-from lovasz_repro.report.drawing import Draw, picture
+from lovasz_repro.report.drawing import drawing, picture
 from lovasz_repro.report.sections import nothing
 from lovasz_repro.report.setup import commit
 from lovasz_repro.report.style import ordered, style
@@ -71,7 +72,10 @@ def _gains(scores: dict[str, Scores], links: Sequence[Link]) -> Section:
     }
     rows = [own.assign(experiment=name, subset=part) for (name, part), own in found.items()]
     table = pd.concat(rows, ignore_index=True)
-    title = headings.gains_by_experiment(table[table["subset"] == "all"])
+    own = table[(table["subset"] == "all") & (table["loss"] == LOVASZ)]
+    title = "In no experiment can the Lovász hinge be compared to cross-entropy"
+    if len(own):
+        title = f"The Lovász hinge gains {headings.each(own)}"
     if table.empty:
         return Section("gain-by-experiment", "Gains", title, [nothing("comparisons")])
     verdict = headings.agreement(table)
@@ -104,15 +108,14 @@ def _base(scores: dict[str, Scores]) -> Section:
     """The gain of each loss over the image-IoU of the network that it starts from."""
     found, lacking = [], []
     for name, one in scores.items():
-        table = headline(one).set_index("row")
         if UNTRAINED not in one.present:
             lacking.append(name)
             continue
-        levels = (table.loc[row, "value"] for row in (UNTRAINED, UNTRAINED_TUNED))
-        base = dict(zip(("base", "chosen"), levels, strict=True))
+        table = headline(one).set_index("row")
+        base, chosen = table.loc[[UNTRAINED, UNTRAINED_TUNED], "value"]
         rows = of_difference(table).loc[list(one.trained), ["difference", "low", "high"]]
         rows = rows.dropna(subset="difference").rename_axis("loss").reset_index()
-        found.append(rows.assign(experiment=name, **base))
+        found.append(rows.assign(experiment=name, base=base, chosen=chosen))
     blocks: list[Block] = []
     if lacking:
         text = f"The network before fine-tuning was not scored in: {', '.join(lacking)}."
@@ -152,26 +155,22 @@ def _strength_table(table: pd.DataFrame) -> Table:
     )
 
 
-def _strength(table: pd.DataFrame) -> Draw:
+@drawing
+def _strength(figure: Figure, table: pd.DataFrame) -> None:
     losses = ordered(table["loss"])
     bases = table.drop_duplicates("experiment").sort_values("chosen", kind="stable")
     places = {name: place for place, name in enumerate(bases["experiment"])}
-
-    def draw(figure: Figure) -> None:
-        figure.set_size_inches(WIDTH, 4.2)
-        axes = figure.subplots()
-        for place, loss in enumerate(losses):
-            own, look = table[table["loss"] == loss], style(loss)
-            x = own["experiment"].map(places) + (place - (len(losses) - 1) / 2) * 0.12
-            axes.vlines(x, 100 * own["low"], 100 * own["high"], color=look.color, alpha=0.5)
-            axes.plot(x, 100 * own["difference"], look.marker, color=look.color, ms=6.5)
-        zero(axes, upright=True)
-        names = [f"{row.experiment}\n{percent(row.chosen)}\u00a0%" for row in bases.itertuples()]
-        axes.set_xticks(range(len(names)), names)
-        axes.set_xlim(-0.5, len(names) - 0.5)
-        axes.grid(axis="x", visible=False)
-        axes.set_xlabel("image-IoU of the base network, threshold chosen")
-        axes.set_ylabel("gain over cross-entropy, points")
-        legend(figure, markers(losses), losses)
-
-    return draw
+    (axes,) = panels(figure, 1, 1, 4.2)
+    for place, loss in enumerate(losses):
+        own, look = table[table["loss"] == loss], style(loss)
+        x = own["experiment"].map(places) + (place - (len(losses) - 1) / 2) * 0.12
+        axes.vlines(x, 100 * own["low"], 100 * own["high"], color=look.color, alpha=0.5)
+        axes.plot(x, 100 * own["difference"], look.marker, color=look.color, ms=6.5)
+    zero(axes, upright=True)
+    names = [f"{row.experiment}\n{percent(row.chosen)}\u00a0%" for row in bases.itertuples()]
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.grid(axis="x", visible=False)
+    axes.set_xlabel("image-IoU of the base network, threshold chosen")
+    axes.set_ylabel("gain over cross-entropy, points")
+    legend(figure, markers(losses), losses)

@@ -12,12 +12,11 @@ from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE, gains
-from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED, Records
 from lovasz_repro.report.document import interval, listed
 from lovasz_repro.report.markdown import escaped, pipes
 from lovasz_repro.report.style import style
-from lovasz_repro.words import count
+from lovasz_repro.words import count, points
 
 NETWORK, TRAINED, LISTS = ("network", "kind"), ("network", "train"), ("data", "val_list")
 
@@ -40,11 +39,8 @@ COLUMNS = (
 def controls_table(studies: Mapping[str, Records], main: str) -> str:
     """The gain of the Lovász hinge over cross-entropy in each study but the main one, in points;
     the gain in the study beside it on the same categories (`alike`), and the difference of the two
-    with its 95 % interval over categories. On all images, then on those with the category.
-
-    Args:
-        studies: binary studies by name; links lead to their folders.
-    """
+    with its 95 % interval over categories. On all images, then on those with the category. studies:
+    binary studies by name; links lead to their folders."""
     rows = []
     for name, records in studies.items():
         if name == main:

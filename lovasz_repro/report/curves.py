@@ -8,13 +8,13 @@ import pandas as pd
 
 from lovasz_repro.analysis.multiclass import LOVASZ_SOFTMAX, LabelScores
 from lovasz_repro.analysis.stats import REFERENCE
-from lovasz_repro.analysis.written import points
 from lovasz_repro.records import MEASURES, UNTRAINED
-from lovasz_repro.report import headings, lines, prose
+from lovasz_repro.report import figures, headings, prose
 from lovasz_repro.report.document import Block, Paragraph, Section
 from lovasz_repro.report.drawing import picture
 from lovasz_repro.report.sections import nothing
 from lovasz_repro.report.study_tables import Study
+from lovasz_repro.words import points
 
 
 def binary(study: Study) -> Section:
@@ -32,7 +32,7 @@ def binary(study: Study) -> Section:
             "their category. The last panel is the difference in image-IoU to cross-entropy "
             "at the same step. Line: median over categories; band: the middle half of the "
             "categories.",
-            lines.curves(table),
+            figures.curves(table),
         )
     ]
     if text := prose.still_falling(study.records.curves):
@@ -41,8 +41,9 @@ def binary(study: Study) -> Section:
 
 
 def multiclass(scores: LabelScores, curves: pd.DataFrame) -> Section:
-    """curves: `Records.curves`."""
-    table = multiclass_table(scores, curves)
+    """The curves over the cells (folds, seeds), at the batch size of the configuration."""
+    losses = scores.at(scores.batch_size)
+    table = _spread(_from_start(curves, losses), ["fold", "seed"], ["miou"], losses)
     if table.empty:
         return Section("training", "Training curves", "No curves", [nothing("curves")])
     own = table.loc[(table["measure"] == "miou") & (table["loss"] == LOVASZ_SOFTMAX), "middle"]
@@ -58,7 +59,7 @@ def multiclass(scores: LabelScores, curves: pd.DataFrame) -> Section:
         "mIoU over training steps on every fifth val image, on the network’s grid, by training "
         "loss; step 0 is the network before. The second panel is the difference to "
         "cross-entropy at the same step. Line: median over folds and seeds; band: the middle half.",
-        lines.curves(table),
+        figures.curves(table),
     )
     return Section("training", "Training curves", title, [shown])
 
@@ -78,13 +79,6 @@ def binary_table(study: Study) -> pd.DataFrame:
     for name in MEASURES:
         runs[name] = runs[name] / runs["category"].map(first[name])
     return _spread(runs, ["category"], [*MEASURES, "image_iou"], losses)
-
-
-def multiclass_table(scores: LabelScores, curves: pd.DataFrame) -> pd.DataFrame:
-    """The curves of miou and gain over the cells (folds, seeds), at the batch size of the
-    configuration."""
-    losses = scores.at(scores.batch_size)
-    return _spread(_from_start(curves, losses), ["fold", "seed"], ["miou"], losses)
 
 
 def _from_start(curves: pd.DataFrame, losses: Sequence[str]) -> pd.DataFrame:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from lovasz_repro.analysis.written import points, written
 from lovasz_repro.report.drawing import Picture
 from lovasz_repro.report.style import style
+from lovasz_repro.words import points, written
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Concatenate, ParamSpec
 
 import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -15,6 +16,7 @@ from lovasz_repro.report.style import INK, RC
 
 Draw = Callable[[Figure], None]
 """Draws into an empty figure, whose size it sets."""
+P = ParamSpec("P")
 
 # The ink follows the reader's colour scheme, also if the SVG is shown as an <img>.
 THEME = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#d5dae0}}</style>"
@@ -33,6 +35,11 @@ class Picture:
     alt: str
     caption: str
     svg: bytes
+
+
+def drawing(draw: Callable[Concatenate[Figure, P], None]) -> Callable[P, Draw]:
+    """Take the other arguments first, the empty figure later."""
+    return lambda *args, **options: lambda figure: draw(figure, *args, **options)
 
 
 def picture(name: str, alt: str, caption: str, draw: Draw) -> Picture:

@@ -17,13 +17,13 @@ from PIL import Image
 
 from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.stats import REFERENCE
-from lovasz_repro.analysis.written import points
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import sha256
 from lovasz_repro.records import UNTRAINED, Json
 from lovasz_repro.report.document import Example, Gallery, Prediction, percent
 from lovasz_repro.report.gallery import palette_png
 from lovasz_repro.report.style import style
+from lovasz_repro.words import points
 
 MAX_SIDE = 2048
 """Limit of a picture's side; those of `gallery.py` have 200 pixels."""
@@ -106,10 +106,7 @@ def _content(entry: Json, files: Mapping[str, bytes], name: str) -> bytes:
 
 def difference(truth: bytes, prediction: bytes) -> bytes:
     """A palette PNG of the truth's size: found, missed and false pixels, and nothing elsewhere.
-
-    Args:
-        truth, prediction: pictures that are opaque, or half so, where the mask is true.
-    """
+    truth, prediction: pictures that are opaque, or half so, where the mask is true."""
     with Image.open(io.BytesIO(truth)) as picture:
         size, wanted = picture.size, _opaque(picture)
     with Image.open(io.BytesIO(prediction)) as picture:

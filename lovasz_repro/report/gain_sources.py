@@ -8,12 +8,12 @@ from lovasz_repro.analysis import stats
 from lovasz_repro.analysis.decompose import PARTS
 from lovasz_repro.analysis.prevalence import NATURAL, crossings
 from lovasz_repro.analysis.thresholds import chosen_thresholds, threshold_curves
-from lovasz_repro.report import figures, headings, lines, prose, tables
+from lovasz_repro.report import figures, headings, prose, tables
 from lovasz_repro.report.document import Block, Listing, Paragraph, Section
 from lovasz_repro.report.drawing import picture
 from lovasz_repro.report.sections import nothing
 from lovasz_repro.report.study_tables import Study
-from lovasz_repro.report.style import ordered
+from lovasz_repro.report.style import ordered, style
 
 PRESENCE = {"present": "with the category", "absent": "without it"}
 CONTROLS = {
@@ -142,7 +142,11 @@ def by_prevalence(study: Study) -> Section:
     table = study.prevalence
     losses = [x for x in ordered(study.scores.trained) if (table["loss"] == x).any()]
     at = [(f"{100 * share:g}\u00a0%", table[table["share"] == share]) for share in SHARES]
-    found = prose.crossings(crossings(study.scores))
+    found = [
+        f"{100 * row.share:.0f} %: {style(row.above).label} is ahead below, "
+        f"{style(row.below).label} beyond."
+        for row in crossings(study.scores).itertuples()
+    ]
     blocks: list[Block] = [
         Paragraph(
             "The val images of a category are drawn 1:1, with and without it; in VOC’s whole val "
@@ -156,7 +160,7 @@ def by_prevalence(study: Study) -> Section:
             f"{prose.loss_names(losses)}.",
             "Gain in image-IoU over cross-entropy by the share of images that hold the category, "
             "thresholds at 0. Line: mean over categories; band: its 95 % interval.",
-            lines.prevalence(table, losses),
+            figures.prevalence(table, losses),
         ),
         tables.gains_table(
             "prevalence-table",
@@ -219,7 +223,7 @@ def _curves(study: Study) -> list[Block]:
             f"for {shown}.",
             "Image-IoU over the decision threshold, mean over categories. Marked: the median over "
             "runs of the threshold that was chosen on held-out images.",
-            lines.thresholds(curves, chosen),
+            figures.thresholds(curves, chosen),
         ),
         tables.threshold_table(curves, chosen),
     ]

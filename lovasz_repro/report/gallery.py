@@ -80,11 +80,8 @@ def write_gallery(runs: Path, voc: VOC) -> None:
 
 
 def choose(images: pd.DataFrame, category: str) -> list[Json]:
-    """Up to three images of a category: `category`, `id`, `fold`, `seed`, `gain`, `rule`.
-
-    Args:
-        images: as in `Records`.
-    """
+    """Up to three images of a category: `category`, `id`, `fold`, `seed`, `gain`, `rule`. images:
+    as in `Records`."""
     rows = images[(images["category"] == category) & (images["has_category"] == 1)]
     keys = ["fold", "id", "seed"]
     iou = rows.pivot_table(index=keys, columns="loss", values="iou").reindex(columns=list(GAIN))
@@ -157,8 +154,11 @@ def _show(records: Records, runs: Path, voc: VOC, choice: Json) -> tuple[Json, d
     width, height = scaled(image.size, MASK_SIDE)
     labels = Image.fromarray(voc.mask(image_id)).resize((width, height), Image.Resampling.NEAREST)
     truth = np.asarray(labels) == voc.classes.index(category) + 1  # (height, width)
+    small, jpeg = scaled(image.size, IMAGE_SIDE), io.BytesIO()
+    photograph = image.resize(small, Image.Resampling.LANCZOS)
+    photograph.save(jpeg, format="JPEG", quality=80, optimize=True)
     files = {
-        f"{stem}.jpg": _jpeg(image),
+        f"{stem}.jpg": jpeg.getvalue(),
         f"{stem}-truth.png": _tint(truth, TRUTH_COLOR),
         f"{stem}-outline.png": _outline(truth),
     }
@@ -174,7 +174,7 @@ def _show(records: Records, runs: Path, voc: VOC, choice: Json) -> tuple[Json, d
         files[overlays[loss]] = _tint(mask, style(loss).color)
         own = (images["loss"] == loss) & (images["fold"] == cell.fold)
         iou[loss] = float(images.loc[own & (images["seed"] == cell.seed), "iou"].iloc[0])
-    size = dict(zip(("width", "height"), scaled(image.size, IMAGE_SIDE), strict=True))
+    size = dict(zip(("width", "height"), small, strict=True))
     names = dict(zip(("image", "truth", "outline"), files, strict=False))
     sums = {name: sha256(content) for name, content in files.items()}
     return {**choice, **size, **names, "overlays": overlays, "iou": iou, "sha256": sums}, files
@@ -201,13 +201,6 @@ def _prediction(path: Path, image_id: str) -> Mask:
     except Exception as error:  # NumPy and zipfile raise many kinds for a damaged file
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{path}: cannot be read ({said}); run the cell again") from error
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    small = image.resize(scaled(image.size, IMAGE_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=80, optimize=True)
-    return buffer.getvalue()
 
 
 def _tint(mask: Mask, color: str) -> bytes:

@@ -9,11 +9,10 @@ import pandas as pd
 
 from lovasz_repro.analysis.claims import LOVASZ, Claim
 from lovasz_repro.analysis.stats import REFERENCE
-from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED
 from lovasz_repro.report.document import capital, listed, percent
 from lovasz_repro.report.prose import UNTRAINED_ROWS, parts_of_gain, the, with_interval
-from lovasz_repro.words import count
+from lovasz_repro.words import count, points
 
 
 def answer(differences: pd.DataFrame, claims: Sequence[Claim]) -> str:
@@ -25,14 +24,6 @@ def answer(differences: pd.DataFrame, claims: Sequence[Claim]) -> str:
     return (
         f"The Lovász hinge against cross-entropy: {with_interval(rows.iloc[0])} of image-IoU; the "
         f"paper’s claim is {verdict}"
-    )
-
-
-def predictions(gains: Sequence[float]) -> str:
-    """gains: of the Lovász hinge on the images shown, each category's extremes among them."""
-    return (
-        "On single images with the category the Lovász hinge’s gain goes from "
-        f"{points(min(gains))} to {points(max(gains))} points"
     )
 
 
@@ -151,28 +142,20 @@ def by_category(pairs: pd.DataFrame) -> str:
     )
 
 
-def gains_by_experiment(table: pd.DataFrame) -> str:
-    """For the comparison page. table: `mean_differences` on all images, and experiment."""
-    rows = table[table["loss"] == LOVASZ]
-    if rows.empty:
-        return "In no experiment can the Lovász hinge be compared to cross-entropy"
-    return f"The Lovász hinge gains {_each(rows)}"
-
-
 def agreement(table: pd.DataFrame) -> str:
     """What the comparison page opens with: whether the experiments agree about the Lovász hinge.
-    Empty for fewer than two. table: as above, of all images and of those with the category."""
+    Empty for fewer than two. table: `mean_differences`, experiment and subset."""
     rows = table[table["loss"] == LOVASZ]
     whole, present = (rows[rows["subset"] == name] for name in ("all", "present"))
     if len(whole) < 2:
         return ""
     text = f"On all images {_signs(whole)}."
     if len(present):
-        text += f" On images with the category {_signs(present)}: {_each(present)}."
+        text += f" On images with the category {_signs(present)}: {each(present)}."
     return text
 
 
-def _each(rows: pd.DataFrame) -> str:
+def each(rows: pd.DataFrame) -> str:
     return listed([f"{with_interval(row)} in {row['experiment']}" for _, row in rows.iterrows()])
 
 

@@ -16,9 +16,8 @@ from lovasz_repro.analysis.multiclass import (
     scores_table,
 )
 from lovasz_repro.analysis.stats import REFERENCE
-from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED, Records
-from lovasz_repro.report import answer_tables, curves, figures, practice, prose, setup, tables
+from lovasz_repro.report import curves, figures, practice, prose, setup, tables
 from lovasz_repro.report.document import (
     Block,
     Document,
@@ -38,7 +37,7 @@ from lovasz_repro.report.drawing import picture
 from lovasz_repro.report.sections import nothing, opening
 from lovasz_repro.report.style import style
 from lovasz_repro.schema import without_batch
-from lovasz_repro.words import count
+from lovasz_repro.words import count, points
 
 NAME = "Lovász-Softmax"
 
@@ -87,11 +86,8 @@ def _gain(table: pd.DataFrame) -> str:
 
 
 def verdict(table: pd.DataFrame, images: pd.DataFrame) -> list[str]:
-    """The three lines that the report opens with.
-
-    Args:
-        table, images: `scores_table` of miou and image_miou.
-    """
+    """The three lines that the report opens with. table, images: `scores_table` of miou and
+    image_miou."""
     judged = claim(table)
     if not np.isfinite(judged.effect):
         nothing_said = "These records cannot compare the two losses."
@@ -139,7 +135,7 @@ def _answer(records: Records, table: pd.DataFrame, images: pd.DataFrame) -> Sect
             )
         )
     judged = claim(table)
-    blocks.append(answer_tables.claims_table([judged], {"losses"}))
+    blocks.append(tables.claims_table([judged], {"losses"}))
     gain = f"{_gain(table)} of mIoU; " if np.isfinite(judged.effect) else ""
     title = f"{NAME} against cross-entropy: {gain}the claim is {judged.verdict}"
     return Section("answer", "The answer", title, blocks)

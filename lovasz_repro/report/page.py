@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable
-from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from lovasz_repro.report.document import Document, Field
 
 
 def render(document: Document) -> str:
-    """The template escapes every text; only our own CSS and JavaScript are not escaped."""
+    """The template escapes every text; our own CSS and JavaScript are part of it."""
     environment = Environment(
         loader=PackageLoader("lovasz_repro.report", ""),
         autoescape=True,
@@ -23,22 +20,11 @@ def render(document: Document) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "svg": _data("image/svg+xml"),
-        "png": _data("image/png"),
-        "jpeg": _data("image/jpeg"),
+        "data": lambda content, kind: f"data:{kind};base64,{base64.b64encode(content).decode()}",
         "kind": lambda block: type(block).__name__,
         "order": _order,
     }
-    template = environment.get_template("page.html.j2")
-    return template.render(document=document, css=_own("page.css"), js=_own("page.js"))
-
-
-def _data(kind: str) -> Callable[[bytes], str]:
-    return lambda content: f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _own(name: str) -> Markup:
-    return Markup(files("lovasz_repro.report").joinpath(name).read_text("utf-8"))
+    return environment.get_template("page.html.j2").render(document=document)
 
 
 def _order(field: Field) -> str:

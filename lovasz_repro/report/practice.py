@@ -8,9 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from lovasz_repro.analysis.written import points
 from lovasz_repro.records import Cell, Json, Records
-from lovasz_repro.report import headings, lines, prose, setup
+from lovasz_repro.report import figures, headings, prose, setup
 from lovasz_repro.report.document import (
     MISSING,
     Block,
@@ -26,7 +25,7 @@ from lovasz_repro.report.document import (
 )
 from lovasz_repro.report.drawing import picture
 from lovasz_repro.report.style import ordered, style
-from lovasz_repro.words import count
+from lovasz_repro.words import count, points
 
 COSTS = ("seconds_per_step", "train_seconds", "evaluate_seconds", "total_seconds")
 
@@ -44,7 +43,9 @@ def section(records: Records) -> Section:
         short = "Rates, costs, deviations"
         title = headings.practice(tried, costs)
         blocks += [Paragraph("Deviations from the paper:"), Listing(setup.deviations(records))]
-    blocks.append(Paragraph(_bases(records)))
+    bases = [f"fold {k}: {percent(base['miou'])} %" for k, base in records.bases.items() if base]
+    text = f"Base networks, 21-way mean IoU: {', '.join(bases) or 'not recorded'}."
+    blocks.append(Paragraph(text))
     if not (records.gallery or records.multiclass):
         blocks.append(Paragraph("These records hold no pictures of predictions."))
     lists = records.study.get("data", {}).get("lists")
@@ -76,18 +77,9 @@ def _rates(tried: pd.DataFrame, measure: str) -> list[Block]:
         f"{prose.loss_names(ordered(tried['loss']))}.",
         f"Mean {measure} of the trials on held-out images over the learning rate; what was "
         "taken is ringed. A point is missing where a trial diverged.",
-        lines.tuning(tried, measure),
+        figures.tuning(tried, measure),
     )
     return [Paragraph(text), shown, tuning_table(tried)]
-
-
-def _bases(records: Records) -> str:
-    levels = [
-        f"fold {fold}: {percent(base['miou'])} %"
-        for fold, base in records.bases.items()
-        if "miou" in base
-    ]
-    return f"Base networks, 21-way mean IoU: {', '.join(levels) or 'not recorded'}."
 
 
 def cost_frame(costs: Mapping[Cell, Json]) -> pd.DataFrame:
@@ -161,7 +153,7 @@ def steps_sentence(tried: pd.DataFrame, measure: str) -> str:
         others = own[own["steps"] != first]
         before = own[own["steps"] == first].set_index("lr")[column]
         for row in others.to_dict("records"):
-            change = row[column] - before[row["lr"]]
+            change = row[column] - before.get(row["lr"], math.nan)
             changes.setdefault((first, row["steps"]), []).append(change)
         if len(others):
             taken += own.loc[own["chosen"], "steps"].tolist()
@@ -214,12 +206,8 @@ def _trial(row: Any) -> Field:
 def _list_table(lists: Mapping[str, Json]) -> Table:
     """The data lists with their hashes."""
     rows = [
-        [
-            Field(name, name),
-            Field(str(entry["images"]), entry["images"]),
-            Field(entry["sha256"][:16]),
-        ]
-        for name, entry in lists.items()
+        [Field(name), Field(str(one["images"]), one["images"]), Field(one["sha256"][:16])]
+        for name, one in lists.items()
     ]
     data = pd.DataFrame([{"list": name, **entry} for name, entry in lists.items()])
     caption = "Image lists and the first 16 digits of their SHA-256."

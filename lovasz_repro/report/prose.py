@@ -10,12 +10,11 @@ import pandas as pd
 
 from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.headline import BACKGROUND, UNTRAINED_TUNED
-from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED, Records
 from lovasz_repro.report import quoted
 from lovasz_repro.report.document import interval, listed, percent
 from lovasz_repro.report.style import ordered, style
-from lovasz_repro.words import count
+from lovasz_repro.words import count, points
 
 FOOTNOTE = f"{quoted.SIGN} The paper’s values are {quoted.MARK}."
 UNTRAINED_ROWS = (UNTRAINED, UNTRAINED_TUNED, BACKGROUND)
@@ -60,11 +59,8 @@ def baselines(rows: pd.DataFrame) -> str:
 
 
 def estimand(partitions: int, seeds: int) -> str:
-    """What the two intervals of a gain are about.
-
-    Args:
-        partitions: of the images into folds. seeds: training runs of a cell.
-    """
+    """What the two intervals of a gain are about. partitions: of the images into folds. seeds:
+    training runs of a cell."""
     given = "In both, the base networks and the split into folds are given."
     if partitions > 1:
         given = (
@@ -126,13 +122,11 @@ def still_falling(curves: pd.DataFrame) -> str:
     one percent. curves: `Records.curves`."""
     keys = ["loss", "category", "fold", "seed"]
     trained = curves.dropna(subset="train_loss").sort_values("step", kind="stable")
-    ends = trained.groupby(keys)["train_loss"].agg(
-        last=lambda x: x.iloc[-1], before=lambda x: x.iloc[-2] if len(x) > 1 else float("nan")
-    )
-    ends = ends.dropna()
+    before = trained.groupby(keys)["train_loss"].shift()
+    ends = trained.assign(before=before).groupby(keys).tail(1).dropna(subset="before")
     if ends.empty:
         return ""
-    falling = (ends["last"] < 0.99 * ends["before"]).groupby(level="loss").mean()
+    falling = (ends["train_loss"] < 0.99 * ends["before"]).groupby(ends["loss"]).mean()
     shares = listed(
         [f"{style(x).label} {100 * falling[x]:.0f}\u00a0%" for x in ordered(falling.index)]
     )
@@ -140,14 +134,6 @@ def still_falling(curves: pd.DataFrame) -> str:
         "Cells whose mean training objective fell by more than 1 % between the last two "
         f"validations, by loss: {shares}."
     )
-
-
-def crossings(table: pd.DataFrame) -> list[str]:
-    return [
-        f"{100 * row.share:.0f} %: {style(row.above).label} is ahead below, "
-        f"{style(row.below).label} beyond."
-        for row in table.itertuples()
-    ]
 
 
 def common_categories(common: int, total: int) -> str:

@@ -11,13 +11,7 @@ import pandas as pd
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import write_bytes
 from lovasz_repro.records import Records, load
-from lovasz_repro.report import (
-    answer_tables,
-    bench_tables,
-    multiclass,
-    prose,
-    tables,
-)
+from lovasz_repro.report import bench_tables, multiclass, prose, tables
 from lovasz_repro.report.controls import controls_table
 from lovasz_repro.report.markdown import escaped, table
 from lovasz_repro.report.study_tables import Study
@@ -107,21 +101,16 @@ def _list_of(results: dict[Path, Records]) -> str:
         what = "all labels at once" if records.multiclass else categories
         cells = f"{len(records.results)} of {count(len(records.grid.cells()), 'cell')}"
         lines.append(f"- [{folder.name}]({folder.name}/report.md): {what}, {cells}.")
-    binary = _binary(results)
-    if len(binary) > 1 and (main := _main(binary)):
-        studies = {path.name: records for path, records in binary.items()}
+    studies = {path.name: r for path, r in results.items() if not r.multiclass}
+    if len(studies) > 1 and (main := _main(results)):
         lines += ["", CONTROLS, "", controls_table(studies, main.name)]
     return "\n".join(lines) or NOTHING
 
 
-def _binary(results: dict[Path, Records]) -> dict[Path, Records]:
-    return {path: records for path, records in results.items() if not records.multiclass}
-
-
-def _main(binary: dict[Path, Records]) -> Path | None:
-    """The report with the most categories, of these one that trains more than a head, then the one
-    with the most cells."""
-    return max(binary, key=lambda path: _weight(binary[path]), default=None)
+def _main(results: dict[Path, Records]) -> Path | None:
+    """The binary report with the highest `_weight`."""
+    binary = [path for path, records in results.items() if not records.multiclass]
+    return max(binary, key=lambda path: _weight(results[path]), default=None)
 
 
 def _result(every: dict[Path, Records], root: Path) -> str:
@@ -137,7 +126,7 @@ def _result(every: dict[Path, Records], root: Path) -> str:
         for path, records in every.items()
         if records.multiclass
     ]
-    main = _main(_binary(every))
+    main = _main(every)
     if main is None:
         return "\n".join(answers) or NOTHING
     study, name, link = Study(every[main], {}), main.name, links[main]
@@ -173,7 +162,7 @@ def _decisions(study: Study) -> list[str]:
     if better := int(choices["untrained_better"].sum()):
         cases = count(len(choices), "case")
         text += f" In {better} of {cases} not fine-tuning at all is better."
-    return [text, table(answer_tables.decision_table(choices))]
+    return [text, table(tables.decision_table(choices))]
 
 
 def _table_1(study: Study) -> list[str]:

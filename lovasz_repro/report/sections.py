@@ -15,14 +15,14 @@ from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.questions import questions
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.records import Records
-from lovasz_repro.report import answer_tables, figures, headings, prose, quoted, setup, tables
-from lovasz_repro.report.document import Block, Link, Listing, Paragraph, Section, Table
+from lovasz_repro.report import figures, headings, prose, quoted, tables
+from lovasz_repro.report.document import Block, Link, Listing, Paragraph, Section
 from lovasz_repro.report.drawing import picture
 from lovasz_repro.report.examples import gallery
 from lovasz_repro.report.study_tables import Study
 from lovasz_repro.report.style import ordered
 from lovasz_repro.report.verdict import verdict
-from lovasz_repro.words import count
+from lovasz_repro.words import count, points
 
 SHIPPED = (
     "demo", "finetune", "head", "head_voc", "multiclass", "multiclass_head", "multiclass_paper",
@@ -35,26 +35,37 @@ def opening(records: Records, said: Sequence[str]) -> list[Block]:
     """What a report opens with: the verdict, and the cells that it lacks."""
     lead, *more = said
     blocks: list[Block] = [Paragraph(lead, lead=True), *map(Paragraph, more)]
-    if gaps := setup.completeness(records):
-        blocks.append(Paragraph(gaps, warning=True))
-    lists = {
-        "Cells not run": [str(cell) for cell in records.missing],
-        "Cells that failed": [f"{cell}: {error}" for cell, error in records.failed.items()],
-        "Cells of another configuration": [str(cell) for cell in records.stale],
-    }
-    return blocks + [Listing(cells, title) for title, cells in lists.items() if cells]
+    failed = [f"{cell}: {error}" for cell, error in records.failed.items()]
+    digest = records.study["hash"][:12]
+    other = f"Cells finished under another configuration than the study’s ({digest})"
+    again = "; run the study again"
+    lacking = [
+        ("Cells not run", "Cells not run", [str(cell) for cell in records.missing], ""),
+        ("Cells that failed", "Cells that failed", failed, ""),
+        ("Cells of another configuration", other, list(map(str, records.stale)), again),
+    ]
+    lacking = [row for row in lacking if row[2]]
+    if lacking:
+        total, one = len(records.grid.cells()), "loss" if records.multiclass else "category"
+        said = [f"{what}: {len(cells)} of {total}{more}." for _, what, cells, more in lacking]
+        said.append(
+            f"They are left out, and a {one} counts in a comparison only where both losses have "
+            "the same cells."
+        )
+        blocks.append(Paragraph(" ".join(said), warning=True))
+    return blocks + [Listing(cells, title) for title, _, cells, _ in lacking]
 
 
 def answer(study: Study, anchors: set[str]) -> Section:
     """anchors: the figures and tables of the other sections, which the claims link to."""
     blocks = opening(study.records, verdict(study))
     if len(study.choices):
-        blocks.append(answer_tables.decision_table(study.choices))
+        blocks.append(tables.decision_table(study.choices))
     if study.comparable:
         blocks.append(_gain_picture(study))
         anchors = anchors | {"gain"}
-    blocks.append(answer_tables.claims_table(study.claims, anchors))
-    blocks.append(answer_tables.questions_table(questions(study.scores)))
+    blocks.append(tables.claims_table(study.claims, anchors))
+    blocks.append(tables.questions_table(questions(study.scores)))
     if study.of_voc:
         blocks.append(Paragraph(prose.FOOTNOTE, note=True))
     return Section("answer", "The answer", headings.answer(study.differences, study.claims), blocks)
@@ -91,7 +102,14 @@ def table_1(study: Study) -> Section:
     seeds = len(study.records.grid.seeds)
     blocks += [first, Paragraph(prose.estimand(len(partitions), seeds))]
     if partitions:
-        blocks.append(_partition_table([stats.mean_differences(part) for part in partitions]))
+        parts = [(f"partition {n}", stats.mean_differences(x)) for n, x in enumerate(partitions, 1)]
+        data = pd.concat([table.assign(partition=name) for name, table in parts])
+        data = data[["partition", "loss", "difference", "low", "high", "categories"]]
+        text = (
+            "Gain in image-IoU over cross-entropy in each partition of the images, with 95 % "
+            "interval over categories; in points."
+        )
+        blocks.append(tables.gains_table("partitions", text, "partition", parts, data))
     matrix = stats.own_measure_matrix(study.scores)
     blocks.append(
         Paragraph(
@@ -103,20 +121,6 @@ def table_1(study: Study) -> Section:
     )
     blocks.append(tables.measure_table(matrix))
     return Section("table-1", "Table 1", headings.headline(study.headline), blocks)
-
-
-def _partition_table(partitions: list[pd.DataFrame]) -> Table:
-    """The gain in each partition. partitions: `mean_differences` of each."""
-    parts = [(f"partition {number}", table) for number, table in enumerate(partitions, 1)]
-    data = pd.concat([table.assign(partition=name) for name, table in parts])
-    return tables.gains_table(
-        "partitions",
-        "Gain in image-IoU over cross-entropy in each partition of the images, with 95 % interval "
-        "over categories; in points.",
-        "partition",
-        parts,
-        data[["partition", "loss", "difference", "low", "high", "categories"]],
-    )
 
 
 def _links(records: Records) -> list[Link]:
@@ -165,7 +169,11 @@ def qualitative(study: Study) -> list[Section]:
     blocks: list[Block] = [Paragraph(prose.CHOICE_OF_IMAGES)]
     if shown.legend:
         blocks.append(Paragraph(prose.WITHOUT_PHOTOGRAPHS))
-    title = headings.predictions([entry["gain"] for entry in entries])
+    gains = [entry["gain"] for entry in entries]
+    title = (
+        "On single images with the category the Lovász hinge’s gain goes from "
+        f"{points(min(gains))} to {points(max(gains))} points"
+    )
     return [Section("predictions", "Predictions", title, [*blocks, shown])]
 
 

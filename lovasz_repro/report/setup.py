@@ -11,27 +11,6 @@ from lovasz_repro.words import count, duration
 NOT_RECORDED = "not recorded"
 
 
-def completeness(records: Records) -> str:
-    """What the records lack of the grid; empty if nothing."""
-    total = len(records.grid.cells())
-    found = []
-    if records.missing:
-        found.append(f"Cells not run: {len(records.missing)} of {total}.")
-    if records.failed:
-        found.append(f"Cells that failed: {len(records.failed)} of {total}.")
-    if records.stale:
-        found.append(
-            "Cells finished under another configuration than the study’s "
-            f"({records.study['hash'][:12]}): {len(records.stale)} of {total}; run the study again."
-        )
-    if found:
-        found.append(
-            f"They are left out, and a {'loss' if records.multiclass else 'category'} counts in a "
-            "comparison only where both losses have the same cells."
-        )
-    return " ".join(found)
-
-
 def facts(records: Records) -> list[tuple[str, str]]:
     """The header: label and text; what the records lack is `NOT_RECORDED`."""
     machine, grid = records.machine, records.grid

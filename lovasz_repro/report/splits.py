@@ -15,9 +15,8 @@ from lovasz_repro.analysis.prevalence import prevalence_gains
 from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.records import Json, Records
 from lovasz_repro.report import tables
-from lovasz_repro.report.answer_tables import decision_table
 from lovasz_repro.report.controls import LISTS, same
-from lovasz_repro.report.document import Block, Paragraph, Section, Table, listed
+from lovasz_repro.report.document import Block, Paragraph, Section, listed
 from lovasz_repro.report.gain_sources import PRESENCE
 from lovasz_repro.report.prose import the
 from lovasz_repro.report.verdict import natural, of_claim, use
@@ -44,6 +43,7 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
         f"{name} alone in {int((decisions(scores[name])['loss'] == leaders).sum())}" for name in own
     ]
     cases = count(len(choices), "case")
+    found = {subset: stats.mean_differences(both, "iou", subset) for subset in SUBSETS}
     blocks: list[Block] = [
         Paragraph(of_claim(replace(best_image_iou(both), these_low=math.nan)), lead=True),
         Paragraph(f"{use(choices)} {natural(prevalence_gains(both))}"),
@@ -54,26 +54,21 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
             "when both were known. The same loss has the highest mean in "
             f"{listed(agreed)} of the {cases}."
         ),
-        decision_table(choices),
-        _gains(both),
+        tables.decision_table(choices),
+        tables.gains_table(
+            "splits-table",
+            "Gain in image-IoU over cross-entropy in points, mean over the splits.",
+            "images",
+            [(text, found[subset].dropna(subset="difference")) for subset, text in SUBSETS.items()],
+            pd.concat([table.assign(subset=subset) for subset, table in found.items()]),
+            levels=True,
+        ),
     ]
     title = (
         f"Over {count(len(own), 'split')} together {the(most)} has the highest mean in "
         f"{int((leaders == most).sum())} of {cases}"
     )
     return Section("splits", "Several splits", title, blocks)
-
-
-def _gains(both: Scores) -> Table:
-    found = {subset: stats.mean_differences(both, "iou", subset) for subset in SUBSETS}
-    return tables.gains_table(
-        "splits-table",
-        "Gain in image-IoU over cross-entropy in points, mean over the splits.",
-        "images",
-        [(text, found[subset].dropna(subset="difference")) for subset, text in SUBSETS.items()],
-        pd.concat([table.assign(subset=subset) for subset, table in found.items()]),
-        levels=True,
-    )
 
 
 def same_but_for_split(studies: Mapping[str, Records]) -> dict[str, Records]:

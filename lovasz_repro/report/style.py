@@ -20,16 +20,12 @@ INK = "#1f2328"
 """Text and axes. In SVG it becomes `currentColor`: dark on a light page, light on a dark one."""
 
 
-Line = str | tuple[int, tuple[int, ...]]
-"""As matplotlib takes it: a name, or an offset and the lengths of dashes and gaps."""
-
-
 @dataclass(frozen=True)
 class LossStyle:
     label: str
     color: str
     marker: str
-    line: Line
+    line: str | tuple[int, tuple[int, ...]]  # a name; offset, dashes and gaps
 
 
 LOSSES = {
@@ -58,7 +54,11 @@ MEASURE_LABELS = {
     "dataset_iou": "dataset-IoU",
 }
 
-RC: dict[Any, Any] = {
+_INKED = (
+    "text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "grid.color",
+    "xtick.color", "ytick.color",
+)  # fmt: skip
+RC: dict[Any, Any] = dict.fromkeys(_INKED, INK) | {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,
@@ -70,17 +70,10 @@ RC: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.8,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": INK,
     "grid.alpha": 0.13,
     "grid.linewidth": 0.7,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "xtick.labelsize": 9.5,

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lovasz_repro.analysis.claims import Claim
+from lovasz_repro.analysis.questions import Question
 from lovasz_repro.analysis.stats import REFERENCE
-from lovasz_repro.analysis.written import points
 from lovasz_repro.records import MEASURES
 from lovasz_repro.report import quoted
 from lovasz_repro.report.document import (
@@ -22,6 +23,7 @@ from lovasz_repro.report.document import (
     gain_field,
     interval,
     level_field,
+    listed,
     loss_field,
     percent,
     plain,
@@ -29,6 +31,7 @@ from lovasz_repro.report.document import (
     signed,
 )
 from lovasz_repro.report.style import MEASURE_LABELS, ordered, style
+from lovasz_repro.words import points
 
 TABLE_1_COLUMNS = (
     "training loss", "image-IoU", f"paper{quoted.SIGN}, gain", "gain over cross-entropy",
@@ -38,11 +41,8 @@ TABLE_1_COLUMNS = (
 
 
 def first_table(rows: pd.DataFrame, of_voc: bool = True) -> Table:
-    """Table 1 from `headline`, the highest image-IoU first, the paper's values beside ours.
-
-    Args:
-        of_voc: whether the categories are the paper's; else its values are left out.
-    """
+    """Table 1 from `headline`, the highest image-IoU first, the paper's values beside ours. of_voc:
+    whether the categories are the paper's; else its values are left out."""
     best = {name: rows[name].max() for name in ("value", "present", "absent", "dataset_iou")}
     table = []
     for row in rows.sort_values("value", ascending=False, kind="stable").itertuples():
@@ -111,11 +111,8 @@ def measure_table(matrix: pd.DataFrame) -> Table:
 
 
 def category_table(levels: pd.DataFrame, pairs: pd.DataFrame, expected: Sequence[str]) -> Table:
-    """Image-IoU by category and loss, and the paired difference of the headline loss.
-
-    Args:
-        levels: `levels`; pairs: `differences` of one loss; expected: the grid's categories.
-    """
+    """Image-IoU by category and loss, and the paired difference of the headline loss. levels:
+    `levels`; pairs: `differences` of one loss; expected: the grid's categories."""
     losses = ordered(levels["loss"].unique())
     cells = {(row.category, row.loss): row for row in levels.itertuples()}
     change = pairs.set_index("category")
@@ -161,14 +158,9 @@ def gains_table(
     data: pd.DataFrame,
     levels: bool = False,
 ) -> Table:
-    """Differences with intervals, a row per part and a column per loss.
-
-    Args:
-        label: heading of the first column.
-        parts: text of the row; a table with loss, difference, low, high, reference_value.
-        data: what goes to the CSV.
-        levels: also show cross-entropy's own value.
-    """
+    """Differences with intervals, a row per part and a column per loss. label: heading of the first
+    column. parts: text of the row; a table with loss, difference, low, high, reference_value. data:
+    what goes to the CSV. levels: also show cross-entropy's own value."""
     losses = ordered(name for _, table in parts for name in table["loss"])
     rows = []
     for place, (text, table) in enumerate(parts):
@@ -219,3 +211,113 @@ def change_of(table: pd.DataFrame, key: str) -> Field:
         return MISSING
     row = table.loc[key]
     return difference_field(row["difference"], row["low"], row["high"])
+
+
+CLAIM_EVIDENCE = {
+    "best_image_iou": ("gain", "Gain"),
+    "own_measure": ("measures", "Table 1"),
+    "carry_over": ("gain", "Gain"),
+    "small_objects": ("subsets", "Object size"),
+    "gap_filling": ("gap-filling", "Gap filling"),
+    "lovasz_softmax": ("losses", "The losses"),
+}
+"""By claim: the anchor of the figure or table that shows it, and its name."""
+
+ANSWER_MARKS = {"yes": "✓", "no": "✗", "open": "?"}
+VERDICT_MARKS = {"reproduced": "✓", "not reproduced": "✗", "undecided": "?", "not tested": "–"}
+
+DECISION_COLUMNS = (
+    "IoU is taken over", "images without the category", "threshold", "highest mean", "IoU, %",
+    "gain over cross-entropy", "not told apart",
+)  # fmt: skip
+
+
+def decision_table(table: pd.DataFrame) -> Table:
+    """Which loss to use when: `decisions`."""
+    rows = []
+    for row in table.itertuples():
+        alike = [style(loss).label for loss in ordered(row.not_told_apart.split())]
+        others = listed(alike) if alike else "none"
+        if row.untrained_better:
+            others += "; not fine-tuning at all is better"
+        rows.append(
+            [
+                Field("each image" if row.metric == "per_image" else "the data set"),
+                Field("yes, half of them" if row.empty_images else "no"),
+                Field("chosen" if row.tunable else "0"),
+                replace(loss_field(row.loss), best=True),
+                level_field(row.value, percent),
+                gain_field(row.difference, row.low, row.high),
+                Field(others),
+            ]
+        )
+    return Table(
+        "decisions",
+        "Which loss to use: the training loss with the highest mean over categories, its gain over "
+        "cross-entropy in points with 95 % interval, and the losses that are not told apart from "
+        "it (the interval of the difference to it includes zero; they need not be as good). The "
+        "interval is not corrected for the choice of the best. Half of the images hold the "
+        "category.",
+        DECISION_COLUMNS,
+        rows,
+        table,
+        numbers=[4, 5],
+        cards=True,
+    )
+
+
+def questions_table(found: Sequence[Question]) -> Table:
+    """What the records say of questions beside the paper's claims."""
+    rows = []
+    for one in found:
+        seen = one.note
+        if one.asked:
+            names = [style(loss).label for loss in ordered(one.winners)]
+            seen = f"{len(one.winners)} of {one.asked}" + (f": {listed(names)}." if names else ".")
+        rows.append(
+            [
+                Field(one.title),
+                Field(f"{ANSWER_MARKS[one.answer]}\u00a0{one.answer}", best=True),
+                gain_field(one.effect, one.low, one.high),
+                loss_field(one.loss) if one.loss else MISSING,
+                Field(one.unit),
+                Field(seen),
+            ]
+        )
+    data = pd.DataFrame([{**vars(one), "winners": " ".join(one.winners)} for one in found])
+    return Table(
+        "questions",
+        "Questions of ours, beside the paper’s claims: the largest difference with its 95 % "
+        "interval, whose it is, and for which losses the answer is yes (after Holm over the losses "
+        "of the question).",
+        ("our question", "answer", "largest difference, points", "of", "in", "yes for"),
+        rows,
+        data,
+        numbers=[2],
+        cards=True,
+    )
+
+
+def claims_table(claims: Sequence[Claim], anchors: set[str]) -> Table:
+    """anchors: what the document shows; evidence that it lacks is not linked."""
+    rows = []
+    for claim in claims:
+        anchor, name = CLAIM_EVIDENCE[claim.key]
+        rows.append(
+            [
+                Field(claim.title),
+                Field(f"{VERDICT_MARKS[claim.verdict]}\u00a0{claim.verdict}", best=True),
+                gain_field(claim.effect, claim.low, claim.high),
+                Field(claim.unit),
+                Field(claim.explanation),
+                Field(name, link=anchor) if anchor in anchors else MISSING,
+            ]
+        )
+    return Table(
+        "claims",
+        "The paper’s claims, judged among the losses of its own table, with 95 % intervals.",
+        ("claim of the paper", "verdict", "effect, points", "of", "what was seen", "shown in"),
+        rows,
+        pd.DataFrame([vars(claim) for claim in claims]),
+        numbers=[2],
+    )

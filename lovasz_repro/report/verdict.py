@@ -11,14 +11,13 @@ from lovasz_repro.analysis.claims import LOVASZ, Claim
 from lovasz_repro.analysis.decide import SITUATIONS, Situation
 from lovasz_repro.analysis.prevalence import NATURAL
 from lovasz_repro.analysis.stats import REFERENCE
-from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED
 from lovasz_repro.report import quoted
 from lovasz_repro.report.document import capital, interval, listed, percent
 from lovasz_repro.report.prose import parts_of_gain, the, with_interval
 from lovasz_repro.report.study_tables import Study
 from lovasz_repro.report.style import ordered
-from lovasz_repro.words import count
+from lovasz_repro.words import count, points
 
 CONDITIONS = (
     ("IoU is averaged over images", "IoU is taken over the data set"),
@@ -139,15 +138,14 @@ def _when(cases: set[Situation]) -> str:
     found, left = [], set(cases)
     every = product((None, True, False), repeat=len(CONDITIONS))  # None: either
     for flags in sorted(every, key=lambda flags: -flags.count(None)):
-        covered = {case for case in SITUATIONS if _holds(flags, case)}
+        covered = {
+            case
+            for case in SITUATIONS
+            if all(flag in (None, value) for flag, value in zip(flags, case, strict=True))
+        }
         if covered <= cases and covered & left:
             left -= covered
             pairs = zip(flags, CONDITIONS, strict=True)
             texts = [yes if flag else no for flag, (yes, no) in pairs if flag is not None]
             found.append(f"when {listed(texts)}" if texts else "in each of the eight cases below")
     return "; or ".join(found)
-
-
-def _holds(flags: tuple[bool | None, ...], case: Situation) -> bool:
-    values = (case.per_image, case.empty_images, case.tunable)
-    return all(flag in (None, value) for flag, value in zip(flags, values, strict=True))

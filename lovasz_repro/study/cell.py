@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lovasz_repro import records
-from lovasz_repro.records import UNTRAINED, Cell, Json
+from lovasz_repro.records import UNTRAINED, Cell, Json, cells
 from lovasz_repro.schema import without_batch
 from lovasz_repro.study.kept import FILE, drop_others, keep
 from lovasz_repro.study.setup import cell_setup
@@ -83,7 +82,7 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
         "evaluate_seconds": evaluated,
         **spent,
     }
-    records.write_cell(folder, tables, result, cost, config.task)
+    cells.write_cell(folder, tables, result, cost, config.task)
     if config.runtime.keep_weights == "best":
         drop_others(workspace.folder, cell.category, workspace.digest)
     (folder / "resume.ckpt").unlink(missing_ok=True)

@@ -14,9 +14,9 @@ from lovasz_repro.analysis.questions import Question, questions
 from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.analysis.stats import REFERENCE
-from lovasz_repro.analysis.written import points
 from lovasz_repro.records import UNTRAINED, Cell, Records, load
 from lovasz_repro.report.verdict import natural, use
+from lovasz_repro.words import points
 from tests.helpers.synthetic import CATEGORIES, write_study
 
 LOSSES = (REFERENCE, "hinge", LOVASZ, UNTRAINED)

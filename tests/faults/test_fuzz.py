@@ -23,8 +23,9 @@ from lovasz_repro.data.shapes import generate
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import CHECKSUM, json_bytes, write_json
-from lovasz_repro.records import Cell, Grid, load, write_cell
+from lovasz_repro.records import Cell, Grid, load
 from lovasz_repro.records.agreement import label_scores
+from lovasz_repro.records.cells import write_cell
 from lovasz_repro.report import gallery, write_report
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.examples import gallery as pictures

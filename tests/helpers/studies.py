@@ -9,7 +9,8 @@ import pytest
 
 from lovasz_repro.config import Base, Cells, Data, Experiment, Network, Optim, Runtime
 from lovasz_repro.files import sha256, write_json
-from lovasz_repro.records import TABLES, UNTRAINED, Cell
+from lovasz_repro.records import UNTRAINED, Cell
+from lovasz_repro.records.cells import TABLES
 from lovasz_repro.study.base import base_network
 from lovasz_repro.study.cell import Choice, run_cell
 from lovasz_repro.study.identity import open_run

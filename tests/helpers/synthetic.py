@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from lovasz_repro.config import Cells, Experiment, Optim, Tuning
 from lovasz_repro.files import write_json
-from lovasz_repro.records import CURVE_COLUMNS, MEASURES, UNTRAINED, Cell, Grid, Json, write_cell
+from lovasz_repro.records import MEASURES, UNTRAINED, Cell, Grid, Json
+from lovasz_repro.records.cells import CURVE_COLUMNS, write_cell
 from lovasz_repro.study.identity import _settings
 
 CATEGORIES = (

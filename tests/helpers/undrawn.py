@@ -11,10 +11,10 @@ import pytest
 @contextmanager
 def nothing_drawn() -> Iterator[None]:
     """Every figure is an empty SVG."""
-    from lovasz_repro.report import drawing, surrogate_section  # slow to import
+    from lovasz_repro.report import drawing, surrogates  # slow to import
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drawing, "_svg", lambda draw: b"<svg/>")
         yield
     # It is kept for the process: later tests would get it undrawn.
-    surrogate_section.section.cache_clear()
+    surrogates.section.cache_clear()

@@ -11,7 +11,8 @@ import pytest
 
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import atomic, sha256, write_bytes, write_json, write_table
-from lovasz_repro.records import CURVE_COLUMNS, IMAGE_COLUMNS, Cell, Grid, load
+from lovasz_repro.records import Cell, Grid, load
+from lovasz_repro.records.cells import CURVE_COLUMNS, IMAGE_COLUMNS
 from lovasz_repro.report.gallery import choose
 from tests.helpers.synthetic import write_study
 

@@ -15,7 +15,7 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LinearRegression
 
-from lovasz_repro.analysis.written import points
+from lovasz_repro.words import points
 from tests.helpers import recount
 from tests.helpers.places import ROOT
 

@@ -23,11 +23,11 @@ from PIL import Image
 
 from lovasz_repro import report
 from lovasz_repro.__main__ import main
-from lovasz_repro.analysis.written import points
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json, write_bytes, write_json
-from lovasz_repro.records import Cell, load, write_cell
+from lovasz_repro.records import Cell, load
+from lovasz_repro.records.cells import write_cell
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.curves import binary_table
 from lovasz_repro.report.document import percent, signed
@@ -37,6 +37,7 @@ from lovasz_repro.report.readme import _weight
 from lovasz_repro.report.sections import SHIPPED
 from lovasz_repro.report.study_tables import Study
 from lovasz_repro.report.style import style
+from lovasz_repro.words import points
 from tests.helpers import photographs, recount, synthetic
 from tests.helpers.places import ROOT
 from tests.helpers.undrawn import nothing_drawn

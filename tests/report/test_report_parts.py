@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from lovasz_repro.__main__ import main
-from lovasz_repro.analysis.written import points
 from lovasz_repro.files import read_json, write_bytes, write_json
 from lovasz_repro.records import Json, Records, load
 from lovasz_repro.report import headings
@@ -26,6 +25,7 @@ from lovasz_repro.report.practice import (
     tuning_table,
 )
 from lovasz_repro.report.setup import deviations, facts
+from lovasz_repro.words import points
 from tests.helpers.synthetic import write_study
 
 

@@ -19,7 +19,8 @@ from lovasz_repro.data.binary import SamplePlan
 from lovasz_repro.data.datamodule import Batch
 from lovasz_repro.data.voc import VOC, VOID
 from lovasz_repro.files import read_json
-from lovasz_repro.records import IMAGE_COLUMNS, UNTRAINED, Cell
+from lovasz_repro.records import UNTRAINED, Cell
+from lovasz_repro.records.cells import IMAGE_COLUMNS
 from lovasz_repro.study.base import base_network
 from lovasz_repro.study.setup import BinarySetup
 from lovasz_repro.study.workspace import Workspace
