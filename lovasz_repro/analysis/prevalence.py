@@ -33,11 +33,11 @@ def prevalence_gains(scores: Scores) -> pd.DataFrame:
     categories. A loss without a common category has no row.
     """
     tables = []
-    partitions = [_halves(part) for part in scores.partitions]
+    folds = [_halves(one) for one in scores.random_folds.values()]
     for loss, halves in _halves(scores).items():
         gain = _at_shares(halves)
-        means = [_at_shares(part[loss]).mean(axis=1) for part in partitions if loss in part]
-        low, high = mean_interval(gain, means)
+        by_fold = [_at_shares(own[loss].reindex(halves.index)) for own in folds if loss in own]
+        low, high = mean_interval(gain, by_fold)
         tables.append(
             pd.DataFrame(
                 {"loss": loss, "share": SHARES, "difference": gain.mean(axis=1)}

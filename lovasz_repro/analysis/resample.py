@@ -32,13 +32,13 @@ def resamples(count: int, replicates: int, stream: int = 0) -> Floats:
     return counted.reshape(replicates, count).astype(np.float64)  # (replicates, count)
 
 
-def mean_interval(values: Floats, partitions: Sequence[Floats] = ()) -> tuple[Floats, Floats]:
+def mean_interval(values: Floats, folds: Sequence[Floats] = ()) -> tuple[Floats, Floats]:
     """95 % interval of the mean of units drawn from a larger population: symmetric bootstrap-t.
 
     values: (..., N), one number per unit (a category), with the noise of its images and seeds.
-    partitions: the mean in each partition of the images, (...) each, if there are several. All
-    units of a partition share its base networks, so the spread between units does not include that
-    between partitions: Student's interval of the P means is added in quadrature.
+    folds: the units' numbers in each fold, (..., N) each, if folds are random, too. All units of a
+    fold share its base network and its chosen rates, so the spread between units does not include
+    that between folds: what it adds (see `_between`) is added in quadrature.
     Returns the two ends, each (...); NaN for N < 2.
 
     The interval is mean ± q · s/√N, with q the 95 % quantile of |t*| over resamples of the units.
@@ -59,19 +59,34 @@ def mean_interval(values: Floats, partitions: Sequence[Floats] = ()) -> tuple[Fl
     if count >= FEW_UNITS:
         quantile = _largest_t(values - mean[..., None])
         factor = np.where(np.isfinite(quantile), np.minimum(quantile, 2 * factor), factor)
-    half = np.hypot(factor * error, _between(partitions))
+    half = np.hypot(factor * error, _between(folds))
     return mean - half, mean + half
 
 
-def _between(partitions: Sequence[Floats]) -> Floats:
-    """Half of Student's 95 % interval of the mean of P numbers; 0 for fewer than two. Partitions
-    without a complete comparison are ignored."""
-    partitions = [means for means in partitions if np.isfinite(means).all()]
-    count = len(partitions)
-    if count < 2:
+def _between(folds: Sequence[Floats]) -> Floats:
+    """What random folds add to half the interval of a mean over N units, (...).
+
+    Two-way random effects: a fold's number is a unit's part, a fold's part and a rest. The rest is
+    in the spread between units already, so the variance of the fold's part alone is taken,
+    (mean square between folds - mean square of the rest) / N, with Student's t for F folds. In
+    simulations like this study (20 units, 4 or 6 folds) the whole interval covers 94 to 98 %.
+
+    0 for fewer than two folds or units. Folds without any number, then units that lack one in some
+    fold, are left out.
+    """
+    own = [fold for fold in folds if np.isfinite(fold).any()]
+    if len(own) < 2:
         return np.zeros(())
-    spread = np.std(partitions, axis=0, ddof=1) / np.sqrt(count)
-    return np.asarray(stats.t.ppf((1 + LEVEL) / 2, count - 1) * spread)
+    every = np.stack(own)  # (F, ..., N)
+    every = every[..., np.isfinite(every).all(axis=tuple(range(every.ndim - 1)))]
+    count, units = len(every), every.shape[-1]
+    if units < 2:
+        return np.zeros(())
+    means = every.mean(axis=-1, keepdims=True)
+    rest = every - means - every.mean(axis=0) + means.mean(axis=0)
+    within = (rest**2).sum(axis=(0, -1)) / ((count - 1) * (units - 1))
+    excess = np.maximum(0, units * means[..., 0].var(axis=0, ddof=1) - within) / units
+    return np.asarray(stats.t.ppf((1 + LEVEL) / 2, count - 1) * np.sqrt(excess / count))
 
 
 def _largest_t(centred: Floats) -> Floats:
@@ -223,13 +238,13 @@ def image_intervals(categories: Sequence[Replicates]) -> list[tuple[float, float
 
 
 def fixed_mean_interval(
-    categories: Sequence[Replicates], partitions: Sequence[float] = ()
+    categories: Sequence[Replicates], folds: Sequence[float] = ()
 ) -> tuple[float, float]:
     """95 % interval of the mean over exactly these categories: their number and choice are fixed,
     images and training runs are random.
 
-    partitions: the mean in each partition, if there are several, as in `mean_interval`. Their
-    spread then replaces that of the training runs.
+    folds: the mean in each fold, if folds are random, too. Student's interval of these means is
+    added in quadrature. It holds the spread of training runs.
 
     The mean of the categories' replicates, with normal noise for the training runs as in
     `image_intervals`. Each category's replicates are shuffled first: categories with equal numbers
@@ -238,7 +253,7 @@ def fixed_mean_interval(
     """
     if not categories:
         return float("nan"), float("nan")
-    training = 0.0 if len(partitions) > 1 else _pooled_variance(categories)
+    training = 0.0 if len(folds) > 1 else _pooled_variance(categories)
     shuffled = [
         np.random.default_rng(place).permutation(category.values)
         for place, category in enumerate(categories)
@@ -247,9 +262,10 @@ def fixed_mean_interval(
     noise = np.random.default_rng(len(categories)).standard_normal(IMAGE_REPLICATES)
     replicates = np.mean(shuffled, axis=0) + noise * np.sqrt(training * share)  # (R,)
     low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    if len(partitions) > 1:
+    if len(folds) > 1:
         middle = float(np.mean([category.value for category in categories]))
-        between = _between([np.asarray(value) for value in partitions])
+        quantile = stats.t.ppf((1 + LEVEL) / 2, len(folds) - 1)
+        between = quantile * np.std(folds, ddof=1) / np.sqrt(len(folds))
         low = middle - np.hypot(middle - low, between)
         high = middle + np.hypot(high - middle, between)
     return float(low), float(high)

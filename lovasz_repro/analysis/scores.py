@@ -157,16 +157,24 @@ class Scores:
 
     @property
     def each(self) -> list[Scores]:
-        """This study as a whole, then its partitions."""
-        return [self, *self.partitions]
+        """This study as a whole, then its folds if they are random."""
+        return [self, *self.random_folds.values()]
 
     @cached_property
-    def partitions(self) -> list[Scores]:
-        """The scores of each partition alone; empty if there is only one."""
-        folds: dict[int, list[int]] = {}
-        for fold, number in self._partition_of.items():
-            folds.setdefault(number, []).append(fold)
-        return [Scores(self._records, own) for own in folds.values()] if len(folds) > 1 else []
+    def random_folds(self) -> dict[int, Scores]:
+        """The scores of each fold alone; empty if there is only one partition, whose folds are too
+        few to be drawn from a population."""
+        if self.partitions < 2:
+            return {}
+        found = {fold: Scores(self._records, [fold]) for fold in self._partition_of}
+        for one in found.values():
+            one.borders = self.borders
+        return found
+
+    @property
+    def partitions(self) -> int:
+        """How many times the images were divided into folds."""
+        return len(set(self._partition_of.values()))
 
     @cached_property
     def _partition_of(self) -> dict[int, int]:
@@ -204,7 +212,7 @@ class Scores:
             present = truth["has_category"][mask].astype(np.int64)
             found.append((fold, np.stack(sides, axis=1), present))
             ids.append(self._ids[category, fold][mask])
-        partitions = len(set(self._partition_of.values()))
+        partitions = self.partitions
         if partitions < 2:
             return [(terms, present) for _, terms, present in found]
         every = np.unique(np.concatenate(ids))

@@ -6,8 +6,8 @@ What is random, and what is fixed:
   other seeds. Images are resampled whole (under both losses and all seeds), within their fold and
   separately with and without the category; the variance between seeds is added. Folds are fixed.
 * If the images were divided into folds several times, a **partition** replaces the seed: an image
-  counts once in each partition that scores it, and the spread of the partitions' means (they
-  differ in base networks and training runs) is added to every interval of a mean.
+  counts once in each partition that scores it. **Folds** are then random, too: they differ in base
+  network, chosen rates and training runs, and their spread is added to every interval of a mean.
 * In a **mean over categories** the categories are random: the interval is for categories like
   these, and their spread includes the noise of images and seeds. They are taken as independent,
   though they share base networks and some val images.
@@ -58,9 +58,10 @@ class Mean(NamedTuple):
 
 def over_categories(each: Sequence[pd.Series]) -> Mean:
     """The mean of one number per category; a category whose number is NaN is left out. each: the
-    numbers of the study as a whole, then those of its partitions (`Scores.each`)."""
-    whole, *partitions = [numbers.dropna() for numbers in each]
-    low, high = mean_interval(whole.to_numpy(), [np.asarray(one.mean()) for one in partitions])
+    numbers of the study as a whole, then those of its random folds (`Scores.each`)."""
+    whole, *folds = [numbers.dropna() for numbers in each]
+    by_fold = [one.reindex(whole.index).to_numpy(float) for one in folds]
+    low, high = mean_interval(whole.to_numpy(), by_fold)
     return Mean(float(whole.mean()), float(low), float(high), len(whole))
 
 
@@ -105,9 +106,9 @@ def compare(scores: Scores, arm: Arm, against: Arm, subset: str = "all") -> dict
 
 def these_interval(scores: Scores, arm: Arm, against: Arm) -> tuple[float, float]:
     """95 % interval of the mean difference for exactly the categories that both have."""
-    whole, *partitions = [gains(one, arm, against) for one in scores.each]
+    whole, *folds = [gains(one, arm, against) for one in scores.each]
     bootstraps = [Replicates(scores.folds(name, [arm, against])) for name in whole.index]
-    return fixed_mean_interval(bootstraps, [float(one.mean()) for one in partitions])
+    return fixed_mean_interval(bootstraps, [float(one.mean()) for one in folds if len(one)])
 
 
 def _table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:

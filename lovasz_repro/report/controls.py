@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 
 from lovasz_repro.analysis.claims import LOVASZ
-from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import Arm, Scores
-from lovasz_repro.analysis.stats import REFERENCE, gains
+from lovasz_repro.analysis.stats import REFERENCE, gains, over_categories
 from lovasz_repro.records import UNTRAINED, Records
 from lovasz_repro.report.document import interval, listed
 from lovasz_repro.report.markdown import escaped, pipes
@@ -79,16 +78,18 @@ def counterpart(studies: Mapping[str, Records], name: str, main: str) -> str:
 def change(records: Records, beside: Records) -> dict[str, dict[str, float]]:
     """By subset (all, present) the gain of `records`, that of `beside`, and their difference with
     its interval, over the categories that both have."""
-    scores, arms = Scores(records), (Arm(LOVASZ), Arm(REFERENCE))
+    arms = (Arm(LOVASZ), Arm(REFERENCE))
     found = {}
     for subset in ("all", "present"):
-        own = gains(scores, *arms, subset)
-        other = gains(Scores(alike(beside, records, subset)), *arms, subset)
-        own, other = own.align(other, join="inner")
-        low, high = mean_interval((own - other).to_numpy(), [])
+        sides = [Scores(records), Scores(alike(beside, records, subset))]
+        own, other = ([gains(one, *arms, subset) for one in side.each] for side in sides)
+        # Random folds are in one of the two; if both had them, theirs would be the same.
+        pairs = [(one, other[0]) for one in own[1:]] or [(own[0], one) for one in other[1:]]
+        whole = (own[0] - other[0]).dropna()
+        mean = over_categories([whole, *((one - there) for one, there in pairs)])
         found[subset] = {
-            "gain": own.mean(), "gain_beside": other.mean(), "difference": (own - other).mean(),
-            "low": float(low), "high": float(high),
+            "gain": own[0][whole.index].mean(), "gain_beside": other[0][whole.index].mean(),
+            "difference": mean.value, "low": mean.low, "high": mean.high,
         }  # fmt: skip
     return found
 
@@ -116,16 +117,16 @@ def _differences(main: Records, other: Records) -> Iterator[str]:
 
 
 def alike(main: Records, other: Records, subset: str) -> Records:
-    """The main study's images of the other's categories and, if they share any, of its seeds.
+    """The main study's images of the other's categories.
 
-    If the lists of images are the same, only those of its folds; if they differ, with subset
-    "present", only those that both score.
+    If the lists of images are the same, only those of its folds and, if they share any, of its
+    seeds; if they differ, with subset "present", only those that both score.
     """
     rows = main.images["category"].isin(other.grid.categories)
-    if shared := set(main.grid.seeds) & set(other.grid.seeds):
-        rows &= main.images["seed"].isin(shared)
     if same(main, other, *LISTS):
         rows &= main.images["fold"].isin(other.grid.folds)
+        if shared := set(main.grid.seeds) & set(other.grid.seeds):
+            rows &= main.images["seed"].isin(shared)
     elif subset == "present":
         keys = [pd.MultiIndex.from_frame(r.images[["category", "id"]]) for r in (main, other)]
         rows &= keys[0].isin(keys[1])

@@ -160,16 +160,21 @@ def each(rows: pd.DataFrame) -> str:
 
 
 def _signs(rows: pd.DataFrame) -> str:
-    if (rows["low"] > 0).any() and (rows["high"] < 0).any():
-        return "the gain over cross-entropy is above zero in one experiment and below in another"
-    open_in = rows.loc[(rows["low"] <= 0) & (rows["high"] >= 0), "experiment"].astype(str)
+    sides = rows["low"] > 0, rows["high"] < 0
+    above, below, open_in = (
+        listed(rows.loc[side, "experiment"].astype(str))
+        for side in (*sides, ~(sides[0] | sides[1]))
+    )
+    if above and below:
+        text = f"the gain over cross-entropy is above zero in {above}, below in {below}"
+        return text + (f", and its interval includes zero in {open_in}" if open_in else "")
     signs = set(np.sign(rows["difference"]))
     text = "the sign of the gain over cross-entropy is not the same in every experiment"
     if len(signs) == 1:
         word = {1.0: "positive", 0.0: "zero", -1.0: "negative"}[signs.pop()]
         text = f"the gain over cross-entropy is {word} in every experiment"
-    if len(open_in):
-        text += f", with an interval that includes zero in {listed(open_in)}"
+    if open_in:
+        text += f", with an interval that includes zero in {open_in}"
     return text
 
 

@@ -69,7 +69,8 @@ def answer(records: Records) -> str:
     level = table.set_index("loss")["value"]
     return (
         f"{NAME} per batch gives an mIoU of {percent(level[LOVASZ_SOFTMAX])}\u00a0%, cross-entropy "
-        f"{percent(level[REFERENCE])}\u00a0%: {_gain(table)}. {_said(judged)}"
+        f"{percent(level[REFERENCE])}\u00a0%: {_gain(table)} for exactly these labels and folds. "
+        f"{_said(judged)}"
     )
 
 

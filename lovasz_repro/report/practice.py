@@ -58,8 +58,8 @@ def _rates(tried: pd.DataFrame, measure: str) -> list[Block]:
     if tried.empty:
         return [Paragraph("Learning rates tried: not recorded.")]
     text = (
-        "Every loss got the same trials, on images of each fold’s own training list; taken was "
-        f"what gave the highest mean {measure} on held-out images, which neither the base "
+        "Every loss got the same first trials, on images of each fold’s own training list; taken "
+        f"was what gave the highest mean {measure} on held-out images, which neither the base "
         "network nor a trial trained on, and for the cells of that fold alone."
     )
     text += steps_sentence(tried, measure)

@@ -61,11 +61,11 @@ def baselines(rows: pd.DataFrame) -> str:
 def estimand(partitions: int, seeds: int) -> str:
     """What the two intervals of a gain are about. partitions: of the images into folds. seeds:
     training runs of a cell."""
-    given = "In both, the base networks and the split into folds are given."
+    given = "In both, the split into folds and each fold’s base network and chosen rates are given."
     if partitions > 1:
         given = (
-            f"The images were parted into folds {partitions} times, each time with other base "
-            "networks; both intervals hold the spread between these partitions."
+            f"The images were divided into folds {partitions} times. Folds are random in both: the "
+            "intervals hold the spread between folds, each with its own base network and rates."
         )
     return (
         "Two questions, two intervals. The first asks for the gain in categories like these, with "

@@ -13,7 +13,9 @@ from lovasz_repro.files import write_bytes
 from lovasz_repro.records import Records, load
 from lovasz_repro.report import bench_tables, multiclass, prose, tables
 from lovasz_repro.report.controls import controls_table
+from lovasz_repro.report.document import listed
 from lovasz_repro.report.markdown import escaped, table
+from lovasz_repro.report.splits import joined, same_but_for_split
 from lovasz_repro.report.study_tables import Study
 from lovasz_repro.report.verdict import verdict
 from lovasz_repro.words import count
@@ -26,6 +28,7 @@ CONTROLS = (
     "same categories, and the difference of the two with its 95 % interval over categories. On all "
     "images, then on those with the category."
 )
+SPLITS_FIGURE = "figures/splits-gain.svg"
 TABLE_1_COLUMNS = (0, 2, 1, 3, 5, 6)  # loss, paper, here, gain, with and without the category
 
 
@@ -101,10 +104,16 @@ def _list_of(results: dict[Path, Records]) -> str:
         what = "all labels at once" if records.multiclass else categories
         cells = f"{len(records.results)} of {count(len(records.grid.cells()), 'cell')}"
         lines.append(f"- [{folder.name}]({folder.name}/report.md): {what}, {cells}.")
-    studies = {path.name: r for path, r in results.items() if not r.multiclass}
+    studies = _binary(results)
     if len(studies) > 1 and (main := _main(results)):
         lines += ["", CONTROLS, "", controls_table(studies, main.name)]
     return "\n".join(lines) or NOTHING
+
+
+def _binary(results: dict[Path, Records], first: Path | None = None) -> dict[str, Records]:
+    """The binary studies by name, one of them first."""
+    order = sorted(results, key=lambda path: path != first)
+    return {path.name: results[path] for path in order if not results[path].multiclass}
 
 
 def _main(results: dict[Path, Records]) -> Path | None:
@@ -114,8 +123,8 @@ def _main(results: dict[Path, Records]) -> Path | None:
 
 
 def _result(every: dict[Path, Records], root: Path) -> str:
-    """The main report's verdict, Table 1, picture and decisions; the answer of each multi-class
-    report.
+    """Verdict, Table 1, picture and decisions of the main report, together with those that are the
+    same but for the split of the images; the answer of each multi-class report.
 
     root: the folder that links start from.
     """
@@ -129,7 +138,18 @@ def _result(every: dict[Path, Records], root: Path) -> str:
     main = _main(every)
     if main is None:
         return "\n".join(answers) or NOTHING
-    study, name, link = Study(every[main], {}), main.name, links[main]
+    name, link = main.name, links[main]
+    study, source = Study(every[main], {}), f"From [the report of `{name}`]({link}/report.md)."
+    figure = f"{link}/figures/gain.svg"
+    together = main.parent / "compare"
+    own = same_but_for_split(_binary(every, first=main))
+    if own and (together / SPLITS_FIGURE).is_file():
+        study = Study(joined(list(own.values())), {})
+        folder = Path(os.path.relpath(together, root)).as_posix()
+        name = listed(list(own))
+        reports = listed([f"[`{x}`]({links[main.parent / x]}/report.md)" for x in own])
+        source = f"From {reports}, [taken together]({folder}/report.md)."
+        figure = f"{folder}/{SPLITS_FIGURE}"
     lines = [
         f"- **{title}.** {escaped(text)}"
         for title, text in zip(VERDICT_TITLES, verdict(study), strict=True)
@@ -137,8 +157,8 @@ def _result(every: dict[Path, Records], root: Path) -> str:
     parts = [
         "\n".join([*lines, *answers]),
         *_table_1(study),
-        f"From [the report of `{name}`]({link}/report.md). {prose.FOOTNOTE}",
-        f"![Gain in image-IoU over cross-entropy, {name}]({link}/figures/gain.svg)",
+        f"{source} {prose.FOOTNOTE}",
+        f"![Gain in image-IoU over cross-entropy, {name}]({figure})",
         *_decisions(study),
     ]
     return "\n\n".join(parts)
@@ -171,8 +191,10 @@ def _table_1(study: Study) -> list[str]:
     columns[2] = "image-IoU here"
     rows = [[row[place] for place in TABLE_1_COLUMNS] for row in whole.rows]
     categories = count(int(study.headline["categories"].max()), "category")
+    partitions = study.scores.partitions
+    splits = f" and {count(partitions, 'split')}" if partitions > 1 else ""
     text = (
-        f"Image-IoU in percent, mean over {categories} with 95 % interval; gains over "
+        f"Image-IoU in percent, mean over {categories}{splits} with 95 % interval; gains over "
         "cross-entropy in points (at a chosen threshold: over cross-entropy at its own)."
     )
     return [text, table(replace(whole, columns=columns, rows=rows))]

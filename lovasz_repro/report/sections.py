@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pandas as pd
-
 from lovasz_repro.analysis import stats
 from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.questions import questions
@@ -62,7 +60,7 @@ def answer(study: Study, anchors: set[str]) -> Section:
     if len(study.choices):
         blocks.append(tables.decision_table(study.choices))
     if study.comparable:
-        blocks.append(_gain_picture(study))
+        blocks.append(gain_picture(study))
         anchors = anchors | {"gain"}
     blocks.append(tables.claims_table(study.claims, anchors))
     blocks.append(tables.questions_table(questions(study.scores)))
@@ -71,7 +69,7 @@ def answer(study: Study, anchors: set[str]) -> Section:
     return Section("answer", "The answer", headings.answer(study.differences, study.claims), blocks)
 
 
-def _gain_picture(study: Study) -> Block:
+def gain_picture(study: Study, name: str = "gain") -> Block:
     shown = study.headline.dropna(subset="difference").sort_values("difference", ascending=False)
     paper: dict[str, float] = {}
     beside = marks = ""
@@ -80,7 +78,7 @@ def _gain_picture(study: Study) -> Block:
         beside = ", beside the paper’s gains"
         marks = f" Upright marks: the paper’s gains{quoted.SIGN}."
     return picture(
-        "gain",
+        name,
         f"Image-IoU minus cross-entropy’s for {prose.loss_names(shown['row'])}, each with its 95 % "
         f"interval{beside}.",
         "Gain in image-IoU over cross-entropy, mean over categories; at a chosen threshold, over "
@@ -98,18 +96,10 @@ def table_1(study: Study) -> Section:
     if text := prose.baselines(study.headline):
         blocks.append(Paragraph(text))
     first = replace(tables.first_table(study.headline, study.of_voc), links=_links(study.records))
-    partitions = study.scores.partitions
     seeds = len(study.records.grid.seeds)
-    blocks += [first, Paragraph(prose.estimand(len(partitions), seeds))]
-    if partitions:
-        parts = [(f"partition {n}", stats.mean_differences(x)) for n, x in enumerate(partitions, 1)]
-        data = pd.concat([table.assign(partition=name) for name, table in parts])
-        data = data[["partition", "loss", "difference", "low", "high", "categories"]]
-        text = (
-            "Gain in image-IoU over cross-entropy in each partition of the images, with 95 % "
-            "interval over categories; in points."
-        )
-        blocks.append(tables.gains_table("partitions", text, "partition", parts, data))
+    blocks += [first, Paragraph(prose.estimand(study.scores.partitions, seeds))]
+    if folds := study.scores.random_folds:
+        blocks.append(tables.fold_table(folds, {"all": "all"}))
     matrix = stats.own_measure_matrix(study.scores)
     blocks.append(
         Paragraph(
@@ -138,13 +128,14 @@ def per_category(study: Study) -> Section:
     pairs = stats.differences(study.scores)
     pairs = pairs[pairs["loss"] == LOVASZ].sort_values("difference", ascending=False, kind="stable")
     blocks: list[Block] = []
+    runs = len(study.records.grid.seeds)
     if len(pairs):
         names = pairs["category"]
         blocks += [
             Paragraph(
                 "Counted are categories in which the 95 % interval of the difference lies "
                 "on one side of zero; categories are not corrected for being many. The p values "
-                "below are."
+                f"below are. In these intervals images {prose.random_runs(runs)}."
             ),
             picture(
                 "per-category",

@@ -276,13 +276,27 @@ class TestPartitions:
         scores = Scores(repeated)
         arm, against = Arm("lovasz_hinge"), Arm(REFERENCE)
         row = stats.compare(scores, arm, against)
-        means = [stats.compare(part, arm, against)["difference"] for part in scores.partitions]
-        assert row["difference"] == pytest.approx(np.mean(means))
-        spread = scipy.stats.sem(means) * scipy.stats.t.ppf(0.975, 2)
-        assert spread > 0.02
+        assert list(scores.random_folds) == list(range(6))
+        table = pd.DataFrame(
+            {fold: stats.gains(one, arm, against) for fold, one in scores.random_folds.items()}
+        )  # a row per category, a column per fold
+        assert row["difference"] == pytest.approx(table.mean().mean())
+        # Two-way analysis of variance: a sum of squares at a time.
+        units, folds = table.shape
+        between = units * table.mean().var()
+        total = ((table - table.mean().mean()) ** 2).sum().sum()
+        rest = total - between * (folds - 1) - folds * table.mean(axis=1).var() * (units - 1)
+        excess = (between - rest / ((units - 1) * (folds - 1))) / (units * folds)
+        spread = np.sqrt(excess) * scipy.stats.t.ppf(0.975, folds - 1)
+        assert spread > 0.01
         low, high = mean_interval(stats.gains(scores, arm, against).to_numpy())
         expected = np.hypot((high - low) / 2, spread)
         assert (row["high"] - row["low"]) / 2 == pytest.approx(expected)
+
+    def test_quarters_of_size_are_those_of_all_folds(self, repeated: Records) -> None:
+        scores = Scores(repeated)
+        for one in scores.random_folds.values():
+            assert one.borders is scores.borders
 
     def test_one_that_has_just_begun_has_no_level_of_the_losses_to_come(
         self, repeated: Records
@@ -293,24 +307,44 @@ class TestPartitions:
         levels = stats.mean_levels(scores).set_index("loss")
         assert set(levels["categories"]) == {len(CATEGORIES) - 1}
         assert np.isfinite(levels[["value", "low", "high"]].to_numpy()).all()
-        last = scores.partitions[-1]
+        last = scores.random_folds[first.fold]
         assert list(stats.level(last, Arm(first.loss)).index) == [first.category]
         assert stats.level(last, Arm("hinge")).empty
 
     def test_one_partition_has_no_spread(self, scores: Scores, repeated: Records) -> None:
-        assert scores.partitions == []
-        assert Scores(repeated, folds=[2, 3]).partitions == []
+        for one in (scores, Scores(repeated, folds=[2, 3])):
+            assert one.partitions == 1
+            assert one.random_folds == {}
 
 
-def test_the_interval_covers_what_all_units_of_a_partition_share() -> None:
-    draw = np.random.default_rng(13)
+@pytest.mark.parametrize("folds", [4, 6])
+@pytest.mark.parametrize("shared", [0.0, 0.1, 0.8])
+def test_the_interval_covers_what_all_units_of_a_fold_share(folds: int, shared: float) -> None:
+    """20 units, whose own spread and rest are as in the studies."""
+    draw = np.random.default_rng(folds)
     hits: list[bool] = []
     without: list[bool] = []
     for _ in range(400):
-        shared = draw.normal(0, 0.5, (3, 1))
-        values = 1 + shared + draw.normal(0, 0.5, 6) + draw.normal(0, 0.2, (3, 6))
-        for found, parts in ((hits, list(values.mean(axis=1))), (without, [])):
+        values = draw.normal(0, shared, (folds, 1)) + draw.normal(0, 0.5, 20)
+        values += draw.normal(0, 0.8, (folds, 20))
+        for found, parts in ((hits, list(values)), (without, [])):
             low, high = mean_interval(values.mean(axis=0), parts)
-            found.append(bool(low <= 1 <= high))
-    assert np.mean(without) < 0.9
-    assert np.mean(hits) >= 0.94
+            found.append(bool(low <= 0 <= high))
+    assert 0.93 <= np.mean(hits) <= 0.99
+    assert shared < 0.5 or np.mean(without) < 0.8
+
+
+def test_what_folds_lack_is_left_out() -> None:
+    draw = np.random.default_rng(0)
+    values = draw.normal(0, 1, (4, 20)) + draw.normal(0, 1, (4, 1))
+    whole = values.mean(axis=0)
+    expected = mean_interval(whole, list(values))
+    nothing = np.full(20, np.nan)
+    np.testing.assert_array_equal(mean_interval(whole, [*values, nothing]), expected)
+    np.testing.assert_array_equal(mean_interval(whole, [values[0], nothing]), mean_interval(whole))
+    more, ends = np.append(whole, 0.0), np.full((4, 1), [[np.nan]])
+    lacking = list(np.concatenate([values, ends], axis=1))
+    np.testing.assert_allclose(
+        np.ptp(mean_interval(more, lacking)) ** 2 - np.ptp(mean_interval(more)) ** 2,
+        np.ptp(expected) ** 2 - np.ptp(mean_interval(whole)) ** 2,
+    )

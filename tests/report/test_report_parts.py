@@ -247,7 +247,8 @@ class TestCompare:
              "includes zero in e1."),
             ([(2, 1, 3), (-1, -2, 1)], "the sign of the gain over cross-entropy is not the same in "
              "every experiment, with an interval that includes zero in e1."),
-            ([(2, 1, 3), (-1, -2, -0.5)], "the gain over cross-entropy is above zero in one"),
+            ([(2, 1, 3), (-1, -2, -0.5)], "the gain over cross-entropy is above zero in e0, below "
+             "in e1."),
         ],
     )  # fmt: skip
     def test_signs_and_intervals_say_whether_experiments_agree(

@@ -50,6 +50,17 @@ def test_studies_of_one_network_on_different_lists_are_found(studies: dict[str, 
     assert same_but_for_split({"finetune": studies["finetune"], "other": again}) == {}
 
 
+def test_a_study_that_is_not_whole_is_left_out(studies: dict[str, Records]) -> None:
+    """The first may have fewer losses: then those of both are compared."""
+    whole, own = studies["finetune"], studies["finetune_repeat"]
+    fewer = own.study["grid"] | {"losses": own.study["grid"]["losses"][1:]}
+    lacking = replace(own, study=own.study | {"grid": fewer})
+    assert same_but_for_split({"finetune": whole, "other": lacking}) == {}
+    assert set(same_but_for_split({"other": lacking, "finetune": whole})) == {"other", "finetune"}
+    begun = replace(own, missing=[own.grid.cells()[0]])
+    assert same_but_for_split({"finetune": whole, "other": begun}) == {}
+
+
 @pytest.mark.parametrize("present", [False, True])
 @pytest.mark.parametrize("tuned", ["", "tuned_"])
 def test_a_category_is_the_mean_over_the_splits(
@@ -76,6 +87,7 @@ def test_a_loss_that_one_study_lacks_is_left_out(studies: dict[str, Records]) ->
     )
     both = joined([whole, less])
     assert set(both.images["loss"]) == set(both.grid.losses) == set(grid["losses"])
-    assert len(both.grid.folds) == 2 * len(whole.grid.folds)
+    assert list(both.grid.folds) == [0, 1, 2, 3]
+    assert Scores(both).partitions == 2
     values, alone = (Scores(r).values(["cat"], Arm("lovasz_hinge")) for r in (both, whole))
     assert values["cat"] == pytest.approx(alone["cat"])
