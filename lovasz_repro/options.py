@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,6 @@ from lovasz_repro.config import Experiment
 from lovasz_repro.errors import UserError, choices
 
 EXPERIMENTS = Path("experiments")
-ALL_KEYS = "[--KEY VALUE ...]"
 
 
 def parser() -> ArgumentParser:
@@ -24,157 +23,115 @@ def parser() -> ArgumentParser:
         "study, predict, report. `lovasz-repro COMMAND --help` describes every option.",
     )  # fmt: skip
     commands = top.add_subcommands(metavar="COMMAND", title="commands", description=None)
+    device, rounds = Literal["cpu", "cuda"], "the median of so many"
 
     text = "train and evaluate one cell, and leave its records"
-    fit = _experiment(text, f"fit --config FILE --category NAME --loss NAME {ALL_KEYS}")
-    fit.add_argument(
-        "--category", type=str, required=True, help="a category; all, where the task is multiclass"
-    )
-    fit.add_argument("--loss", type=str, required=True, help="a loss by its name")
-    fit.add_argument("--fold", type=int, default=0, help="which of the data's folds")
-    fit.add_argument("--seed", type=int, default=0, help="of the draws of training images")
-    fit.add_argument("--again", action="store_true", help="even where the cell is done already")
-    commands.add_subcommand("fit", fit, help=text)
+    add = _add(commands, "fit", text, "fit --config FILE --category NAME --loss NAME")
+    add("--category", type=str, required=True, help="a category; all, where the task is multiclass")
+    add("--loss", type=str, required=True, help="a loss by its name")
+    add("--fold", type=int, default=0, help="which of the data's folds")
+    add("--seed", type=int, default=0, help="of the draws of training images")
+    add("--again", action="store_true", help="even where the cell is done already")
 
     text = "run every cell of an experiment that is not done yet"
-    study = _experiment(text, f"study --config FILE [--dry-run [--verbose]] {ALL_KEYS}")
-    study.add_argument(
-        "--dry_run", "--dry-run", action="store_true", help="say what would run and how long"
-    )
-    study.add_argument("--verbose", action="store_true", help="with --dry-run: list the cells")
-    study.add_argument(
-        "--check", action="store_true",
-        help="check the configuration, print the paths that it names, and stop",
-    )  # fmt: skip
-    study.add_argument(
-        "--launcher", type=Literal["local", "ray"], default="local",
-        help="where cells run: here (see runtime.workers), or on a Ray cluster",
-    )  # fmt: skip
-    study.add_argument(
-        "--address", type=str | None, default=None, help="of the Ray cluster, if not started here"
-    )
-    commands.add_subcommand("study", study, help=text)
+    add = _add(commands, "study", text, "study --config FILE [--dry-run [--verbose]]")
+    add("--dry_run", "--dry-run", action="store_true", help="say what would run and how long")
+    add("--verbose", action="store_true", help="with --dry-run: list the cells")
+    text = "check the configuration, print the paths that it names, and stop"
+    add("--check", action="store_true", help=text)
+    text = "where cells run: here (see runtime.workers), or on a Ray cluster"
+    add("--launcher", type=Literal["local", "ray"], default="local", help=text)
+    text = "of the Ray cluster, if not started here"
+    add("--address", type=str | None, default=None, help=text)
 
     text = "segment images with the network of a cell that kept its weights"
-    predict = Parser(description=text)
-    predict.add_argument("images", type=Path, help="an image, or a folder of images")
-    predict.add_argument(
-        "--cell", type=Path, required=True,
-        help="folder of a finished cell: runs/<name>/cells/<category>/<loss>/fold<k>-seed<s>",
-    )  # fmt: skip
-    predict.add_argument(
-        "--out", type=Path, required=True, help="gets masks/, overlays/ and probabilities/"
-    )
-    predict.add_argument(
-        "--threshold", type=float | Literal["tuned"], default=0.0,
-        help="on the logits: a number, or tuned, the one chosen on held-out training images",
-    )  # fmt: skip
-    predict.add_argument(
-        "--probabilities", action="store_true", help="also write the sigmoid of the logits (.npy)"
-    )
-    predict.add_argument(
-        "--device", type=Literal["auto", "cpu", "cuda"], default="auto",
-        help="auto: cuda where there is one",
-    )  # fmt: skip
-    predict.add_argument("--batch", type=int, default=8, help="images at once")
-    commands.add_subcommand("predict", predict, help=text)
+    add = _add(commands, "predict", text)
+    add("images", type=Path, help="an image, or a folder of images")
+    text = "folder of a finished cell: runs/<name>/cells/<category>/<loss>/fold<k>-seed<s>"
+    add("--cell", type=Path, required=True, help=text)
+    add("--out", type=Path, required=True, help="gets masks/, overlays/ and probabilities/")
+    text = "on the logits: a number, or tuned, the one chosen on held-out training images"
+    add("--threshold", type=float | Literal["tuned"], default=0.0, help=text)
+    text = "also write the sigmoid of the logits (.npy)"
+    add("--probabilities", action="store_true", help=text)
+    auto = Literal["auto", "cpu", "cuda"]
+    add("--device", type=auto, default="auto", help="auto: cuda where there is one")
+    add("--batch", type=int, default=8, help="images at once")
 
-    text = "build the report from records"
-    report = Parser(description=text)
-    report.add_argument(
-        "--runs", type=Path | None, default=None, help="a run's folder, or records.zip"
-    )
-    report.add_argument(
-        "--compare", type=Path, nargs="+", default=[], help="in place of it: folders of reports"
-    )
-    report.add_argument("--out", type=Path, required=True, help="where the report goes")
-    report.add_argument(
-        "--without_photographs", "--without-photographs", action="store_true",
-        help="show predictions as masks; neither the page nor records.zip holds a photograph",
-    )  # fmt: skip
-    report.add_argument(
-        "--readme", type=Path | None, default=None, help="renew the result table in this file"
-    )
-    commands.add_subcommand("report", report, help=text)
+    add = _add(commands, "report", "build the report from records")
+    add("--runs", type=Path | None, default=None, help="a run's folder, or records.zip")
+    text = "in place of it: folders of reports"
+    add("--compare", type=Path, nargs="+", default=[], help=text)
+    add("--out", type=Path, required=True, help="where the report goes")
+    text = "show predictions as masks; neither the page nor records.zip holds a photograph"
+    add("--without_photographs", "--without-photographs", action="store_true", help=text)
+    text = "renew the result table in this file"
+    add("--readme", type=Path | None, default=None, help=text)
 
     actions = _group(commands, "data", "fetch, check or generate data")
-    for name, what in (
-        ("fetch", "download VOC 2012 and SBD, and build SegmentationClassAug and the lists"),
-        ("check", "verify every listed image and mask"),
-        ("shapes", "generate a small data set of shapes in VOC's layout"),
-    ):
-        action = Parser(description=what)
-        checked = name == "check"
-        kind = Path | None if checked else Path
-        action.add_argument(
-            "--root", type=kind, required=not checked, default=None,
-            help="holds VOCdevkit/VOC2012",
-        )  # fmt: skip
-        if checked:
-            action.add_argument(
-                "--cache", type=Path | None, default=None,
-                help="verify all of a study's cached arrays (data.cache) against their sums",
-            )  # fmt: skip
-            action.add_argument(
-                "--classes", type=list[str], default=[],
-                help="names of the masks' labels 1, 2, ...; empty: VOC's 20",
-            )  # fmt: skip
-        actions.add_subcommand(name, action, help=what)
-
-    text = "download and convert published weights"
-    weights = Parser(description=text)
-    weights.add_argument("names", nargs="*", type=str, default=[], help="without any, all")
-    weights.add_argument("--root", type=Path, default=Path("data/weights"), help="where they go")
-    actions.add_subcommand("weights", weights, help=text)
+    holds = "holds VOCdevkit/VOC2012"
+    text = "download VOC 2012 and SBD, and build SegmentationClassAug and the lists"
+    _add(actions, "fetch", text)("--root", type=Path, required=True, help=holds)
+    add = _add(actions, "check", "verify every listed image and mask")
+    add("--root", type=Path | None, default=None, help=holds)
+    text = "verify all of a study's cached arrays (data.cache) against their sums"
+    add("--cache", type=Path | None, default=None, help=text)
+    text = "names of the masks' labels 1, 2, ...; empty: VOC's 20"
+    add("--classes", type=list[str], default=[], help=text)
+    text = "generate a small data set of shapes in VOC's layout"
+    _add(actions, "shapes", text)("--root", type=Path, required=True, help=holds)
+    add = _add(actions, "weights", "download and convert published weights")
+    add("names", nargs="*", type=str, default=[], help="without any, all")
+    add("--root", type=Path, default=Path("data/weights"), help="where they go")
 
     subjects = _group(commands, "bench", "measure the speed of losses and of training steps")
-    text = "losses against smp, kornia and cross-entropy"
-    loss = Parser(description=text)
-    loss.add_argument(
-        "--device", type=Literal["cpu", "cuda"], default="cpu", help="where it is timed"
-    )
-    loss.add_argument("--rounds", type=int, default=7, help="the median of so many")
-    loss.add_argument("--out", type=Path | None, default=None, help="CSV file")
-    subjects.add_subcommand("loss", loss, help=text)
+    add = _add(subjects, "loss", "losses against smp, kornia and cross-entropy")
+    add("--device", type=device, default="cpu", help="where it is timed")
+    add("--rounds", type=int, default=7, help=rounds)
+    add("--out", type=Path | None, default=None, help="CSV file")
+
     text = "losses and training steps on a GPU, on generated data, in 5 minutes"
-    gpu = Parser(description=text)
-    gpu.add_argument(
-        "--device", type=Literal["cpu", "cuda"], default="cuda", help="cpu: a tiny version"
-    )
-    gpu.add_argument("--rounds", type=int, default=7, help="the median of so many")
-    gpu.add_argument(
-        "--out", type=Path, default=Path("reports/bench"),
-        help="gets gpu-NAME.csv; its README.md gets the table",
-    )  # fmt: skip
-    subjects.add_subcommand("gpu", gpu, help=text)
+    add = _add(subjects, "gpu", text)
+    add("--device", type=device, default="cuda", help="cpu: a tiny version")
+    add("--rounds", type=int, default=7, help=rounds)
+    text = "gets gpu-NAME.csv; its README.md gets the table"
+    add("--out", type=Path, default=Path("reports/bench"), help=text)
+
     text = "a training step against the bare network and a plain loop"
-    steps = _experiment(text, f"bench train --config FILE {ALL_KEYS}")
-    steps.add_argument("--steps", type=int, default=20, help="timed steps a round")
-    steps.add_argument("--rounds", type=int, default=7, help="the median of so many")
-    steps.add_argument("--out", type=Path | None, default=None, help="CSV file")
-    steps.add_argument("--category", type=str, default="cat", help="of the training timed")
-    steps.add_argument("--loss", type=str, default="lovasz_hinge", help="of the same")
-    steps.add_argument(
-        "--trained", type=list[Literal["all", "top", "head"]], default=[],
-        help="values of network.train to time in turn, in place of the experiment's own",
-    )  # fmt: skip
-    steps.add_argument("--cell", action="store_true", help="time a whole cell of each, too, once")
-    subjects.add_subcommand("train", steps, help=text)
+    add = _add(subjects, "train", text, "bench train --config FILE")
+    add("--steps", type=int, default=20, help="timed steps a round")
+    add("--rounds", type=int, default=7, help=rounds)
+    add("--out", type=Path | None, default=None, help="CSV file")
+    add("--category", type=str, default="cat", help="of the training timed")
+    add("--loss", type=str, default="lovasz_hinge", help="of the same")
+    text = "values of network.train to time in turn, in place of the experiment's own"
+    add("--trained", type=list[Literal["all", "top", "head"]], default=[], help=text)
+    add("--cell", action="store_true", help="time a whole cell of each, too, once")
+
     text = "cells of a linear head against the minimum of their objective, found by L-BFGS"
-    minimum = _experiment(text, f"bench convergence --config FILE {ALL_KEYS}")
-    minimum.add_argument("--names", type=list[str], default=["cat", "chair"], help="categories")
-    minimum.add_argument("--fold", type=int, default=0, help="which of the data's folds")
-    minimum.add_argument("--iterations", type=int, default=50, help="of L-BFGS, at most")
-    minimum.add_argument("--out", type=Path | None, default=None, help="CSV file")
-    subjects.add_subcommand("convergence", minimum, help=text)
+    add = _add(subjects, "convergence", text, "bench convergence --config FILE")
+    add("--names", type=list[str], default=["cat", "chair"], help="categories")
+    add("--fold", type=int, default=0, help="which of the data's folds")
+    add("--iterations", type=int, default=50, help="of L-BFGS, at most")
+    add("--out", type=Path | None, default=None, help="CSV file")
+
     text = "scores of a published network on images that it has seen, and on others"
-    seen = _experiment(text, f"bench seen --config FILE {ALL_KEYS}")
-    seen.add_argument(
-        "--lists", type=list[str], default=["train", "val"], help="lists of images; first: seen"
-    )
-    seen.add_argument("--out", type=Path, default=Path("reports/bench/seen.csv"), help="CSV file")
-    subjects.add_subcommand("seen", seen, help=text)
+    add = _add(subjects, "seen", text, "bench seen --config FILE")
+    add("--lists", type=list[str], default=["train", "val"], help="lists of images; first: seen")
+    add("--out", type=Path, default=Path("reports/bench/seen.csv"), help="CSV file")
     return top
+
+
+def _add(commands: Any, name: str, text: str, usage: str = "") -> Callable[..., Any]:
+    """A new command's `add_argument`. One with a usage takes an experiment's keys."""
+    command = Parser(
+        description=text, usage=f"lovasz-repro {usage} [--KEY VALUE ...]" if usage else None
+    )
+    if usage:
+        command.add_argument("--config", action="config", help="a file of experiments/")
+        command.add_class_arguments(Experiment)
+    commands.add_subcommand(name, command, help=text)
+    return command.add_argument
 
 
 def _group(commands: Any, name: str, text: str) -> Any:
@@ -203,13 +160,6 @@ class _Help(DefaultHelpFormatter):
     def _get_type_str(self, action: Any) -> str | None:
         text: str | None = super()._get_type_str(action)
         return None if not text or "Literal[" in text else re.sub(r"<class '(\w+)'>", r"\1", text)
-
-
-def _experiment(description: str, usage: str) -> ArgumentParser:
-    result = Parser(description=description, usage=f"lovasz-repro {usage}")
-    result.add_argument("--config", action="config", help="a file of experiments/")
-    result.add_class_arguments(Experiment)
-    return result
 
 
 def explained(error: OptionError, top: ArgumentParser, arguments: Sequence[str]) -> str:

@@ -154,7 +154,7 @@ def _steps(
     for step in steps:
         with deterministic():  # as every training
             calls = [training_step(step, loss, device)[1] for loss in TRAINED.values()]
-            seconds = bench.time_in_turn(calls, rounds, repeats, device)
+            seconds = bench.time_in_turn(calls, rounds, repeats)
             for name, call, taken in zip(TRAINED, calls, seconds, strict=True):
                 ratio, megabytes = taken / seconds[0], bench.peak_bytes(call, device) / 1e6
                 check = ""

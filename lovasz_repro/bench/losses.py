@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.benchmark import Timer
 
 from lovasz_repro.errors import UserError
 from lovasz_repro.losses import Loss, Method, cross_entropy, lovasz_hinge, lovasz_softmax
@@ -126,7 +126,7 @@ def bench_case(case: Case, device: torch.device, rounds: int) -> Iterator[Row]:
     contenders = list(_multiclass() if case.classes > 1 else _binary())
     calls = [partial(c.call, logits, c.target(target.clone())) for c in contenders]
     repeats = min(20, 1 + 2_000_000 // logits.numel())  # a small case is over too soon to time once
-    seconds = time_in_turn(calls, rounds, repeats, device)
+    seconds = time_in_turn(calls, rounds, repeats)
     for contender, call, taken in zip(contenders, calls, seconds, strict=True):
         exact = gradient(contender.reference, logits.double(), contender.target(target.clone()))
         yield Row(
@@ -206,31 +206,15 @@ def gradient(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
     return torch.autograd.grad(loss(logits, target), logits)[0]
 
 
-def time_in_turn(
-    calls: Sequence[Callable[[], object]], rounds: int, repeats: int, device: torch.device
-) -> list[float]:
-    """Seconds of each call: the median over rounds in which all are timed in turn."""
+def time_in_turn(calls: Sequence[Callable[[], object]], rounds: int, repeats: int) -> list[float]:
+    """Seconds of each call: the median over rounds in which all are timed in turn. The timer waits
+    for a GPU, and first warms the caches, which another call has used."""
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
         for call, times in zip(calls, seconds, strict=True):
-            call()  # warms the caches, which another call has used
-            times.append(time_calls(call, repeats, device))
+            timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+            times.append(timer.timeit(repeats).mean)
     return [median(times) for times in seconds]
-
-
-def time_calls(call: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Seconds a call, mean of the repeats."""
-    _synchronise(device)
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    _synchronise(device)
-    return (time.perf_counter() - start) / repeats
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
