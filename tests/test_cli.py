@@ -137,6 +137,7 @@ CELL = ["--category", "bird", "--loss", "hinge"]
         ([*DEMO, "--category", "dragon", "--loss", "hinge"], ["no 'dragon'", "aeroplane", "sheep"]),
         ([*DEMO, "--category", "cat", "--loss", "dice"], ["no 'dice'", "lovasz_hinge", "mixed"]),
         ([*DEMO, *CELL, "--fold", "7"], ["fold: there is no 7", "[0, 1]"]),
+        ([*DEMO, *CELL, "--seed", "-1"], ["seed: -1 is not from 0 to 2^53"]),
         ([*DEMO, *CELL, "--data.root", "nowhere"], ["nowhere", "data fetch --root nowhere"]),
         ([*DEMO, *CELL, "--data.val_list", "x"], ["x.txt", "fold0_val"]),
         ([*DEMO, *CELL, "--network.weights", "w.pth"], ["network.weights", "no file w.pth"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,11 +31,16 @@ def _check_not_negative(part: object, prefix: str, *keys: str) -> None:
             raise UserError(f"{prefix}{key}: {value} is negative or not finite")
 
 
+def check_count(key: str, number: int) -> None:
+    """Raise UserError naming the key if a record cannot hold this fold or seed."""
+    if not 0 <= number <= LARGEST:
+        raise UserError(f"{key}: {number} is not from 0 to 2^53")
+
+
 def _check_counts(part: object, prefix: str, *keys: str) -> None:
-    """Raise UserError naming the list that holds a number which a record cannot hold."""
     for key in keys:
-        if wrong := [n for n in getattr(part, key) if not 0 <= n <= LARGEST]:
-            raise UserError(f"{prefix}{key}: {wrong[0]} is not from 0 to 2^53")
+        for number in getattr(part, key):
+            check_count(f"{prefix}{key}", number)
 
 
 def check_steps(key: str, steps: int, validate_every: int) -> None:
@@ -89,8 +95,8 @@ class Data:
 
     def __post_init__(self) -> None:
         self._check_classes()
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise UserError(f"data.scale: {self.scale} is not 0 < smallest <= largest")
+        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
+            raise UserError(f"data.scale: {self.scale} is not 0 < smallest <= largest < infinity")
         _check_not_negative(self, "data.", "views", "val_seed")
         # Scores are told apart by images with the category and without, so there are negatives.
         _check_positive(self, "data.", "image_size", "crop_size", "negatives")
@@ -176,7 +182,7 @@ class Network:
 
     def weights_of(self, fold: int) -> str | None:
         """The weights file of a fold."""
-        return self.weights and self.weights.format(fold=fold)
+        return self.weights and self.weights.replace("{fold}", str(fold))
 
 
 @dataclass(frozen=True)
@@ -230,6 +236,10 @@ class Base:
     train: Literal["all", "head", "none"] = "none"
     optim: Optim = field(default_factory=lambda: Optim(lr=5e-3))
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:  # what Lightning can seed NumPy with
+            raise UserError(f"base.seed: {self.seed} is not from 0 to 2^32 - 1")
 
 
 @dataclass(frozen=True)
@@ -312,6 +322,9 @@ class Cells:
         for key in ("losses", "folds", "seeds"):
             if not getattr(self, key):
                 raise UserError(f"cells.{key}: empty")
+        for key in ("categories", "losses", "folds", "seeds"):
+            if twice := [x for x, times in Counter(getattr(self, key)).items() if times > 1]:
+                raise UserError(f"cells.{key}: {twice[0]} is named twice")
         _check_counts(self, "cells.", "folds", "seeds")
         _check_not_negative(self, "cells.", "folds_per_partition")
 

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from lovasz_repro import files
 from lovasz_repro.config import Experiment
+from lovasz_repro.config.sections import check_count
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Cell, Grid
@@ -53,6 +54,7 @@ def fit(
         again: also if it is done already.
     """
     name = loss if loss == UNTRAINED else config.known_loss(loss)
+    check_count("seed", seed)
     cell = Cell(config.known_category(category), name, fold, seed)
     workspace = Workspace(config)
     if fold not in workspace.folds:

@@ -74,8 +74,11 @@ class Workspace:
 
     def list_ids(self, kind: str, fold: int) -> list[str]:
         """The ids of the `train` or `val` list of a fold."""
+        return self.voc.ids(self.list_name(kind, fold))
+
+    def list_name(self, kind: str, fold: int) -> str:
         name: str = getattr(self.config.data, f"{kind}_list")
-        return self.voc.ids(name.format(fold=fold))
+        return name.replace("{fold}", str(fold))
 
     @cached_property
     def folds(self) -> list[int]:
@@ -108,7 +111,7 @@ class Workspace:
                     f"{min(both)} the first: {self.voc.lists_folder}"
                 )
             for kind, ids in (("train", train), ("val", val)):
-                name = getattr(self.config.data, f"{kind}_list").format(fold=fold)
+                name = self.list_name(kind, fold)
                 digest = files.sha256("\n".join(ids).encode())
                 lists[name] = {
                     "images": len(ids),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,11 @@ def test_weights_file_is_loaded(tmp_path: Path) -> None:
     torch.manual_seed(2)
     loaded = build(Network(**{**vars(SMALL), "weights": str(path)}))
     assert state_digest(loaded.backbone.get_submodule("model")) == state_digest(model)
+
+
+def test_only_the_fold_is_replaced_in_the_weights_path() -> None:
+    weights = replace(SMALL, weights="runs/{name}/fold{fold}/network.pt")
+    assert weights.weights_of(3) == "runs/{name}/fold3/network.pt"
 
 
 def test_bad_weights_name_the_file(tmp_path: Path) -> None:
