@@ -38,7 +38,7 @@ def mean_interval(values: Floats, folds: Sequence[Floats] = ()) -> tuple[Floats,
     values: (..., N), one number per unit (a category), with the noise of its images and seeds.
     folds: the units' numbers in each fold, (..., N) each, if folds are random, too. All units of a
     fold share its base network and its chosen rates, so the spread between units does not include
-    that between folds: what it adds (see `_between`) is added in quadrature.
+    that between folds: what it adds (see `_fold_parts`) is added in quadrature.
     Returns the two ends, each (...); NaN for N < 2.
 
     The interval is mean ± q · s/√N, with q the 95 % quantile of |t*| over resamples of the units.
@@ -59,34 +59,39 @@ def mean_interval(values: Floats, folds: Sequence[Floats] = ()) -> tuple[Floats,
     if count >= FEW_UNITS:
         quantile = _largest_t(values - mean[..., None])
         factor = np.where(np.isfinite(quantile), np.minimum(quantile, 2 * factor), factor)
-    half = np.hypot(factor * error, _between(folds))
+    half = np.hypot(factor * error, _fold_parts(folds)[0])
     return mean - half, mean + half
 
 
-def _between(folds: Sequence[Floats]) -> Floats:
-    """What random folds add to half the interval of a mean over N units, (...).
+def _fold_parts(folds: Sequence[Floats]) -> tuple[Floats, Floats]:
+    """Half the intervals of a mean over N units that come from random folds and from the rest,
+    (...) each.
 
-    Two-way random effects: a fold's number is a unit's part, a fold's part and a rest. The rest is
-    in the spread between units already, so the variance of the fold's part alone is taken,
-    (mean square between folds - mean square of the rest) / N, with Student's t for F folds. In
-    simulations like this study (20 units, 4 or 6 folds) the whole interval covers 94 to 98 %.
+    Two-way random effects: a fold's number is a unit's part, a fold's part and a rest (images,
+    training runs, and what a fold does to this unit alone). The variance of the fold's part is
+    (mean square between folds - mean square of the rest) / N, with Student's t for F folds. The
+    rest is in the spread between units already. In simulations like this study (20 random units, 4
+    or 6 folds) the whole interval covers 94 to 98 %.
 
     0 for fewer than two folds or units. Folds without any number, then units that lack one in some
     fold, are left out.
     """
     own = [fold for fold in folds if np.isfinite(fold).any()]
+    nothing = np.zeros(()), np.zeros(())
     if len(own) < 2:
-        return np.zeros(())
+        return nothing
     every = np.stack(own)  # (F, ..., N)
     every = every[..., np.isfinite(every).all(axis=tuple(range(every.ndim - 1)))]
     count, units = len(every), every.shape[-1]
     if units < 2:
-        return np.zeros(())
+        return nothing
     means = every.mean(axis=-1, keepdims=True)
     rest = every - means - every.mean(axis=0) + means.mean(axis=0)
     within = (rest**2).sum(axis=(0, -1)) / ((count - 1) * (units - 1))
-    excess = np.maximum(0, units * means[..., 0].var(axis=0, ddof=1) - within) / units
-    return np.asarray(stats.t.ppf((1 + LEVEL) / 2, count - 1) * np.sqrt(excess / count))
+    excess = np.maximum(0, units * means[..., 0].var(axis=0, ddof=1) - within)
+    few, many = stats.t.ppf((1 + LEVEL) / 2, [count - 1, (count - 1) * (units - 1)])
+    cells = count * units
+    return np.asarray(few * np.sqrt(excess / cells)), np.asarray(many * np.sqrt(within / cells))
 
 
 def _largest_t(centred: Floats) -> Floats:
@@ -238,13 +243,14 @@ def image_intervals(categories: Sequence[Replicates]) -> list[tuple[float, float
 
 
 def fixed_mean_interval(
-    categories: Sequence[Replicates], folds: Sequence[float] = ()
+    categories: Sequence[Replicates], folds: Sequence[Floats] = ()
 ) -> tuple[float, float]:
     """95 % interval of the mean over exactly these categories: their number and choice are fixed,
     images and training runs are random.
 
-    folds: the mean in each fold, if folds are random, too. Student's interval of these means is
-    added in quadrature. It holds the spread of training runs.
+    folds: the categories' numbers in each fold, if folds are random, too. What they add is added in
+    quadrature. The rest (see `_fold_parts`), which holds the spread of training runs, takes the
+    place of the images' part where it is larger.
 
     The mean of the categories' replicates, with normal noise for the training runs as in
     `image_intervals`. Each category's replicates are shuffled first: categories with equal numbers
@@ -264,8 +270,7 @@ def fixed_mean_interval(
     low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     if len(folds) > 1:
         middle = float(np.mean([category.value for category in categories]))
-        quantile = stats.t.ppf((1 + LEVEL) / 2, len(folds) - 1)
-        between = quantile * np.std(folds, ddof=1) / np.sqrt(len(folds))
-        low = middle - np.hypot(middle - low, between)
-        high = middle + np.hypot(high - middle, between)
+        between, rest = _fold_parts(folds)
+        low = middle - np.hypot(max(middle - low, rest), between)
+        high = middle + np.hypot(max(high - middle, rest), between)
     return float(low), float(high)

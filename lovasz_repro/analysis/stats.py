@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 
 from lovasz_repro.analysis.resample import (
+    Floats,
     Replicates,
     fixed_mean_interval,
     holm,
@@ -59,10 +60,15 @@ class Mean(NamedTuple):
 def over_categories(each: Sequence[pd.Series]) -> Mean:
     """The mean of one number per category; a category whose number is NaN is left out. each: the
     numbers of the study as a whole, then those of its random folds (`Scores.each`)."""
-    whole, *folds = [numbers.dropna() for numbers in each]
-    by_fold = [one.reindex(whole.index).to_numpy(float) for one in folds]
-    low, high = mean_interval(whole.to_numpy(), by_fold)
+    whole = each[0].dropna()
+    low, high = mean_interval(whole.to_numpy(), _of_folds(each))
     return Mean(float(whole.mean()), float(low), float(high), len(whole))
+
+
+def _of_folds(each: Sequence[pd.Series]) -> list[Floats]:
+    """The numbers of each fold for the categories of the whole; NaN where a fold has none."""
+    index = each[0].dropna().index
+    return [one.reindex(index).to_numpy(float) for one in each[1:]]
 
 
 def level(scores: Scores, arm: Arm, subset: str = "all") -> pd.Series:
@@ -106,9 +112,9 @@ def compare(scores: Scores, arm: Arm, against: Arm, subset: str = "all") -> dict
 
 def these_interval(scores: Scores, arm: Arm, against: Arm) -> tuple[float, float]:
     """95 % interval of the mean difference for exactly the categories that both have."""
-    whole, *folds = [gains(one, arm, against) for one in scores.each]
-    bootstraps = [Replicates(scores.folds(name, [arm, against])) for name in whole.index]
-    return fixed_mean_interval(bootstraps, [float(one.mean()) for one in folds if len(one)])
+    each = [gains(one, arm, against) for one in scores.each]
+    bootstraps = [Replicates(scores.folds(name, [arm, against])) for name in each[0].index]
+    return fixed_mean_interval(bootstraps, _of_folds(each))
 
 
 def _table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:

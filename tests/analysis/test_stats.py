@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 import scipy.stats
 
 from lovasz_repro.analysis import stats
-from lovasz_repro.analysis.resample import holm, mean_interval, sign_flip
+from lovasz_repro.analysis.resample import fixed_mean_interval, holm, mean_interval, sign_flip
 from lovasz_repro.analysis.scores import SIZES, Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.errors import UserError
@@ -332,6 +334,27 @@ def test_the_interval_covers_what_all_units_of_a_fold_share(folds: int, shared: 
             found.append(bool(low <= 0 <= high))
     assert 0.93 <= np.mean(hits) <= 0.99
     assert shared < 0.5 or np.mean(without) < 0.8
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5])
+def test_the_interval_of_these_units_covers_what_folds_do(shared: float) -> None:
+    """The units' own parts are fixed; images are part of the rest, the others training runs."""
+    draw = np.random.default_rng(3)
+    units = draw.normal(0, 0.5, 20)
+    hits, wider = [], []
+    for _ in range(300):
+        values = units + draw.normal(0, shared, (6, 1)) + draw.normal(0, 0.6, (6, 20))
+        mean = values.mean(axis=0)
+        images = [x + draw.normal(0, 0.3 / np.sqrt(6), 500) for x in mean]
+        categories: list[Any] = [
+            SimpleNamespace(value=x, values=np.resize(near, 1_999), share=0, training_variances=[])
+            for x, near in zip(mean, images, strict=True)
+        ]
+        low, high = fixed_mean_interval(categories, list(values))
+        hits.append(bool(low <= units.mean() <= high))
+        wider.append(np.ptp(mean_interval(mean, list(values))) > high - low)
+    assert 0.93 <= np.mean(hits) <= 0.99
+    assert np.mean(wider) > 0.99
 
 
 def test_what_folds_lack_is_left_out() -> None:
