@@ -217,8 +217,12 @@ def _claim(
     before: str = "",
     after: str = "",
 ) -> Claim:
-    """The claim with its verdict, or what it needs. losses: those that must have cells. before,
-    after: text around the explanation, if nothing is missing."""
+    """The claim with its verdict, or what it needs.
+
+    Args:
+        losses: those that must have cells.
+        before, after: text around the explanation, if nothing is missing.
+    """
     lacking = [NAMES[loss] for loss in losses if loss not in scores.present]
     needs = f"cells trained with {', '.join(lacking)}" if lacking else ""
     if not needs and any(contrast.categories < 2 for contrast in contrasts):

@@ -58,8 +58,11 @@ class Mean(NamedTuple):
 
 
 def over_categories(each: Sequence[pd.Series]) -> Mean:
-    """The mean of one number per category; a category whose number is NaN is left out. each: the
-    numbers of the study as a whole, then those of its random folds (`Scores.each`)."""
+    """The mean of one number per category; a category whose number is NaN is left out.
+
+    Args:
+        each: the numbers of the study as a whole, then those of its random folds (`Scores.each`).
+    """
     whole = each[0].dropna()
     low, high = mean_interval(whole.to_numpy(), _of_folds(each))
     return Mean(float(whole.mean()), float(low), float(high), len(whole))

@@ -49,9 +49,13 @@ def threshold_curves(records: Records, scores: Scores) -> pd.DataFrame:
 
 
 def _mean(curves: Sequence[Sequence[Floats]], images: Sequence[Floats], grid: Floats) -> Floats:
-    """(T, 3) present, absent and all over the images of all cells of one category. curves:
-    threshold, present and absent of each cell. images: (2,) the numbers of present and absent ones,
-    by cell. grid: (T,) the thresholds at which the curves are read."""
+    """(T, 3) present, absent and all over the images of all cells of one category.
+
+    Args:
+        curves: threshold, present and absent of each cell.
+        images: (2,) the numbers of present and absent ones, by cell.
+        grid: (T,) the thresholds at which the curves are read.
+    """
     sums, counts = np.zeros((len(grid), 2)), np.zeros(2)
     for (thresholds, *halves), number in zip(curves, images, strict=True):
         sums += np.stack([np.interp(grid, thresholds, half) for half in halves], axis=1) * number

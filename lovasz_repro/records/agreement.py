@@ -47,8 +47,11 @@ def table_problem(table: Columns) -> str | None:
 
 
 def place_problem(result: Json, place: Mapping[str, Any], base: Json) -> str | None:
-    """A cell's result.json against its folder and the base network that it started from. place:
-    category, loss, fold and seed of the folder. base: the base's result.json, {} if it is missing.
+    """A cell's result.json against its folder and the base network that it started from.
+
+    Args:
+        place: category, loss, fold and seed of the folder.
+        base: the base's result.json, {} if it is missing.
     """
     for key, value in place.items():
         if result[key] != value:
@@ -196,8 +199,11 @@ def tuning_problem(
     tuned: Json, categories: Sequence[str] | None = None, measure: str = "image_iou"
 ) -> str | None:
     """A choice in tuning.json against its trials: the highest mean, of equals the lowest rate.
-    categories: those that it was made for; None: all that were tried. Only a pair with a score on
-    all of them can be chosen."""
+
+    Args:
+        categories: those that it was made for; None: all that were tried. Only a pair with a score
+            on all of them can be chosen.
+    """
     if wrong := entry_problem(tuned, measure):
         return wrong
     if tuned["lr"] is None:

@@ -65,9 +65,15 @@ def write_report(runs: Path, out: Path, photographs: bool = True) -> Path:
 def write_comparison(reports: Sequence[Path], out: Path) -> Path:
     """Write index.html, report.md, figures/ and tables/ over several reports to `out`.
 
-    reports: folders that `write_report` wrote. Returns the path of the page.
+    Args:
+        reports: folders that `write_report` wrote; their records.zip are read.
+        out: made if it is not there.
 
-    Raises: UserError if a report lacks valid records, is multi-class, or has another's name.
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: a report lacks valid records, is multi-class, or has another's name.
     """
     _write(compare(reports, out), out)
     return out / "index.html"

@@ -26,8 +26,14 @@ def panels(
     figure: Figure, count: int, columns: int, height: float, losses: Sequence[str] = (),
     **shared: Any,
 ) -> list[Axes]:  # fmt: skip
-    """Set a figure's size and divide it into panels. columns: panels side by side. height: of a
-    panel, in inches. losses: named above the panels by their lines. shared: sharex, sharey."""
+    """Set a figure's size and divide it into panels.
+
+    Args:
+        columns: panels side by side.
+        height: of a panel, in inches.
+        losses: named above the panels by their lines.
+        shared: sharex, sharey.
+    """
     lines = -(-count // columns)
     above = 0.25 * -(-len(losses) // 3)
     figure.set_size_inches(WIDTH, height * lines + above)
@@ -84,8 +90,12 @@ def interval(
     axes: Axes, place: float, row: Any, loss: str, limits: Window = None, upright: bool = False
 ) -> None:
     """A value with its interval; an arrow with the number at the edge of `limits` if it is beyond.
-    place: on the other axis. row: difference, low, high, as shares. upright: the values lie on the
-    vertical axis."""
+
+    Args:
+        place: on the other axis.
+        row: difference, low, high, as shares.
+        upright: the values lie on the vertical axis.
+    """
     value, low, high = 100 * row.difference, 100 * row.low, 100 * row.high
     if limits and not inside(value, limits):
         _arrow(axes, place, row.difference, loss, limits, upright)

@@ -38,8 +38,11 @@ COLUMNS = (
 def controls_table(studies: Mapping[str, Records], main: str) -> str:
     """The gain of the Lovász hinge over cross-entropy in each study but the main one, in points;
     the gain in the study beside it on the same categories (`alike`), and the difference of the two
-    with its 95 % interval over categories. On all images, then on those with the category. studies:
-    binary studies by name; links lead to their folders."""
+    with its 95 % interval over categories. On all images, then on those with the category.
+
+    Args:
+        studies: binary studies by name; links lead to their folders.
+    """
     rows = []
     for name, records in studies.items():
         if name == main:

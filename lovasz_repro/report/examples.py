@@ -106,7 +106,10 @@ def _content(entry: Json, files: Mapping[str, bytes], name: str) -> bytes:
 
 def difference(truth: bytes, prediction: bytes) -> bytes:
     """A palette PNG of the truth's size: found, missed and false pixels, and nothing elsewhere.
-    truth, prediction: pictures that are opaque, or half so, where the mask is true."""
+
+    Args:
+        truth, prediction: pictures that are opaque, or half so, where the mask is true.
+    """
     with Image.open(io.BytesIO(truth)) as picture:
         size, wanted = picture.size, _opaque(picture)
     with Image.open(io.BytesIO(prediction)) as picture:

@@ -35,8 +35,12 @@ from lovasz_repro.words import points
 
 @drawing
 def gains(figure: Figure, table: pd.DataFrame, paper: dict[str, float]) -> None:
-    """Mean image-IoU gain over cross-entropy by row of Table 1, and the paper's. table: `headline`,
-    the rows with a difference. paper: the paper's gains by loss, as shares."""
+    """Mean image-IoU gain over cross-entropy by row of Table 1, and the paper's.
+
+    Args:
+        table: `headline`, the rows with a difference.
+        paper: the paper's gains by loss, as shares.
+    """
     table = of_difference(table)
     limits = window([table])
     if limits and paper:
@@ -75,9 +79,13 @@ def per_category(
     figure: Figure, levels: pd.DataFrame, pairs: pd.DataFrame, loss: str,
     measure: str = "Image-IoU", gain: str = "Lovász − cross-entropy, points",
 ) -> None:  # fmt: skip
-    """A measure by category and loss, and the paired difference of one loss, sorted by it. levels:
-    `levels`. pairs: `differences` of `loss` alone, in the order of the rows. measure, gain: what
-    the two panels show."""
+    """A measure by category and loss, and the paired difference of one loss, sorted by it.
+
+    Args:
+        levels: `levels`.
+        pairs: `differences` of `loss` alone, in the order of the rows.
+        measure, gain: what the two panels show.
+    """
     order = {category: place for place, category in enumerate(pairs["category"])}
     losses = ordered(levels["loss"].unique())
     limits = window([pairs])
@@ -109,8 +117,11 @@ def per_category(
 
 @drawing
 def subsets(figure: Figure, splits: Sequence[tuple[str, pd.DataFrame, dict[str, str]]]) -> None:
-    """Gains over cross-entropy on parts of the val images, one panel a split. splits: title; a
-    table with subset, loss, difference, low, high; labels of the subsets."""
+    """Gains over cross-entropy on parts of the val images, one panel a split.
+
+    Args:
+        splits: title; a table with subset, loss, difference, low, high; labels of the subsets.
+    """
     losses = ordered(splits[0][1]["loss"].unique())
     limits = window([table for _, table, _ in splits])
     figure.set_size_inches(WIDTH, 3.7)
@@ -135,8 +146,12 @@ def subsets(figure: Figure, splits: Sequence[tuple[str, pd.DataFrame, dict[str, 
 
 @drawing
 def forests(figure: Figure, shown: Sequence[tuple[str, pd.DataFrame]], label: str) -> None:
-    """Differences with intervals by loss, one panel a comparison. shown: title; a table with loss,
-    difference, low, high. label: of the axes."""
+    """Differences with intervals by loss, one panel a comparison.
+
+    Args:
+        shown: title; a table with loss, difference, low, high.
+        label: of the axes.
+    """
     losses = ordered(name for _, table in shown for name in table["loss"])
     places = {loss: place for place, loss in enumerate(losses)}
     limits = window([table for _, table in shown])
@@ -159,8 +174,12 @@ def forests(figure: Figure, shown: Sequence[tuple[str, pd.DataFrame]], label: st
 
 @drawing
 def by_batch(figure: Figure, gains: pd.DataFrame, first: str) -> None:
-    """Gain in mIoU over cross-entropy against the images a step, by loss. gains: rows of
-    `scores_table` with a difference. first: the loss that is drawn first."""
+    """Gain in mIoU over cross-entropy against the images a step, by loss.
+
+    Args:
+        gains: rows of `scores_table` with a difference.
+        first: the loss that is drawn first.
+    """
     gains = of_difference(gains.assign(loss=gains["loss"].map(without_batch)))
     batches = sorted(gains["batch_size"].unique())
     losses = sorted(ordered(gains["loss"]), key=lambda loss: loss != first)
@@ -196,8 +215,12 @@ def _band(
 @drawing
 def curves(figure: Figure, table: pd.DataFrame) -> None:
     """Validation measures over training steps, by training loss: the median over categories and the
-    band of the middle half of them. table: loss, measure, step, middle, low, high; the measures are
-    the four losses, image_iou and gain; multi-class: miou and gain, and a band is of cells."""
+    band of the middle half of them.
+
+    Args:
+        table: loss, measure, step, middle, low, high; the measures are the four losses, image_iou
+            and gain; multi-class: miou and gain, and a band is of cells.
+    """
     measures = list(table["measure"].unique())
     losses = ordered(table["loss"].unique())
     titles = {name: f"{label} loss" for name, label in MEASURE_LABELS.items()}
@@ -214,8 +237,11 @@ def curves(figure: Figure, table: pd.DataFrame) -> None:
 
 @drawing
 def prevalence(figure: Figure, table: pd.DataFrame, losses: list[str]) -> None:
-    """Gain over cross-entropy by the share of images with the category, a line a loss. table:
-    `prevalence_gains`; losses: those drawn with their bands."""
+    """Gain over cross-entropy by the share of images with the category, a line a loss.
+
+    Args:
+        table: `prevalence_gains`; losses: those drawn with their bands.
+    """
     shown = table[table["loss"].isin(losses)]
     reach = shown.groupby("loss").agg(low=("low", "min"), high=("high", "max"))
     limits = window([reach])
@@ -258,8 +284,11 @@ def _beyond(axes: Axes, table: pd.DataFrame, losses: list[str]) -> None:
 
 @drawing
 def thresholds(figure: Figure, table: pd.DataFrame, chosen: pd.Series) -> None:
-    """Image-IoU over the threshold, with the category, without it, and of all. table:
-    `threshold_curves`; chosen: `chosen_thresholds`, marked."""
+    """Image-IoU over the threshold, with the category, without it, and of all.
+
+    Args:
+        table: `threshold_curves`; chosen: `chosen_thresholds`, marked.
+    """
     losses = ordered(table["loss"].unique())
     titles = {"all": "all images", "present": "with the category", "absent": "without it"}
     every = panels(figure, 3, 3, 2.9, losses, sharex=True, sharey=True)
@@ -282,7 +311,11 @@ def thresholds(figure: Figure, table: pd.DataFrame, chosen: pd.Series) -> None:
 @drawing
 def tuning(figure: Figure, tried: pd.DataFrame, measure: str = "image-IoU") -> None:
     """Held-out image-IoU or mIoU over the learning rate, a panel a fold and number of steps; what
-    was chosen is ringed. tried: `tuning_frame`. measure: its score's name."""
+    was chosen is ringed.
+
+    Args:
+        tried: `tuning_frame`. measure: its score's name.
+    """
     groups = list(tried.groupby(["fold", "steps"], sort=True))
     losses = ordered(tried["loss"].unique())
     looks = ordered(without_batch(loss) for loss in losses)  # a panel has one batch size

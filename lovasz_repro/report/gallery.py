@@ -80,8 +80,11 @@ def write_gallery(runs: Path, voc: VOC) -> None:
 
 
 def choose(images: pd.DataFrame, category: str) -> list[Json]:
-    """Up to three images of a category: `category`, `id`, `fold`, `seed`, `gain`, `rule`. images:
-    as in `Records`."""
+    """Up to three images of a category: `category`, `id`, `fold`, `seed`, `gain`, `rule`.
+
+    Args:
+        images: as in `Records`.
+    """
     rows = images[(images["category"] == category) & (images["has_category"] == 1)]
     keys = ["fold", "id", "seed"]
     iou = rows.pivot_table(index=keys, columns="loss", values="iou").reindex(columns=list(GAIN))

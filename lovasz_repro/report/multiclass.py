@@ -87,8 +87,11 @@ def _gain(table: pd.DataFrame) -> str:
 
 
 def verdict(table: pd.DataFrame, images: pd.DataFrame) -> list[str]:
-    """The three lines that the report opens with. table, images: `scores_table` of miou and
-    image_miou."""
+    """The three lines that the report opens with.
+
+    Args:
+        table, images: `scores_table` of miou and image_miou.
+    """
     judged = claim(table)
     if not np.isfinite(judged.effect):
         nothing_said = "These records cannot compare the two losses."

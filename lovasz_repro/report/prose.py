@@ -59,8 +59,11 @@ def baselines(rows: pd.DataFrame) -> str:
 
 
 def estimand(partitions: int, seeds: int) -> str:
-    """What the two intervals of a gain are about. partitions: of the images into folds. seeds:
-    training runs of a cell."""
+    """What the two intervals of a gain are about.
+
+    Args:
+        partitions: of the images into folds. seeds: training runs of a cell.
+    """
     given = "In both, the split into folds and each fold’s base network and chosen rates are given."
     if partitions > 1:
         given = (

@@ -42,8 +42,11 @@ TABLE_1_COLUMNS = (
 
 
 def first_table(rows: pd.DataFrame, of_voc: bool = True) -> Table:
-    """Table 1 from `headline`, the highest image-IoU first, the paper's values beside ours. of_voc:
-    whether the categories are the paper's; else its values are left out."""
+    """Table 1 from `headline`, the highest image-IoU first, the paper's values beside ours.
+
+    Args:
+        of_voc: whether the categories are the paper's; else its values are left out.
+    """
     best = {name: rows[name].max() for name in ("value", "present", "absent", "dataset_iou")}
     table = []
     for row in rows.sort_values("value", ascending=False, kind="stable").itertuples():
@@ -112,8 +115,11 @@ def measure_table(matrix: pd.DataFrame) -> Table:
 
 
 def category_table(levels: pd.DataFrame, pairs: pd.DataFrame, expected: Sequence[str]) -> Table:
-    """Image-IoU by category and loss, and the paired difference of the headline loss. levels:
-    `levels`; pairs: `differences` of one loss; expected: the grid's categories."""
+    """Image-IoU by category and loss, and the paired difference of the headline loss.
+
+    Args:
+        levels: `levels`; pairs: `differences` of one loss; expected: the grid's categories.
+    """
     losses = ordered(levels["loss"].unique())
     cells = {(row.category, row.loss): row for row in levels.itertuples()}
     change = pairs.set_index("category")
@@ -159,9 +165,14 @@ def gains_table(
     data: pd.DataFrame,
     levels: bool = False,
 ) -> Table:
-    """Differences with intervals, a row per part and a column per loss. label: heading of the first
-    column. parts: text of the row; a table with loss, difference, low, high, reference_value. data:
-    what goes to the CSV. levels: also show cross-entropy's own value."""
+    """Differences with intervals, a row per part and a column per loss.
+
+    Args:
+        label: heading of the first column.
+        parts: text of the row; a table with loss, difference, low, high, reference_value.
+        data: what goes to the CSV.
+        levels: also show cross-entropy's own value.
+    """
     losses = ordered(name for _, table in parts for name in table["loss"])
     rows = []
     for place, (text, table) in enumerate(parts):
