@@ -23,10 +23,10 @@ from lovasz_repro.words import count
 NOTHING = "No results on Pascal VOC have been committed yet."
 VERDICT_TITLES = ("The claim", "Where the gain comes from", "Which loss to use")
 CONTROLS = (
-    "Each other run of the binary experiment beside the study that it differs least from: the gain "
-    "of the Lovász hinge over cross-entropy in image-IoU, in points, in the run and there, on the "
-    "same categories, and the difference of the two with its 95 % interval over categories. On all "
-    "images, then on those with the category."
+    "Each other whole run of the binary experiment beside the study that it differs least from: "
+    "the gain of the Lovász hinge over cross-entropy in image-IoU, in points, in the run and "
+    "there, on the same categories, and the difference of the two with its 95 % interval over "
+    "categories. On all images, then on those with the category."
 )
 SPLITS_FIGURE = "figures/splits-gain.svg"
 TABLE_1_COLUMNS = (0, 2, 1, 3, 5, 6)  # loss, paper, here, gain, with and without the category
@@ -97,14 +97,14 @@ def _renewed(path: Path, blocks: dict[str, str]) -> str:
 
 
 def _list_of(results: dict[Path, Records]) -> str:
-    """The reports, then the runs beside the main one."""
+    """The reports, then the whole runs beside the main one."""
     lines = []
     for folder, records in results.items():
         categories = count(len(records.grid.categories), "category")
         what = "all labels at once" if records.multiclass else categories
         cells = f"{len(records.results)} of {count(len(records.grid.cells()), 'cell')}"
         lines.append(f"- [{folder.name}]({folder.name}/report.md): {what}, {cells}.")
-    studies = _binary(results)
+    studies = {name: records for name, records in _binary(results).items() if not records.missing}
     if len(studies) > 1 and (main := _main(results)):
         lines += ["", CONTROLS, "", controls_table(studies, main.name)]
     return "\n".join(lines) or NOTHING
