@@ -43,6 +43,11 @@ def _check_counts(part: object, prefix: str, *keys: str) -> None:
             check_count(f"{prefix}{key}", number)
 
 
+def of_fold(name: str, fold: int) -> str:
+    """The name with {fold} replaced; other braces stay."""
+    return name.replace("{fold}", str(fold))
+
+
 def check_steps(key: str, steps: int, validate_every: int) -> None:
     if steps < 1 or steps % validate_every:
         raise UserError(
@@ -182,7 +187,7 @@ class Network:
 
     def weights_of(self, fold: int) -> str | None:
         """The weights file of a fold."""
-        return self.weights and self.weights.replace("{fold}", str(fold))
+        return self.weights and of_fold(self.weights, fold)
 
 
 @dataclass(frozen=True)

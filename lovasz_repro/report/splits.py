@@ -41,7 +41,10 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
         f"{name} alone in {int((decisions(scores[name])['loss'] == leaders).sum())}" for name in own
     ]
     cases = count(len(leaders), "case")
-    found = {subset: stats.mean_differences(study.scores, "iou", subset) for subset in SUBSETS}
+    gains = pd.concat(
+        [study.differences.assign(subset="all"), stats.by_presence(study.scores)], ignore_index=True
+    )
+    shown = gains.dropna(subset="difference")
     lead, *more = verdict(study)
     blocks: list[Block] = [
         Paragraph(lead, lead=True),
@@ -59,8 +62,8 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
             "splits-table",
             "Gain in image-IoU over cross-entropy in points, mean over the splits.",
             "images",
-            [(text, found[subset].dropna(subset="difference")) for subset, text in SUBSETS.items()],
-            pd.concat([table.assign(subset=subset) for subset, table in found.items()]),
+            [(text, shown[shown["subset"] == subset]) for subset, text in SUBSETS.items()],
+            gains,
             levels=True,
         ),
         tables.fold_table(study.scores.random_folds, SUBSETS),

@@ -17,6 +17,7 @@ from torch import nn
 
 from lovasz_repro import files
 from lovasz_repro.config import Experiment, Optim
+from lovasz_repro.config.sections import of_fold
 from lovasz_repro.data.binary import SamplePlan, balanced_selection, check_both
 from lovasz_repro.data.cache import ImageCache
 from lovasz_repro.data.datamodule import DataModule, Task
@@ -77,8 +78,7 @@ class Workspace:
         return self.voc.ids(self.list_name(kind, fold))
 
     def list_name(self, kind: str, fold: int) -> str:
-        name: str = getattr(self.config.data, f"{kind}_list")
-        return name.replace("{fold}", str(fold))
+        return of_fold(getattr(self.config.data, f"{kind}_list"), fold)
 
     @cached_property
     def folds(self) -> list[int]:

@@ -38,7 +38,9 @@ def test_the_images_that_are_scored_and_seen(text: str) -> None:
     lists = stored("finetune", "study.json")["data"]["lists"]
     scored = recount.images(REPORTS / "finetune/records.zip")["id"].nunique()
     assert scored == lists["fold0_val"]["images"] + lists["fold1_val"]["images"]
-    assert f"All {scored:,} val images are scored" in text
+    again = recount.images(REPORTS / "finetune_repeat/records.zip")["id"].nunique()
+    assert again == scored
+    assert f"All {scored:,} val images are scored in each of two splits" in text
     seen = lists["fold0_train"]["images"] - lists["fold1_val"]["images"]
     trained = stored("finetune", "cells/cat/hinge/fold0-seed0/result.json")["train_images"]
     assert f"the {seen:,} `trainaug` images, {100 * seen / trained:.0f} % of those" in text
@@ -119,6 +121,8 @@ def test_what_other_runs_show(text: str) -> None:
         ends = re.findall(r"<sub>\[(\S+),\s(\S+)\]</sub>", row.replace("−", "-"))
         assert len(ends) == 2
         assert all(float(low) < 0 < float(high) for low, high in ends)
+        widest = max(abs(float(end)) for end in ends[0])  # on all images
+        assert widest > 1 if name != "finetune_32" else f"(±{widest:.1f})" in text
     channel, _ = gains("finetune_channel")
     rows, _ = gains("finetune")
     rows = rows[rows["category"].isin(channel["category"]) & (rows["fold"] == 0)]
@@ -133,7 +137,10 @@ def test_what_head_shows(text: str) -> None:
     trained = rows[rows["loss"] != "untrained"]
     parts = [gain(part).mean() for _, part in rows.groupby("has_category")]
     assert parts[0] > 0 > parts[1]  # without the category, with it
-    assert recount.by_category(trained, "iou").mean().idxmax() == "soft_jaccard"
+    levels = recount.by_category(trained, "iou").mean()
+    assert levels.idxmax() == "soft_jaccard"
+    assert levels[["cross_entropy", "hinge", "lovasz_hinge"]].idxmax() == "lovasz_hinge"
+    assert "the Lovász hinge is best of the paper's three" in text
     tuned = recount.by_category(rows, "tuned_iou").mean()
     assert tuned.idxmax() == "untrained"
 
@@ -180,6 +187,10 @@ def test_how_more_steps_did(text: str) -> None:
             trials = pd.DataFrame(entry["trials"]).query("lr == @entry['lr']")
             means = trials.groupby("steps")["image_iou"].mean()
             choices.append(means[180] - means[60])
+    repeated = stored("finetune_repeat", "tuning.json")
+    folds = [own for own in repeated.values() if isinstance(own, dict)]
+    assert {entry["steps"] for own in folds for entry in own.values()} == {60}
+    assert "(steps: 60 in the second split)" in text
     assert len(choices) == 10
     assert max(choices) < 0
     assert "180 steps at the same rate lower the held-out image-IoU in all ten choices" in text

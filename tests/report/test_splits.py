@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 
 from lovasz_repro.analysis.decide import decisions
+from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import Arm, Scores
+from lovasz_repro.analysis.stats import REFERENCE, gains
 from lovasz_repro.records import Records, load
 from lovasz_repro.report.splits import joined, same_but_for_split, section
+from lovasz_repro.words import points
 from tests.helpers import recount
 from tests.helpers.places import ROOT
 
@@ -59,6 +62,22 @@ def test_a_study_that_is_not_whole_is_left_out(studies: dict[str, Records]) -> N
     assert set(same_but_for_split({"other": lacking, "finetune": whole})) == {"other", "finetune"}
     begun = replace(own, missing=[own.grid.cells()[0]])
     assert same_but_for_split({"finetune": whole, "other": begun}) == {}
+
+
+def test_the_intervals_of_before(studies: dict[str, Records]) -> None:
+    """With the splits given: the sentence that reports/README.md keeps of the rule of before."""
+    both = Scores(joined([studies[name] for name in PAIR]))
+    found = {}
+    lovasz = "lovasz_hinge"
+    for loss, subset in ((lovasz, "present"), (lovasz, "absent"), ("soft_jaccard", "all")):
+        gain = gains(both, Arm(loss), Arm(REFERENCE), subset).to_numpy()
+        ends = (points(float(end)) for end in mean_interval(gain))
+        found[loss, subset] = f"{points(gain.mean())} [{', '.join(ends)}]"
+    text = " ".join((REPORTS / "README.md").read_text("utf-8").split())
+    assert (
+        f"the gain with the category was {found['lovasz_hinge', 'present']} before, without it "
+        f"{found['lovasz_hinge', 'absent']}, soft Jaccard's {found['soft_jaccard', 'all']}."
+    ) in text
 
 
 @pytest.mark.parametrize("present", [False, True])
