@@ -16,7 +16,7 @@ from lovasz_repro import environment
 from lovasz_repro.config import Experiment
 from lovasz_repro.data.voc import CATEGORIES
 from lovasz_repro.errors import DISK, UserError
-from lovasz_repro.options import OptionError, explained, parser
+from lovasz_repro.options import OptionError, check_file, config_files, explained, parser
 from lovasz_repro.words import count
 
 
@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not given:
             print(top.format_help(), file=sys.stderr)
         try:
+            for file in config_files(given):
+                check_file(file)
             options = top.parse_args(given)
             command = options.subcommand
             return _run(command, top.instantiate(options)[command])
@@ -218,7 +220,7 @@ def _check(options: Namespace) -> int:
 
         damaged = check_cache(options.cache)
         print(*damaged, sep="\n", end="\n" if damaged else "")
-        state = f"{len(damaged)} problems" if damaged else "all is well"
+        state = count(len(damaged), "problem") if damaged else "all is well"
         print(f"{options.cache}: {state}.")
         problems += damaged
     return 1 if problems else 0

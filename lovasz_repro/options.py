@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
+import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from lovasz_repro.config import Experiment
@@ -18,7 +22,7 @@ EXPERIMENTS = Path("experiments")
 def parser() -> ArgumentParser:
     """All commands. `--config` fills an experiment's options from YAML."""
     top = Parser(
-        prog="lovasz-repro", formatter_class=_Help,
+        prog="lovasz-repro", formatter_class=_Help, version=version("lovasz_repro"),
         description="Binary segmentation of Pascal VOC's categories under several losses: train, "
         "study, predict, report. `lovasz-repro COMMAND --help` describes every option.",
     )  # fmt: skip
@@ -31,7 +35,11 @@ def parser() -> ArgumentParser:
     add("--loss", type=str, required=True, help="a loss by its name")
     add("--fold", type=int, default=0, help="which of the data's folds")
     add("--seed", type=int, default=0, help="of the draws of training images")
-    add("--again", action="store_true", help="even where the cell is done already")
+    add(
+        "--again",
+        action="store_true",
+        help="run it also if it is done already; replaces its records",
+    )
 
     text = "run every cell of an experiment that is not done yet"
     add = _add(commands, "study", text, "study --config FILE [--dry-run [--verbose]]")
@@ -45,7 +53,8 @@ def parser() -> ArgumentParser:
     add("--address", type=str | None, default=None, help=text)
 
     text = "segment images with the network of a cell that kept its weights"
-    add = _add(commands, "predict", text)
+    usage = "predict --cell FOLDER --out FOLDER [--threshold NUMBER] IMAGE_OR_FOLDER"
+    add = _add(commands, "predict", text, usage)
     add("images", type=Path, help="an image, or a folder of images")
     text = "folder of a finished cell: runs/<name>/cells/<category>/<loss>/fold<k>-seed<s>"
     add("--cell", type=Path, required=True, help=text)
@@ -58,9 +67,11 @@ def parser() -> ArgumentParser:
     add("--device", type=auto, default="auto", help="auto: cuda where there is one")
     add("--batch", type=int, default=8, help="images at once")
 
-    add = _add(commands, "report", "build the report from records")
-    add("--runs", type=Path | None, default=None, help="a run's folder, or records.zip")
-    text = "in place of it: folders of reports"
+    usage = "report (--runs FOLDER | --compare FOLDER ...) --out FOLDER"
+    add = _add(commands, "report", "build the report from records", usage)
+    text = "a run's folder, or a report's records.zip"
+    add("--runs", type=Path | None, default=None, help=text)
+    text = "in place of --runs: folders of reports, to be set side by side"
     add("--compare", type=Path, nargs="+", default=[], help=text)
     add("--out", type=Path, required=True, help="where the report goes")
     text = "show predictions as masks; neither the page nor records.zip holds a photograph"
@@ -72,7 +83,8 @@ def parser() -> ArgumentParser:
     holds = "holds VOCdevkit/VOC2012"
     text = "download VOC 2012 and SBD, and build SegmentationClassAug and the lists"
     _add(actions, "fetch", text)("--root", type=Path, required=True, help=holds)
-    add = _add(actions, "check", "verify every listed image and mask")
+    usage = "data check [--root FOLDER [--classes [NAME,...]]] [--cache FOLDER]"
+    add = _add(actions, "check", "verify every listed image and mask", usage)
     add("--root", type=Path | None, default=None, help=holds)
     text = "verify all of a study's cached arrays (data.cache) against their sums"
     add("--cache", type=Path | None, default=None, help=text)
@@ -123,11 +135,11 @@ def parser() -> ArgumentParser:
 
 
 def _add(commands: Any, name: str, text: str, usage: str = "") -> Callable[..., Any]:
-    """A new command's `add_argument`. One with a usage takes an experiment's keys."""
-    command = Parser(
-        description=text, usage=f"lovasz-repro {usage} [--KEY VALUE ...]" if usage else None
-    )
-    if usage:
+    """A new command's `add_argument`. One whose usage has --config takes an experiment's keys."""
+    keys = "--config" in usage
+    end = " [--KEY VALUE ...]" if keys else ""
+    command = Parser(description=text, usage=f"lovasz-repro {usage}{end}" if usage else None)
+    if keys:
         command.add_argument("--config", action="config", help="a file of experiments/")
         command.add_class_arguments(Experiment)
     commands.add_subcommand(name, command, help=text)
@@ -140,6 +152,41 @@ def _group(commands: Any, name: str, text: str) -> Any:
     return group.add_subcommands(metavar="WHAT", title="what", description=None)
 
 
+def check_file(path: Path) -> None:
+    """Check what the YAML reader does not: that no key is there twice, and that sections hold keys.
+
+    Raises: UserError naming file, line and key.
+    """
+    try:
+        top = yaml.compose(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8") from error
+    except (OSError, yaml.YAMLError):
+        return  # the parser says which
+    if not isinstance(top, yaml.MappingNode):
+        raise UserError(f"{path}: holds no keys of an experiment, such as name: mine")
+    sections = {
+        f.name: f.default_factory() for f in fields(Experiment) if f.default_factory is not MISSING
+    }
+    _check_keys(path, top, "", SimpleNamespace(**sections))
+
+
+def _check_keys(path: Path, node: yaml.MappingNode, prefix: str, section: object) -> None:
+    seen = set()
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        where = f"{path}, line {key.start_mark.line + 1}: {name}"
+        if name in seen:
+            raise UserError(f"{where} is there twice")
+        seen.add(name)
+        part = getattr(section, str(key.value), None)
+        if isinstance(value, yaml.MappingNode):
+            _check_keys(path, value, f"{name}.", part)
+        elif is_dataclass(part):
+            keys = ", ".join(f.name for f in fields(part))
+            raise UserError(f"{where} is a section; under it belong {keys}")
+
+
 class OptionError(UserError):
     """An error in jsonargparse's words; `explained` rewords it."""
 
@@ -148,7 +195,7 @@ class Parser(ArgumentParser):
     """Errors become `OptionError`."""
 
     def __init__(self, **rest: Any) -> None:
-        super().__init__(exit_on_error=False, **rest)
+        super().__init__(exit_on_error=False, allow_abbrev=False, **rest)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise OptionError(message) from ex
@@ -165,6 +212,10 @@ class _Help(DefaultHelpFormatter):
 def explained(error: OptionError, top: ArgumentParser, arguments: Sequence[str]) -> str:
     """The error in one line: the key, what is wrong with it, and the valid choices."""
     message = str(error)
+    if given := re.match(r"[Uu]nrecognized arguments: ([^-]\S*)", message):
+        is_file = given[1].endswith((".yaml", ".yml"))
+        hint = f"; a configuration is given by --config {given[1]}" if is_file else ""
+        return f"{given[1]}: not expected here{hint}"
     if unknown := re.search(r"(?:unrecognized arguments: --|accept option ')([\w.]+)", message):
         return f"unknown key {unknown[1]}: {_keys_near(unknown[1], list(_keys(top, arguments)))}"
     if wrong := re.search(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message):
@@ -182,8 +233,8 @@ def explained(error: OptionError, top: ArgumentParser, arguments: Sequence[str])
         there = [str(path) for path in sorted(EXPERIMENTS.glob("*.yaml"))]
         return f"config: {absent[1]} does not exist; {choices(_shown(absent[1]), there)}"
     if "Problems parsing config" in message:
-        files = [value for flag, value in _values(arguments) if flag == "config"]
-        return f"{', '.join(files)}: not YAML: {' '.join(message.split(':', 1)[1].split())}"
+        files = ", ".join(map(str, config_files(arguments)))
+        return f"{files}: not YAML: {' '.join(message.split(':', 1)[1].split())}"
     if value := re.search(r'Parser key "(.*?)":\s*(.*)', message, re.DOTALL):
         return _wrong_value(value[1], value[2])
     return message
@@ -208,14 +259,17 @@ def _shown(path: str) -> str:
 
 def _wrong_value(key: str, text: str) -> str:
     """`optim.steps: 'many' is not a whole number`; the text is jsonargparse's."""
-    found = re.search(r"(?:Got value|Given value): (.*)", text)
-    given = found[1].strip() if found else ""
+    value = re.search(r"(?:Got value|Given value): (.*)", text)
+    given = value[1].strip() if value else ""
     wanted = []
-    for match in _EXPECTED.finditer(text):
+    found = list(_EXPECTED.finditer(text))
+    for match in found:
         if match["names"]:
             there = [name.strip(" '\"") for name in match["names"].split(",")]
-            return f"{key}: there is no {given!r}; {choices(given, there)}"
-        if match["length"]:
+            if len(found) == 1:
+                return f"{key}: there is no {given!r}; {choices(given, there)}"
+            wanted += there
+        elif match["length"]:
             wanted.append(f"a list of {match['length']} values")
         else:
             wanted.append(_KINDS.get(match["kind"], match["kind"]))
@@ -251,9 +305,14 @@ def _keys(top: ArgumentParser, arguments: Sequence[str]) -> Iterator[str]:
         yield from (n for n in names[-1:] if n != "help" and not n.startswith("print_"))
 
 
+def config_files(arguments: Sequence[str]) -> list[Path]:
+    """The files that `--config` names."""
+    return [Path(value) for flag, value in _values(arguments) if flag == "config"]
+
+
 def _values(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(flag without dashes, value) of `--flag value` and `--flag=value`."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         flag, equals, value = argument.partition("=")
         if flag.startswith("--"):
             yield flag[2:], value if equals else following

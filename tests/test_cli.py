@@ -17,6 +17,7 @@ import yaml
 from lovasz_repro.__main__ import main
 from lovasz_repro.config import Network
 from lovasz_repro.files import read_json
+from lovasz_repro.losses import LOSSES, hinge
 from lovasz_repro.models.deeplab import build
 from lovasz_repro.options import parser
 from tests.helpers.places import ROOT
@@ -131,19 +132,36 @@ CELL = ["--category", "bird", "--loss", "hinge"]
             ["launcher: there is no 'rai'; did you mean ray?"],
         ),
         ([*DEMO, *CELL, "--optim.steps", "50"], ["steps: 50 is not a positive multiple", "20"]),
+        ([*DEMO, *CELL, "--base.optim.lr", "-1"], ["base.optim.lr: -1.0 is not a positive"]),
+        ([*DEMO, *CELL, "--optim.drop_at", "0"], ["optim.drop_at: 0.0 is not in"]),
+        (
+            ["fit", DEMO[-1], *CELL],
+            ["experiments/demo.yaml: not expected here", "is given by --config"],
+        ),
+        (["fit", "--conf", DEMO[-1], *CELL], ["unknown key conf: did you mean config"]),
+        (
+            ["predict", "x", "--cell", "x", "--out", "x", "--threshold", "best"],
+            ["threshold: 'best' is not a number or tuned"],
+        ),
+        (
+            [*DEMO, "--category", "cat", "--loss", "lovasz_softmax"],
+            ["no 'lovasz_softmax'", "A study with task: multiclass has it"],
+        ),
         ([*DEMO, *CELL, "--data.image_size", "160"], ["data.image_size: 160", "8, plus 1"]),
         ([*DEMO, "--category", "areoplane", "--loss", "hinge"], ["did you mean aeroplane?"]),
         ([*DEMO, "--category", "cat", "--loss", "lovasz"], ["did you mean lovasz_hinge"]),
         ([*DEMO, "--category", "dragon", "--loss", "hinge"], ["no 'dragon'", "aeroplane", "sheep"]),
         ([*DEMO, "--category", "cat", "--loss", "dice"], ["no 'dice'", "lovasz_hinge", "mixed"]),
-        ([*DEMO, *CELL, "--fold", "7"], ["fold: there is no 7", "[0, 1]"]),
+        ([*DEMO, *CELL, "--fold", "7"], ["fold: there is no 7", "there is 0, 1"]),
         ([*DEMO, *CELL, "--seed", "-1"], ["seed: -1 is not from 0 to 2^53"]),
         ([*DEMO, *CELL, "--data.root", "nowhere"], ["nowhere", "data fetch --root nowhere"]),
         ([*DEMO, *CELL, "--data.val_list", "x"], ["x.txt", "fold0_val"]),
         ([*DEMO, *CELL, "--network.weights", "w.pth"], ["network.weights", "no file w.pth"]),
         (["fit", "--config", "experiments/x.yaml", *CELL], ["x.yaml", "does not exist", "demo"]),
         (["report", "--runs", "nowhere", "--out", "x"], ["nowhere", "study.json"]),
+        (["report", "--runs", "reports/head", "--out", "x"], ["reports/head/records.zip holds"]),
         (["data", "check", "--root", "nowhere"], ["nowhere", "data fetch"]),
+        (["data", "check", "--cache", "lovasz_repro"], ["lovasz_repro: no cache in it"]),
     ],
 )
 def test_bad_input_is_explained(
@@ -164,12 +182,38 @@ def test_bad_input_is_explained(
     assert error.count("\n") == 1
 
 
-def test_a_file_that_is_not_yaml_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_registered_loss_that_cannot_name_a_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "mine.yaml").write_text("name: [x\n")
+    """Before anything is written: its cells would lie elsewhere, and no report could read them."""
+    monkeypatch.setitem(LOSSES, "own/loss", hinge)
+    arguments = ["--category", "bird", "--loss", "own/loss", "--runs", str(tmp_path)]
+    assert main([*DEMO, *arguments]) == 1
+    assert "loss: 'own/loss' is to be the name of a folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"name: [x\n", ": not YAML: "),
+        (b"\x89PNG\x00\xff", ": not a text file in UTF-8"),
+        (b"", ": holds no keys of an experiment"),
+        (b"- name\n", ": holds no keys of an experiment"),
+        (b"name: x\ndata: 5\n", ", line 2: data is a section; under it belong root, classes"),
+        (b"name: x\nbase:\n  optim:\n", ", line 3: base.optim is a section; under it belong lr"),
+        (b"name: x\noptim: {lr: 1, lr: 2}\n", ", line 2: optim.lr is there twice"),
+        (b"name: x\nname: y\n", ", line 2: name is there twice"),
+    ],
+)
+def test_what_is_wrong_with_a_configuration_file(
+    content: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_bytes(content)
     assert main(["study", f"--config={tmp_path / 'mine.yaml'}"]) == 1
-    assert f"{tmp_path / 'mine.yaml'}: not YAML: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'mine.yaml'}{said}" in error
+    assert error.count("\n") == 1
 
 
 def test_the_command_line_needs_no_torch_to_describe_itself() -> None:

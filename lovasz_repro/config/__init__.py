@@ -66,6 +66,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         self._check_names()
+        self.optim.check("optim.")
         self._fill_categories()
         self._check_losses()
         for steps in self.tuning.steps:
@@ -79,11 +80,7 @@ class Experiment:
 
     def _check_names(self) -> None:
         for where, name in [("name", self.name), *(("mixtures", name) for name in self.mixtures)]:
-            if not is_name(name):
-                raise UserError(
-                    f"{where}: {name!r} is to be the name of a folder: letters, digits, _ . and - "
-                    "(without '..')"
-                )
+            _check_name(where, name)
         if self.mixtures:
             from lovasz_repro.losses import LOSSES, MULTICLASS_LOSSES
             from lovasz_repro.records import UNTRAINED
@@ -167,7 +164,12 @@ class Experiment:
         there = [*(MULTICLASS_LOSSES if self.multiclass else LOSSES), *self.mixtures]
         bare = without_batch(name) if self.multiclass else name
         if bare not in there:
-            raise UserError(f"loss: there is no {name!r}; {choices(bare, there)}")
+            other = "binary" if self.multiclass else "multiclass"
+            hint = ""
+            if bare in (LOSSES if self.multiclass else MULTICLASS_LOSSES):
+                hint = f". A study with task: {other} has it"
+            raise UserError(f"loss: there is no {name!r}; {choices(bare, there)}{hint}")
+        _check_name("loss", name)  # the registry takes any
         self.loss(name)
         return name
 
@@ -194,3 +196,11 @@ class Experiment:
             data: what `study.json` says of the lists and weights.
         """
         return settings_digest(asdict(self), data)
+
+
+def _check_name(where: str, name: str) -> None:
+    if not is_name(name):
+        raise UserError(
+            f"{where}: {name!r} is to be the name of a folder: letters, digits, _ . and - "
+            "(without '..')"
+        )

@@ -217,14 +217,15 @@ class Optim:
     drop_factor: float = 0.2
     validate_every: int = 100
 
-    def __post_init__(self) -> None:
-        _check_positive(self, "", "lr", "batch_size", "validate_every")
+    def check(self, section: str) -> None:
+        """Raises: UserError naming the key in its section: `optim.` or `base.optim.`"""
+        _check_positive(self, section, "lr", "batch_size", "validate_every")
         _check_not_negative(
-            self, "", "backbone_lr_factor", "momentum", "weight_decay", "drop_factor"
+            self, section, "backbone_lr_factor", "momentum", "weight_decay", "drop_factor"
         )
         if not 0 < self.drop_at <= 1:
-            raise UserError(f"drop_at: {self.drop_at} is not in (0, 1]")
-        check_steps("steps", self.steps, self.validate_every)
+            raise UserError(f"{section}drop_at: {self.drop_at} is not in (0, 1]")
+        check_steps(f"{section}steps", self.steps, self.validate_every)
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,7 @@ class Base:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self.optim.check("base.optim.")
         if not 0 <= self.seed < 2**32:  # what Lightning can seed NumPy with
             raise UserError(f"base.seed: {self.seed} is not from 0 to 2^32 - 1")
 
@@ -360,8 +362,9 @@ class Runtime:
             mean of the devices' losses. It differs for losses over the whole batch.
         strategy: Lightning's, for several devices: one of its ddp family.
         workers: processes that run a study's cells side by side.
-        threads: CPU threads of each; None: torch's choice, or all cores shared out. The last
-            digits of sums, and so of the records, depend on it.
+        threads: CPU threads of each; None: torch's choice, or all cores shared out. Sums are
+            rounded differently with it, and training magnifies that: records made with other
+            numbers of threads are not the same.
         cpus_per_cell: CPUs that a cell takes of a Ray cluster.
         gpus_per_cell: GPUs that a cell takes of a Ray cluster; a fraction shares one. None is taken
             where `device` is cpu, or auto and the cluster has none.

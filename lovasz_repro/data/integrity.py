@@ -142,9 +142,12 @@ def check_cache(cache: Path) -> list[str]:
     """Compare every byte of a folder's caches with the checksums. Returns: a line per problem."""
     if not cache.is_dir():
         raise UserError(f"{cache}: there is no such folder")
-    folders = [p for kind in ("images-*", "features-*") for p in sorted(cache.glob(kind))]
+    found = [p for kind in ("images-*", "features-*") for p in sorted(cache.glob(kind))]
+    folders = [path for path in found if path.is_dir()]
+    if not folders:
+        raise UserError(f"{cache}: no cache in it (images-..., features-...)")
     problems = []
-    for folder in track([p for p in folders if p.is_dir()], "Checking"):
+    for folder in track(folders, "Checking"):
         try:
             check_sums(folder, None)
         except UserError as error:

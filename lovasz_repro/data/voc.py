@@ -24,6 +24,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lovasz_repro.errors import UserError
+from lovasz_repro.words import count
 
 # The default of data.classes, in VOC's order. A category's label is its position + 1; background
 # is 0.
@@ -53,6 +54,8 @@ class VOC:
 
     def __init__(self, root: Path, classes: Sequence[str] = CATEGORIES) -> None:
         self.classes = tuple(classes)
+        if len(set(classes)) < len(classes):
+            raise UserError(f"classes: a name is there twice in {', '.join(classes)}")
         folder = find_voc(root)
         if folder is None:
             raise UserError(
@@ -245,9 +248,14 @@ def check(
             listed_in = ", ".join(name for name in lists if image_id in lists[name])
             problems += [f"{line} (listed in {listed_in})" for line in wrong]
     console.print(_table(lists, labels, voc.classes))
+    if labels and not problems and not any(labels.values()):
+        problems.append(
+            f"{voc.folder}: no listed mask holds a class: 0 is background, 255 void, and classes "
+            "are 1, 2, ... (a foreground of 255 becomes 1 by `mask // 255`)"
+        )
     for line in problems:
         console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
-    state = f"{len(problems)} problems" if problems else "all is well"
+    state = count(len(problems), "problem") if problems else "all is well"
     console.print(f"{voc.folder}: {len(ids)} images, {state}.", markup=False, soft_wrap=True)
     return problems
 

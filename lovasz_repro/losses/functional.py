@@ -1,11 +1,13 @@
 """Pixel and Jaccard losses for segmentation, as pure functions of (logits, target).
 
 The binary losses take logits and target of one shape ``(B, ...)``: a batch of images with any
-number of pixel axes. A label is 0, 1 or ``ignore_index`` (void), and may be of any real dtype.
+number of pixel axes. A single image is ``image[None]``. A label is 0, 1 or ``ignore_index`` (void),
+and may be of any real dtype.
 ``reduction="mean"`` gives the scalar to train on, ``reduction="none"`` a ``(B,)`` vector, one
 value an image. All of them follow these rules:
 
 - Half precision is computed and returned in float32; float64 stays float64.
+- Void is ``ignore_index``; where there is none, leave it at 255 or give any value but 0 and 1.
 - Void pixels are never read: they add neither loss nor gradient, even where their logit is NaN. An
   image that has only void pixels has loss 0, and counts as an image in a mean over images.
 - NaN at a valid pixel gives NaN. An infinite logit on the right side has loss 0. On the wrong side
@@ -155,6 +157,9 @@ def _without_void(logits: Tensor, valid: Tensor) -> Tensor:
 
 def _checked(logits: Tensor, target: Tensor, expected: torch.Size) -> tuple[Tensor, Tensor]:
     """Check dtype, shape and device. Logits in float32 or float64, and contiguous labels."""
+    if not isinstance(logits, Tensor) or not isinstance(target, Tensor):
+        kinds = f"{type(logits).__name__} and {type(target).__name__}"
+        raise TypeError(f"logits and target must be tensors, got {kinds}")
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
     if target.is_complex():

@@ -99,7 +99,14 @@ def _check(target: Tensor, known: Tensor, allowed: str) -> None:
 
 
 def wrong_labels(target: Tensor, allowed: str) -> ValueError:
-    return ValueError(f"labels must be {allowed}, got {set(target.flatten().tolist())}")
+    """The error for a target with other labels; it shows a few of those that are there."""
+    there = torch.unique(target)  # NaN is never equal to itself: keep one
+    there = torch.cat([there[~there.isnan()], there[there.isnan()][:1]])
+    floating = target.is_floating_point()
+    shown = ", ".join(f"{label:.4g}" if floating else str(label) for label in there[:8].tolist())
+    rest = f" and {len(there) - 8} more" if len(there) > 8 else ""
+    hint = "; soft labels are not supported, and logits come first" if floating and rest else ""
+    return ValueError(f"labels must be {allowed}, got {shown}{rest}{hint}")
 
 
 def error_slope(foreground: Tensor, valid: Tensor) -> Tensor:

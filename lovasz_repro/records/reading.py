@@ -87,9 +87,13 @@ class _Reader:
     def __init__(self, stored: Stored) -> None:
         self.stored = stored
         if "study.json" not in stored:
-            raise UserError(
-                f"{stored.runs}: no study.json there; `lovasz-repro study` or `fit` makes it"
+            archive = stored.runs / "records.zip"
+            hint = (
+                f"{archive} holds records"
+                if archive.is_file()
+                else "`lovasz-repro study` or `fit` makes it"
             )
+            raise UserError(f"{stored.runs}: no study.json there; {hint}")
         self.study = self.json("study.json", schema.Study)
         self.task = task_of(self.study)
         self.tuning = self.optional("tuning.json", schema.Tuning)

@@ -25,7 +25,7 @@ from lovasz_repro.records import UNTRAINED, Cell, Grid
 from lovasz_repro.study.base import base_network
 from lovasz_repro.study.cell import run_cell
 from lovasz_repro.study.devices import on_all
-from lovasz_repro.study.identity import open_run
+from lovasz_repro.study.identity import check_run, open_run
 from lovasz_repro.study.launch import InUseError, Workers, held
 from lovasz_repro.study.machine import Session, note_machine, session
 from lovasz_repro.study.overview import write_overview
@@ -34,6 +34,8 @@ from lovasz_repro.study.progress import (
     finished,
     is_work,
     lacking_weights,
+    outdated,
+    print_outdated,
     print_plan,
     summary,
     to_run,
@@ -57,11 +59,12 @@ def fit(
     check_count("seed", seed)
     cell = Cell(config.known_category(category), name, fold, seed)
     workspace = Workspace(config)
-    if fold not in workspace.folds:
-        raise UserError(f"fold: there is no {fold}; there is {workspace.folds}")
+    _check_fold(workspace, "fold", fold)
     with session(workspace.folder) as here:
         with held(workspace.folder, wait=True):
             open_run(workspace, [cell])
+            if not again:
+                _check_replaced(workspace, cell)
             if again or _is_left(workspace, cell):
                 note_machine(workspace)
                 here.begin()
@@ -98,6 +101,25 @@ def fit(
     return 0
 
 
+def _check_fold(workspace: Workspace, key: str, fold: int) -> None:
+    if fold not in workspace.folds:
+        there = ", ".join(map(str, workspace.folds))
+        raise UserError(f"{key}: there is no {fold}; there is {there}")
+
+
+def _check_replaced(workspace: Workspace, cell: Cell) -> None:
+    """Raises: UserError if the cell is done at another rate, number of steps or mixture."""
+    if result := outdated(workspace, [cell]).get(cell):
+        choice, source = chosen(workspace, cell.loss, cell.fold)
+        mixture = f", mixture {result['mixture']}" if "mixture" in result else ""
+        raise UserError(
+            f"{workspace.folder / cell.path}: done at learning rate {result.get('lr')}, "
+            f"{result.get('steps')} steps{mixture}; now it would be {choice.lr:g}, {choice.steps} "
+            f"steps ({source}). --again replaces it, with the weights that it kept; --name or "
+            "--runs keeps both"
+        )
+
+
 def _is_left(workspace: Workspace, cell: Cell) -> bool:
     """Whether a cell is not done, or lacks the weights that it should keep."""
     return bool(to_run(workspace, [cell]) or lacking_weights(workspace, [cell]))
@@ -120,10 +142,10 @@ def study(
     workspace = Workspace(config)
     cells = config.cells
     grid = Grid(cells.categories, [*cells.losses, UNTRAINED], cells.folds, cells.seeds)
-    missing_folds = set(grid.folds) - set(workspace.folds)
-    if missing_folds:
-        raise UserError(f"cells.folds: there is no {missing_folds}; there is {workspace.folds}")
+    for fold in grid.folds:
+        _check_fold(workspace, "cells.folds", fold)
     if dry_run:
+        check_run(workspace)
         print_plan(workspace, grid, verbose)
         return 0
     with session(workspace.folder) as here:
@@ -243,6 +265,7 @@ def _run_cells(
     """Run what is not done. Returns the errors."""
     todo = to_run(workspace, cells)
     console.print(f"{len(cells)} cells, {len(cells) - len(todo)} done, {len(todo)} to run")
+    print_outdated(workspace, cells)
     for cell in set(cells) - set(todo):  # a kill may have left it after its result was written
         checkpoint = workspace.folder / cell.path / "resume.ckpt"
         if checkpoint.exists():

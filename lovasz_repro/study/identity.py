@@ -23,31 +23,40 @@ def open_run(workspace: Workspace, cells: Sequence[Cell]) -> None:
 
     Raises: UserError if the folder holds records of other settings, images or masks.
     """
-    path = workspace.folder / "study.json"
     study = {
         "experiment": workspace.config.name,
         "generated": workspace.voc.generated,
         "hash": workspace.digest,
-        "grid": _grid(cells),
+        "grid": _grid(cells, check_run(workspace)),
         "config": _settings(workspace.config),
         "data": workspace.data,
     }
-    if path.exists():
-        there = read_json(path, schema.Study)
-        if there["hash"] != workspace.digest:
-            raise UserError(
-                f"{workspace.folder} holds records of other settings "
-                f"({_differences(there, study)}). Keep them apart with --name or --runs, or delete "
-                "that folder."
-            )
-        if changed := _other_content(there["data"], workspace.data):
-            raise UserError(
-                f"{workspace.folder} holds records of other images or masks than those that "
-                f"{', '.join(changed)} name now: their files have changed. Keep them apart with "
-                "--name or --runs, or delete that folder."
-            )
-        study["grid"] = _grid(cells, there["grid"])
-    write_json(path, study)
+    write_json(workspace.folder / "study.json", study)
+
+
+def check_run(workspace: Workspace) -> Json | None:
+    """The grid of the run's folder; None if there is no run yet.
+
+    Raises: UserError if the folder holds records of other settings, images or masks.
+    """
+    path = workspace.folder / "study.json"
+    if not path.exists():
+        return None
+    there = read_json(path, schema.Study)
+    if there["hash"] != workspace.digest:
+        raise UserError(
+            f"{workspace.folder} holds records of other settings "
+            f"({_differences(there, workspace)}). Keep them apart with --name or --runs, or delete "
+            "that folder."
+        )
+    if changed := _other_content(there["data"], workspace.data):
+        raise UserError(
+            f"{workspace.folder} holds records of other images or masks than those that "
+            f"{', '.join(changed)} name now: their files have changed. Keep them apart with "
+            "--name or --runs, or delete that folder."
+        )
+    grid: Json = there["grid"]
+    return grid
 
 
 def _grid(cells: Sequence[Cell], earlier: Json | None = None) -> Json:
@@ -89,15 +98,15 @@ FREE = ("cells.", "expected", "mixtures", "optim.lr", "optim.steps", "name", "tu
 """Keys that may change within a folder: each record holds the values that it was made with."""
 
 
-def _differences(there: Json, here: Json) -> str:
-    """The configuration keys in which two studies differ, with both values."""
-    old, new = _flat(there["config"]), _flat(here["config"])
+def _differences(there: Json, workspace: Workspace) -> str:
+    """The configuration keys in which a stored study differs from this one, with both values."""
+    old, new = _flat(there["config"]), _flat(_settings(workspace.config))
     changed = [
         f"{key}: {old.get(key)} there, {new.get(key)} now"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not key.startswith(FREE)
     ]
-    if there["data"] != here["data"]:
+    if there["data"] != workspace.data:
         changed.append("the data lists or the weights")
     return "; ".join(changed) or "another version of the numeric code"
 

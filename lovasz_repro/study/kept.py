@@ -83,7 +83,8 @@ class Trained:
     """A cell's network, ready to predict.
 
     Attributes:
-        network: normalised canvases (B, 3, S, S) -> logits (B, 1, h, w) on the grid.
+        network: normalised canvases (B, 3, S, S) -> logits (B, 1, h, w) on the grid, which is
+            coarser by `base.stride`. `study.predict` feeds it files, and enlarges the logits.
         base: the base network; its `mean`, `std` and `stride` are those of the input and the grid.
         settings: of the experiment, as `study.json` has them.
         result: the cell's `result.json`. label: the category's in the masks.
@@ -96,7 +97,7 @@ class Trained:
     label: int
 
 
-def load_cell(folder: Path) -> Trained:
+def load_cell(folder: str | Path) -> Trained:
     """The network of a finished cell.
 
     Args:
@@ -104,7 +105,7 @@ def load_cell(folder: Path) -> Trained:
 
     Raises: UserError if the cell is not finished, kept no weights, or a file is damaged.
     """
-    folder = folder.resolve()
+    folder = Path(folder).resolve()
     if not (folder / "result.json").is_file():
         raise UserError(f"--cell: {folder} is not the folder of a finished cell (no result.json)")
     run = folder.parents[3]
@@ -179,9 +180,12 @@ def _load(network: nn.Module, folder: Path, result: Json, experiment: str) -> No
     if not path.exists():
         cell = {key: str(result[key]) for key in ("category", "loss", "fold", "seed")}
         options = " ".join(f"--{key} {shlex.quote(value)}" for key, value in cell.items())
+        config = Path("experiments") / f"{experiment}.yaml"
+        known = config.exists()
         raise UserError(
             f"{path}: this cell kept no weights; make them with lovasz-repro fit --config "
-            f"experiments/{experiment}.yaml {options} --runtime.keep_weights all --again"
+            f"{config if known else 'FILE'} {options} --runtime.keep_weights all --again"
+            + ("" if known else " and the other options of that study")
         )
     content = path.read_bytes()
     if sha256(content) != result.get("weights"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +16,7 @@ from lovasz_repro.study.base import is_made
 from lovasz_repro.study.kept import FILE, best_cells
 from lovasz_repro.study.tuning import chosen, missing_trials, read
 from lovasz_repro.study.workspace import Workspace
-from lovasz_repro.words import duration
+from lovasz_repro.words import count, duration
 
 console = Console(highlight=False)
 MEASURE_NAMES = {"image_iou": "image-IoU", "miou": "mIoU"}
@@ -26,9 +27,29 @@ def finished(workspace: Workspace, cells: Sequence[Cell]) -> dict[Cell, Json]:
 
     Raises: UserError if such a result is malformed.
     """
-    config, tuned = workspace.config, read(workspace)
-    kind = schema.MultiResult if config.multiclass else schema.Result
+    kind = schema.MultiResult if workspace.config.multiclass else schema.Result
     done: dict[Cell, Json] = {}
+    for cell, result, now in _results(workspace, cells):
+        if _made_with(result) == now:
+            if wrong := schema.problem(result, kind):
+                raise UserError(f"{workspace.folder / cell.path / 'result.json'}: {wrong}")
+            done[cell] = result
+    return done
+
+
+def outdated(workspace: Workspace, cells: Sequence[Cell]) -> dict[Cell, Json]:
+    """The results that were made with the current settings and base network, but at another
+    learning rate, number of steps or mixture. Running such a cell replaces its records."""
+    return {
+        cell: result
+        for cell, result, now in _results(workspace, cells)
+        if _made_with(result) != now and _made_with(result)[:2] == now[:2]
+    }
+
+
+def _results(workspace: Workspace, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Json, list[Any]]]:
+    """Each cell that has a result, the result, and `_made_with` as it would be now."""
+    config, tuned = workspace.config, read(workspace)
     bases: dict[int, str | None] = {}
     for cell in cells:
         path = workspace.folder / cell.path / "result.json"
@@ -37,16 +58,14 @@ def finished(workspace: Workspace, cells: Sequence[Cell]) -> dict[Cell, Json]:
             continue
         if cell.fold not in bases:
             bases[cell.fold] = files.read_json(base).get("sha256")
-        result = files.read_json(path)
         choice, _ = chosen(workspace, cell.loss, cell.fold, tuned)
-        made_with = [result.get(key) for key in ("hash", "base", "lr", "steps", "mixture")]
         mixture = config.mixtures.get(schema.without_batch(cell.loss))
         now = [workspace.digest, bases[cell.fold], choice.lr, choice.steps, mixture]
-        if made_with == now:
-            if wrong := schema.problem(result, kind):
-                raise UserError(f"{path}: {wrong}")
-            done[cell] = result
-    return done
+        yield cell, files.read_json(path), now
+
+
+def _made_with(result: Json) -> list[Any]:
+    return [result.get(key) for key in ("hash", "base", "lr", "steps", "mixture")]
 
 
 def to_run(workspace: Workspace, cells: Sequence[Cell]) -> list[Cell]:
@@ -71,6 +90,16 @@ def lacking_weights(workspace: Workspace, cells: Sequence[Cell]) -> list[Cell]:
         and cell.loss != UNTRAINED
         and not (workspace.folder / cell.path / FILE).exists()
     ]
+
+
+def print_outdated(workspace: Workspace, cells: Sequence[Cell]) -> None:
+    """Say how many of these cells a study would replace."""
+    if old := outdated(workspace, cells):
+        console.print(
+            f"{count(len(old), 'cell')} of them: done at another learning rate, number of steps or "
+            "mixture; the new records replace the old ones",
+            soft_wrap=True,
+        )
 
 
 def is_work(workspace: Workspace, grid: Grid) -> bool:
@@ -123,6 +152,7 @@ def print_plan(workspace: Workspace, grid: Grid, verbose: bool) -> None:
     done = finished(workspace, cells)
     left = len(cells) - len(done)
     console.print(f"{len(cells)} cells, {len(done)} done, {left} to run")
+    print_outdated(workspace, cells)
     if done:
         paths = [workspace.folder / cell.path / "cost.json" for cell in done]
         costs = [files.read_json(path, schema.Cost)["total_seconds"] for path in paths]

@@ -122,6 +122,11 @@ class Segmenter(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(self(batch.inputs), batch.target)
+        if loss.ndim or not loss.requires_grad:
+            raise UserError(
+                f"loss: it must return a scalar with a gradient, got shape {tuple(loss.shape)}"
+                f"{'' if loss.requires_grad else ' without a gradient'}"
+            )
         self._loss_sum += loss.detach()
         self._steps += 1
         # Lightning writes only these steps; logging each would cost a thirtieth of a short one.

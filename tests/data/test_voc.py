@@ -1,5 +1,6 @@
 """Reading VOC, checking it, and what is said of damaged copies of it."""
 
+import json
 import shutil
 from collections.abc import Callable
 from io import StringIO
@@ -14,7 +15,9 @@ from lovasz_repro.data.folds import write_folds
 from lovasz_repro.data.shapes import generate
 from lovasz_repro.data.voc import CATEGORIES, VOC, VOID, check, save_mask, voc_palette
 from lovasz_repro.errors import UserError
-from tests.helpers.places import REAL
+from lovasz_repro.files import sha256
+from lovasz_repro.records.stored import Stored
+from tests.helpers.places import REAL, ROOT
 
 needs_real = pytest.mark.skipif(not (REAL / "voc").is_dir(), reason="no ../shared/voc")
 
@@ -204,6 +207,19 @@ def test_check_without_any_list(voc: VOC) -> None:
     assert problem.startswith(f"{voc.lists_folder}: there is no list")
 
 
+def test_check_sees_masks_of_0_and_255(voc: VOC) -> None:
+    """They would train as background and void."""
+    for image_id in {name for list_name in voc.list_names() for name in voc.ids(list_name)}:
+        save_mask(voc.mask_path(image_id), np.where(voc.mask(image_id) > 0, 255, 0).astype("uint8"))
+    (problem,) = silent_check(voc)
+    assert problem.startswith(f"{voc.folder}: no listed mask holds a class")
+
+
+def test_a_class_named_twice_is_refused(voc: VOC) -> None:
+    with pytest.raises(UserError, match="classes: a name is there twice in road, road"):
+        check(voc.folder, Console(file=StringIO()), ["road", "road"])
+
+
 def test_check_names_every_bad_file_in_full(voc: VOC) -> None:
     for image_id in voc.ids("train"):
         voc.image_path(image_id).write_bytes(b"no image [bold]")
@@ -276,3 +292,23 @@ def test_folds_of_real_val_are_even_in_every_category(tmp_path: Path) -> None:
     has = {i: np.bincount(voc.mask(i).ravel(), minlength=21)[1:21] > 0 for i in voc.ids("val")}
     counts = np.array([sum(has[i].astype(int) for i in ids) for ids in folds])  # (3, 20)
     assert np.ptp(counts, axis=0).max() <= 2
+
+
+@needs_real
+def test_the_lists_of_the_committed_reports_follow_from_the_committed_ids(tmp_path: Path) -> None:
+    """With `experiments/lists` anyone who has VOC trains and scores on the reports' images."""
+    real = VOC(REAL / "voc")
+    for name in ("JPEGImages", "SegmentationClassAug"):
+        (tmp_path / name).symlink_to(real.folder / name)
+    voc = VOC(tmp_path)
+    shutil.copytree(ROOT / "experiments/lists", voc.lists_folder)
+    shutil.copy(real.lists_folder / "val.txt", voc.lists_folder)
+    write_folds(voc)  # as `data fetch` does: finds its lists there
+    write_folds(voc, partitions=3, name="repeat")
+    compared = 0
+    for report in ("finetune", "finetune_repeat", "head"):
+        stored = Stored(ROOT / "reports" / report / "records.zip")
+        for name, entry in json.loads(stored.read("study.json"))["data"]["lists"].items():
+            assert sha256("\n".join(voc.ids(name)).encode()) == entry["sha256"], (report, name)
+            compared += 1
+    assert compared == 4 + 12 + 12

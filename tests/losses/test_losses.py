@@ -9,6 +9,7 @@ from itertools import pairwise, permutations, product
 from typing import Any, Literal
 
 import hypothesis.extra.numpy as arrays
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -599,6 +600,27 @@ def test_a_void_label_that_the_type_cannot_hold_is_nowhere(ignore_index: int) ->
         lovasz_softmax(logits, small, ignore_index=ignore_index)
     with pytest.raises(ValueError, match="labels must be"):  # −1 is not 255
         lovasz_softmax(logits, target.to(torch.int8).index_fill(1, torch.tensor([0]), -1))
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (torch.full((1, 4), 7), "labels must be 0, 1 or 255, got 7$"),
+        (torch.full((1, 4), torch.nan), "got nan$"),
+        (torch.arange(100.0).view(1, 100) / 8, r"got 0, 0.125, .* and 92 more; soft labels are"),
+    ],
+)
+@pytest.mark.parametrize("loss", [cross_entropy, lovasz_hinge])
+def test_the_error_of_wrong_labels_shows_a_few(loss: Loss, target: Tensor, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        loss(torch.zeros(target.shape), target)
+
+
+def test_what_is_no_tensor_is_named() -> None:
+    array: Any = np.zeros((1, 4))
+    for loss in (cross_entropy, lovasz_hinge):
+        with pytest.raises(TypeError, match="must be tensors, got Tensor and ndarray"):
+            loss(torch.zeros(1, 4), array)
 
 
 jit_is_deprecated = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")

@@ -276,3 +276,12 @@ def test_a_done_cell_is_not_run_twice_unless_asked(
     assert "already done" not in capsys.readouterr().out
     assert file.stat().st_mtime_ns != before[0]
     assert file.read_bytes() == before[1]
+    stamp = file.stat().st_mtime_ns
+    # At another rate, it would replace the records and the weights.
+    other = [*command, "--optim.lr=0.004"]
+    assert main(other) == 1
+    error = capsys.readouterr().err
+    assert f"{finished / CELL}: done at learning rate " in error
+    assert "now it would be 0.004" in error
+    assert "--again replaces it" in error
+    assert file.stat().st_mtime_ns == stamp

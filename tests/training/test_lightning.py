@@ -17,6 +17,7 @@ from lovasz_repro.config import Network, Optim
 from lovasz_repro.data.binary import Draws, SamplePlan
 from lovasz_repro.data.datamodule import Task
 from lovasz_repro.data.reading import Source
+from lovasz_repro.errors import UserError
 from lovasz_repro.losses import hinge, softmax_cross_entropy
 from lovasz_repro.models.deeplab import build
 from lovasz_repro.training.callbacks import Stopwatch
@@ -155,3 +156,19 @@ def test_deterministic_for_a_while() -> None:
         assert not filling.fill_uninitialized_memory
     assert not torch.are_deterministic_algorithms_enabled()
     assert filling.fill_uninitialized_memory
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (lambda logits, target: (logits - target).square(), r"got shape \(4, "),
+        (lambda logits, target: (logits > 0).float().mean(), r"got shape \(\) without a gradient"),
+    ],
+)
+def test_a_loss_that_cannot_train_is_refused(
+    source: Source, tmp_path: Path, loss: Any, said: str
+) -> None:
+    trained = segmenter("cell", 0.01)
+    trained.loss = loss
+    with quiet(), pytest.raises(UserError, match=f"loss: it must return a scalar .*{said}"):
+        trainer(tmp_path, 1).fit(trained, datamodule=module(source))
