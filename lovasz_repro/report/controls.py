@@ -61,19 +61,19 @@ def controls_table(studies: Mapping[str, Records], main: str) -> str:
 
 
 def counterpart(studies: Mapping[str, Records], name: str, main: str) -> str:
-    """The study that `name` differs least from, of the main one and those with as many cells or
-    more: first in network, trained part and image lists, then in everything else."""
+    """The study that `name` differs least from, of the main one and those on the same lists with as
+    many cells or more: first in network, trained part and image lists, then in everything else."""
     own = studies[name]
     others = [
         other
         for other, records in studies.items()
-        if other != name and len(records.results) >= len(own.results)
+        if other != name and len(records.results) >= len(own.results) and same_lists(records, own)
     ]
 
     def distance(other: str) -> tuple[int, int]:
         study = studies[other]
-        large = sum(not same(study, own, *key) for key in (NETWORK, TRAINED, LISTS))
-        return large, len(list(_differences(study, own)))
+        large = sum(not same(study, own, *key) for key in (NETWORK, TRAINED))
+        return large + (not same_lists(study, own)), len(list(_differences(study, own)))
 
     return min([main, *others], key=distance)
 
@@ -109,9 +109,11 @@ def _differences(main: Records, other: Records) -> Iterator[str]:
     for (group, key), text in DIFFERENCES.items():
         if not same(main, other, group, key):
             yield text.format(_setting(other, group, key))
+        elif (group, key) == LISTS and not same_lists(main, other):
+            yield f"folds {listed(other.grid.folds)}"
     if not set(main.grid.seeds) & set(other.grid.seeds):
         yield f"seed {listed(other.grid.seeds)}"
-    folds = other.grid.folds if same(main, other, *LISTS) else main.grid.folds
+    folds = other.grid.folds if same_lists(main, other) else main.grid.folds
     if same(main, other, *NETWORK):
         for loss in (REFERENCE, LOVASZ):
             rates, former = (_rates(r, loss, f) for r, f in ((other, None), (main, folds)))
@@ -126,7 +128,7 @@ def alike(main: Records, other: Records, subset: str) -> Records:
     seeds; if they differ, with subset "present", only those that both score.
     """
     rows = main.images["category"].isin(other.grid.categories)
-    if same(main, other, *LISTS):
+    if same_lists(main, other):
         rows &= main.images["fold"].isin(other.grid.folds)
         if shared := set(main.grid.seeds) & set(other.grid.seeds):
             rows &= main.images["seed"].isin(shared)
@@ -134,6 +136,11 @@ def alike(main: Records, other: Records, subset: str) -> Records:
         keys = [pd.MultiIndex.from_frame(r.images[["category", "id"]]) for r in (main, other)]
         rows &= keys[0].isin(keys[1])
     return replace(main, images=main.images[rows])
+
+
+def same_lists(one: Records, other: Records) -> bool:
+    """Whether two studies score the same lists of images in a fold or more."""
+    return same(one, other, *LISTS) and bool(set(one.grid.folds) & set(other.grid.folds))
 
 
 def same(one: Records, other: Records, group: str, key: str) -> bool:

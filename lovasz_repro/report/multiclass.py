@@ -75,10 +75,10 @@ def answer(records: Records) -> str:
 
 
 def _said(judged: Claim) -> str:
-    text = f"The claim that {judged.title}: {judged.verdict}."
+    text = f"The claim that {judged.title}: {judged.verdict}"
     if judged.verdict == "not tested":
-        text += f" No loss changes the network’s mIoU by as much as {100 * MOVED:g} points."
-    return text
+        text += f", since no loss changes the network’s mIoU by as much as {100 * MOVED:g} points"
+    return f"{text}."
 
 
 def _gain(table: pd.DataFrame) -> str:

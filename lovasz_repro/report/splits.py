@@ -12,7 +12,7 @@ from lovasz_repro.analysis.decide import decisions
 from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.records import Json, Records
 from lovasz_repro.report import tables
-from lovasz_repro.report.controls import LISTS, same
+from lovasz_repro.report.controls import same_lists
 from lovasz_repro.report.document import Block, Paragraph, Section, listed
 from lovasz_repro.report.gain_sources import PRESENCE
 from lovasz_repro.report.prose import the
@@ -90,7 +90,7 @@ def same_but_for_split(studies: Mapping[str, Records]) -> dict[str, Records]:
         data = {key: x for key, x in config.get("data", {}).items() if not key.endswith("_list")}
         group = groups.setdefault(repr((config.get("network"), data)), {})
         whole = all(set(r.grid.losses) <= set(records.grid.losses) for r in group.values())
-        if whole and not any(same(records, other, *LISTS) for other in group.values()):
+        if whole and not any(same_lists(records, other) for other in group.values()):
             group[name] = records
     complete = ({k: r for k, r in own.items() if not r.missing} for own in groups.values())
     return next((group for group in complete if len(group) > 1), {})

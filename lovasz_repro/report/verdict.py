@@ -112,13 +112,12 @@ def use(choices: pd.DataFrame) -> str:
     cases = zip(SITUATIONS, rivals, choices["untrained_better"], strict=True)
     clear = {case for case, names, better in cases if not (names or better)}
     if len(clear) == len(SITUATIONS):
-        return f"{text} {it} is told apart from every other loss in each of them."
-    only = f"only {_when(clear)}" if clear else "in none of them"
+        return f"{text} {it} is told apart from every other loss in each of the eight cases."
+    only = f"only {_when(clear)}" if clear else "in none of the eight cases"
     text += f" {it} is told apart from every other loss {only}."
-    for loss in (REFERENCE, UNTRAINED):
-        if alike := sum(loss in names for names in rivals):
-            text += f" {capital(the(loss))} is not told apart from it in {alike} of {len(rivals)}."
-    return text
+    alike = {x: sum(x in names for names in rivals) for x in (REFERENCE, UNTRAINED)}
+    said = [f"{the(loss)} in {count(n, 'case')}" for loss, n in alike.items() if n]
+    return f"{text} Not told apart from it: {listed(said)}." if said else text
 
 
 def natural(prevalence: pd.DataFrame) -> str:

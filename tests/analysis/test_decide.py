@@ -95,7 +95,7 @@ class TestDecisions:
             "averaged over images and some images lack the category. The loss with the highest "
             "mean is told apart from every other loss "
         )
-        assert use(table) == highest + "in each of them."
+        assert use(table) == highest + "in each of the eight cases."
         table["not_told_apart"] = ["hinge mixed", *6 * ["hinge"], ""]
         assert use(table) == highest + (
             "only when IoU is taken over the data set, every image holds the category and the "
@@ -103,8 +103,8 @@ class TestDecisions:
         )
         table["not_told_apart"] = [*4 * [REFERENCE], *4 * [f"mixed {UNTRAINED}"]]
         assert use(table) == highest + (
-            "in none of them. Cross-entropy is not told apart from it in 4 of 8. The network "
-            "before fine-tuning is not told apart from it in 4 of 8."
+            "in none of the eight cases. Not told apart from it: cross-entropy in 4 cases and the "
+            "network before fine-tuning in 4 cases."
         )
 
     def test_at_the_natural_share_the_gain_is_another(self, tmp_path: Path) -> None:

@@ -50,6 +50,17 @@ def test_what_differs_is_named(studies: dict[str, Records]) -> None:
     )
 
 
+def test_another_split_is_named_by_its_folds_and_stands_beside_the_main_study(
+    studies: dict[str, Records],
+) -> None:
+    own = studies["finetune_repeat"]
+    third = replace(own, study=own.study | {"grid": own.study["grid"] | {"folds": [4, 5]}})
+    assert "folds 4 and 5" in differences(own, third)
+    assert "instead of ," not in differences(own, third)
+    for name in ("finetune_repeat", "third"):
+        assert counterpart({**studies, "third": third}, name, "finetune") == "finetune"
+
+
 def test_a_run_stands_beside_the_study_that_it_differs_least_from(
     studies: dict[str, Records],
 ) -> None:

@@ -64,6 +64,17 @@ def test_a_study_that_is_not_whole_is_left_out(studies: dict[str, Records]) -> N
     assert same_but_for_split({"finetune": whole, "other": begun}) == {}
 
 
+@pytest.mark.parametrize(("folds", "joins"), [([4, 5], True), ([3, 4], False)])
+def test_other_folds_of_the_same_lists_are_another_split(
+    studies: dict[str, Records], folds: list[int], joins: bool
+) -> None:
+    own = studies["finetune_repeat"]
+    third = replace(own, study=own.study | {"grid": own.study["grid"] | {"folds": folds}})
+    found = same_but_for_split({**{name: studies[name] for name in PAIR}, "third": third})
+    assert ("third" in found) == joins
+    assert set(found) >= set(PAIR)
+
+
 def test_the_intervals_of_before(studies: dict[str, Records]) -> None:
     """With the splits given: the sentence that reports/README.md keeps of the rule of before."""
     both = Scores(joined([studies[name] for name in PAIR]))
