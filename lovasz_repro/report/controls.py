@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from lovasz_repro.records import UNTRAINED, Records
 from lovasz_repro.report.document import interval, listed
 from lovasz_repro.report.markdown import escaped, pipes
 from lovasz_repro.report.style import style
+from lovasz_repro.report.tables import rates_of
 from lovasz_repro.words import count, points
 
 NETWORK, TRAINED, LISTS = ("network", "kind"), ("network", "train"), ("data", "val_list")
@@ -116,7 +117,10 @@ def _differences(main: Records, other: Records) -> Iterator[str]:
     folds = other.grid.folds if same_lists(main, other) else main.grid.folds
     if same(main, other, *NETWORK):
         for loss in (REFERENCE, LOVASZ):
-            rates, former = (_rates(r, loss, f) for r, f in ((other, None), (main, folds)))
+            rates, former = (
+                [f"{rate:.2g}" for rate in rates_of(records, loss, own)]
+                for records, own in ((other, None), (main, folds))
+            )
             if rates != former:
                 yield f"{style(loss).label} at {listed(rates)} instead of {listed(former)}"
 
@@ -155,16 +159,6 @@ def _setting(records: Records, group: str, key: str) -> Any:
 def _steps(records: Records) -> list[int]:
     found = (r["steps"] for cell, r in records.results.items() if cell.loss != UNTRAINED)
     return sorted(set(found))
-
-
-def _rates(records: Records, loss: str, folds: Sequence[int] | None) -> list[str]:
-    """The rates of a loss in these folds, or in all."""
-    found = {
-        result["lr"]
-        for cell, result in records.results.items()
-        if cell.loss == loss and (folds is None or cell.fold in folds)
-    }
-    return [f"{rate:.2g}" for rate in sorted(found)]
 
 
 def _link(name: str) -> str:

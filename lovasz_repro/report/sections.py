@@ -99,7 +99,7 @@ def table_1(study: Study) -> Section:
     seeds = len(study.records.grid.seeds)
     blocks += [first, Paragraph(prose.estimand(study.scores.partitions, seeds))]
     if folds := study.scores.random_folds:
-        blocks.append(tables.fold_table(folds, {"all": "all"}))
+        blocks.append(tables.fold_table(study.records, folds, {"all": "all"}))
     matrix = stats.own_measure_matrix(study.scores)
     blocks.append(
         Paragraph(

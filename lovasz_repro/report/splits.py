@@ -6,14 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
 
 from lovasz_repro.analysis import stats
+from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.decide import decisions
 from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.records import Json, Records
 from lovasz_repro.report import tables
+from lovasz_repro.report.axes import interval, panels, zero
 from lovasz_repro.report.controls import same_lists
-from lovasz_repro.report.document import Block, Paragraph, Section, listed
+from lovasz_repro.report.document import Block, Paragraph, Section, listed, signed
+from lovasz_repro.report.drawing import drawing, picture
 from lovasz_repro.report.gain_sources import PRESENCE
 from lovasz_repro.report.prose import the
 from lovasz_repro.report.sections import gain_picture
@@ -22,6 +27,7 @@ from lovasz_repro.report.verdict import verdict
 from lovasz_repro.words import count
 
 SUBSETS = {"all": "all", **PRESENCE}
+ON = {"all": "on all images", "present": "with the category", "absent": "without it"}
 
 
 def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Section | None:
@@ -45,6 +51,7 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
         [study.differences.assign(subset="all"), stats.by_presence(study.scores)], ignore_index=True
     )
     shown = gains.dropna(subset="difference")
+    folds = tables.fold_table(study.records, study.scores.random_folds, SUBSETS)
     lead, *more = verdict(study)
     blocks: list[Block] = [
         Paragraph(lead, lead=True),
@@ -66,13 +73,48 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
             gains,
             levels=True,
         ),
-        tables.fold_table(study.scores.random_folds, SUBSETS),
+        folds,
     ]
+    if (own := folds.data[folds.data["loss"] == LOVASZ])["cross_entropy_lr"].notna().all():
+        blocks.append(_rate_picture(own))
     title = (
         f"Over {count(len(own), 'split')} together {the(most)} has the highest mean in "
         f"{int((leaders == most).sum())} of {cases}"
     )
     return Section("splits", "Several splits", title, blocks)
+
+
+def _rate_picture(gains: pd.DataFrame) -> Block:
+    """gains: rows of `fold_table`'s data."""
+    ranks = {
+        subset: float(spearmanr(own["cross_entropy_lr"], own["difference"]).statistic)
+        for subset, own in gains.groupby("subset")
+    }
+    said = [f"{signed(ranks[subset])} {text}" for subset, text in ON.items()]
+    return picture(
+        "splits-rates",
+        "Gain of the Lovász hinge over cross-entropy in each fold, over the learning rate chosen "
+        "for cross-entropy.",
+        "Gain of the Lovász hinge over cross-entropy in each fold, with 95 % interval over "
+        "categories, over the learning rate chosen for cross-entropy in that fold. Rank "
+        f"correlation over {count(gains['fold'].nunique(), 'fold')}: {listed(said)}.",
+        _over_rates(gains),
+    )
+
+
+@drawing
+def _over_rates(figure: Figure, gains: pd.DataFrame) -> None:
+    for axes, (subset, text) in zip(panels(figure, 3, 3, 2.9), ON.items(), strict=True):
+        own = gains[gains["subset"] == subset].sort_values(["cross_entropy_lr", "fold"])
+        # Folds with the same rate stand side by side.
+        place = own["cross_entropy_lr"] * 1.12 ** own.groupby("cross_entropy_lr").cumcount()
+        for x, row in zip(place, own.itertuples(), strict=True):
+            interval(axes, x, row, LOVASZ, upright=True)
+        axes.set_xscale("log")
+        zero(axes, upright=True)
+        axes.set_title(text, fontsize=10)
+        axes.set_xlabel("cross-entropy’s rate")
+    figure.axes[0].set_ylabel("gain over cross-entropy, points")
 
 
 def same_but_for_split(studies: Mapping[str, Records]) -> dict[str, Records]:
@@ -117,8 +159,15 @@ def joined(studies: Sequence[Records]) -> Records:
         ignore_index=True,
     )
     folds = [number for own in numbers for number in own.values()]
+    results = {
+        replace(cell, fold=own[cell.fold]): result
+        for r, own in zip(studies, numbers, strict=True)
+        for cell, result in r.results.items()
+        if cell.loss in losses
+    }
     grid: Json = first.study["grid"] | {"losses": losses, "folds": folds}
     config = first.study["config"]
     config = config | {"cells": config.get("cells", {}) | {"folds_per_partition": size}}
     study = first.study | {"grid": grid, "config": config}
-    return replace(first, study=study, images=images[images["loss"].isin(losses)])
+    images = images[images["loss"].isin(losses)]
+    return replace(first, study=study, images=images, results=results)

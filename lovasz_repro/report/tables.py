@@ -14,7 +14,7 @@ from lovasz_repro.analysis.claims import Claim
 from lovasz_repro.analysis.questions import Question
 from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.analysis.stats import REFERENCE, mean_differences
-from lovasz_repro.records import MEASURES
+from lovasz_repro.records import MEASURES, Records
 from lovasz_repro.report import quoted
 from lovasz_repro.report.document import (
     MISSING,
@@ -187,22 +187,44 @@ def gains_table(
     return Table(name, caption, columns, rows, data)
 
 
-def fold_table(folds: Mapping[int, Scores], subsets: Mapping[str, str]) -> Table:
-    """The gain in each fold. folds: `Scores.random_folds`; subsets: of the images, and their
-    names."""
+def fold_table(records: Records, folds: Mapping[int, Scores], subsets: Mapping[str, str]) -> Table:
+    """The gain in each fold, and the rate that was chosen for cross-entropy there.
+
+    Args:
+        folds: `Scores.random_folds` of the records. subsets: of the images, and their names.
+    """
+    rates = {fold: rate for fold in folds for rate in rates_of(records, REFERENCE, [fold])}
     found = {
         (subset, fold): mean_differences(scores, "iou", subset).dropna(subset="difference")
         for subset in subsets
         for fold, scores in folds.items()
     }
-    data = pd.concat([t.assign(subset=subset, fold=fold) for (subset, fold), t in found.items()])
+    data = pd.concat(
+        [
+            table.assign(subset=subset, fold=fold, cross_entropy_lr=rates.get(fold, math.nan))
+            for (subset, fold), table in found.items()
+        ]
+    )
+    names = {fold: f"{fold} ({rates[fold]:.2g})" if fold in rates else str(fold) for fold in folds}
+    columns = ["subset", "fold", "cross_entropy_lr", "loss", "difference", "low", "high"]
     return gains_table(
         "folds",
         "Gain in image-IoU over cross-entropy in points in each fold, with 95 % interval over "
-        "categories.",
+        "categories; in brackets the learning rate chosen for cross-entropy.",
         "images, fold",
-        [(f"{subsets[subset]}, {fold}", table) for (subset, fold), table in found.items()],
-        data[["subset", "fold", "loss", "difference", "low", "high", "categories"]],
+        [(f"{subsets[subset]}, {names[fold]}", table) for (subset, fold), table in found.items()],
+        data[[*columns, "categories"]],
+    )
+
+
+def rates_of(records: Records, loss: str, folds: Sequence[int] | None = None) -> list[float]:
+    """The learning rates of a loss in these folds, or in all, in ascending order."""
+    return sorted(
+        {
+            result["lr"]
+            for cell, result in records.results.items()
+            if cell.loss == loss and (folds is None or cell.fold in folds)
+        }
     )
 
 
