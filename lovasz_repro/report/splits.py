@@ -13,14 +13,15 @@ from lovasz_repro.analysis import stats
 from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.decide import decisions
 from lovasz_repro.analysis.scores import Scores
-from lovasz_repro.records import Json, Records
+from lovasz_repro.analysis.stats import REFERENCE
+from lovasz_repro.records import UNTRAINED, Json, Records
 from lovasz_repro.report import tables
 from lovasz_repro.report.axes import interval, panels, zero
 from lovasz_repro.report.controls import same_lists
 from lovasz_repro.report.document import Block, Paragraph, Section, listed, signed
 from lovasz_repro.report.drawing import drawing, picture
 from lovasz_repro.report.gain_sources import PRESENCE
-from lovasz_repro.report.prose import the
+from lovasz_repro.report.prose import the, with_interval
 from lovasz_repro.report.sections import gain_picture
 from lovasz_repro.report.study_tables import Study
 from lovasz_repro.report.verdict import verdict
@@ -51,7 +52,8 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
         [study.differences.assign(subset="all"), stats.by_presence(study.scores)], ignore_index=True
     )
     shown = gains.dropna(subset="difference")
-    folds = tables.fold_table(study.records, study.scores.random_folds, SUBSETS)
+    begun, pair = _of_the_pair(studies, own) or ([], study)
+    folds = tables.fold_table(pair.records, pair.scores.random_folds, SUBSETS)
     lead, *more = verdict(study)
     blocks: list[Block] = [
         Paragraph(lead, lead=True),
@@ -73,15 +75,53 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
             gains,
             levels=True,
         ),
+        *map(Paragraph, begun),
         folds,
     ]
-    if (own := folds.data[folds.data["loss"] == LOVASZ])["cross_entropy_lr"].notna().all():
-        blocks.append(_rate_picture(own))
+    by_fold = folds.data[folds.data["loss"] == LOVASZ]
+    if by_fold["cross_entropy_lr"].notna().all():
+        blocks.append(_rate_picture(by_fold))
     title = (
         f"Over {count(len(own), 'split')} together {the(most)} has the highest mean in "
         f"{int((leaders == most).sum())} of {cases}"
     )
     return Section("splits", "Several splits", title, blocks)
+
+
+def _of_the_pair(
+    studies: Mapping[str, Records], whole: Mapping[str, Records]
+) -> tuple[list[str], Study] | None:
+    """Sentences on the Lovász hinge and cross-entropy over the splits that have finished these two,
+    and their cells; None if these are the whole ones."""
+    finished = {name: _limited(records) for name, records in studies.items()}
+    own = same_but_for_split({name: finished[name] for name in (*whole, *finished)})
+    if not whole.keys() < own.keys():
+        return None
+    study = Study(joined(list(own.values())), {})
+    text = (
+        f"{count(len(own), 'split')} have finished the cells of these two losses, "
+        f"{listed([name for name in own if name not in whole])} of them alone. Over all of them "
+        f"the Lovász hinge gains {_gain(study.scores)} over cross-entropy"
+    )
+    alone = [f"{_gain(Scores(own[n]))} on {n}, its folds given" for n in own if n not in whole]
+    return [f"{text}: {listed(alone)}."], study
+
+
+def _gain(scores: Scores) -> str:
+    found = stats.mean_differences(scores, "iou", "all").set_index("loss")
+    return with_interval(found.loc[LOVASZ])
+
+
+def _limited(records: Records) -> Records:
+    """The study as one of cross-entropy, the Lovász hinge and the network before fine-tuning."""
+    losses = [x for x in records.grid.losses if x in (REFERENCE, LOVASZ, UNTRAINED)]
+    return replace(
+        records,
+        study=records.study | {"grid": records.study["grid"] | {"losses": losses}},
+        images=records.images[records.images["loss"].isin(losses)],
+        results={cell: x for cell, x in records.results.items() if cell.loss in losses},
+        missing=[cell for cell in records.missing if cell.loss in losses],
+    )
 
 
 def _rate_picture(gains: pd.DataFrame) -> Block:
@@ -104,6 +144,7 @@ def _rate_picture(gains: pd.DataFrame) -> Block:
 
 @drawing
 def _over_rates(figure: Figure, gains: pd.DataFrame) -> None:
+    rates = sorted(gains["cross_entropy_lr"].unique())
     for axes, (subset, text) in zip(panels(figure, 3, 3, 2.9), ON.items(), strict=True):
         own = gains[gains["subset"] == subset].sort_values(["cross_entropy_lr", "fold"])
         # Folds with the same rate stand side by side.
@@ -111,6 +152,10 @@ def _over_rates(figure: Figure, gains: pd.DataFrame) -> None:
         for x, row in zip(place, own.itertuples(), strict=True):
             interval(axes, x, row, LOVASZ, upright=True)
         axes.set_xscale("log")
+        axes.set_xticks(rates, [f"{rate:.2g}" for rate in rates], fontsize=8)
+        axes.set_xticks([], minor=True)
+        axes.set_xlim(rates[0] / 1.8, rates[-1] * 1.8)
+        axes.grid(axis="x", visible=False)
         zero(axes, upright=True)
         axes.set_title(text, fontsize=10)
         axes.set_xlabel("cross-entropy’s rate")
@@ -122,12 +167,13 @@ def same_but_for_split(studies: Mapping[str, Records]) -> dict[str, Records]:
     is none.
 
     Left out are a study that repeats the split itself (its intervals already hold the spread
-    between its folds), and one that lacks a cell, or a loss of the group's first.
+    between its folds), one whose rates were not chosen, and one that lacks a cell, or a loss of the
+    group's first.
     """
     groups: dict[str, dict[str, Records]] = {}
     for name, records in studies.items():
         config = records.study["config"]  # empty if it is not recorded
-        if config.get("cells", {}).get("folds_per_partition"):
+        if config.get("cells", {}).get("folds_per_partition") or not records.tuning:
             continue
         data = {key: x for key, x in config.get("data", {}).items() if not key.endswith("_list")}
         group = groups.setdefault(repr((config.get("network"), data)), {})
