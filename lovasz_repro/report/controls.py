@@ -62,13 +62,15 @@ def controls_table(studies: Mapping[str, Records], main: str) -> str:
 
 
 def counterpart(studies: Mapping[str, Records], name: str, main: str) -> str:
-    """The study that `name` differs least from, of the main one and those on the same lists with as
-    many cells or more: first in network, trained part and image lists, then in everything else."""
+    """The study that `name` differs least from, first in network, trained part and image lists, then
+    in everything else. It is the main one, or one on the same lists with more cells, or with as many
+    and begun earlier."""
     own = studies[name]
+    before = (-len(own.results), _begun(own))
     others = [
         other
         for other, records in studies.items()
-        if other != name and len(records.results) >= len(own.results) and same_lists(records, own)
+        if (-len(records.results), _begun(records)) < before and same_lists(records, own)
     ]
 
     def distance(other: str) -> tuple[int, int]:
@@ -77,6 +79,12 @@ def counterpart(studies: Mapping[str, Records], name: str, main: str) -> str:
         return large + (not same_lists(study, own)), len(list(_differences(study, own)))
 
     return min([main, *others], key=distance)
+
+
+def _begun(records: Records) -> str:
+    """When the first of a study's commands was started; "" if it is not recorded."""
+    runs = [records.machine, *records.machine.get("earlier", [])]
+    return min(run.get("started", "") for run in runs)
 
 
 def change(records: Records, beside: Records) -> dict[str, dict[str, float]]:

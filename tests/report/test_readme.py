@@ -21,7 +21,7 @@ from tests.helpers.places import ROOT
 
 REPORTS = ROOT / "reports"
 SPLITS = ("finetune", "finetune_repeat")
-NUMBERS = {2: "two", 4: "four"}
+THREE = (*SPLITS, "finetune_third")
 
 
 def stored(report: str, name: str) -> Any:
@@ -39,9 +39,9 @@ def test_the_images_that_are_scored_and_seen(text: str) -> None:
     lists = stored("finetune", "study.json")["data"]["lists"]
     scored = recount.images(REPORTS / "finetune/records.zip")["id"].nunique()
     assert scored == lists["fold0_val"]["images"] + lists["fold1_val"]["images"]
-    again = recount.images(REPORTS / "finetune_repeat/records.zip")["id"].nunique()
-    assert again == scored
-    assert f"All {scored:,} val images are scored in each of two splits" in text
+    for name in THREE:
+        assert recount.images(REPORTS / name / "records.zip")["id"].nunique() == scored
+    assert f"All {scored:,} val images are scored in each split" in text
     seen = lists["fold0_train"]["images"] - lists["fold1_val"]["images"]
     trained = stored("finetune", "cells/cat/hinge/fold0-seed0/result.json")["train_images"]
     assert f"the {seen:,} `trainaug` images, {100 * seen / trained:.0f} % of those" in text
@@ -71,20 +71,46 @@ def folds(name: str) -> pd.DataFrame:
     )
 
 
+def in_points(values: pd.Series) -> list[str]:
+    return [points(value / 100) for value in values]
+
+
+def written(rate: float) -> str:
+    """1e-5, 3.3e-4"""
+    return f"{rate:.1e}".replace(".0e", "e").replace("e-0", "e-")
+
+
 def test_the_gain_falls_as_the_rate_of_cross_entropy_rises(text: str) -> None:
-    every = pd.concat(map(folds, (*SPLITS, "finetune_third"))).sort_values("rate", kind="stable")
+    every = pd.concat(map(folds, THREE)).sort_values("rate", kind="stable")
     assert len(every) == 6
-    shown = {rate: [points(x / 100) for x in own["all"]] for rate, own in every.groupby("rate")}
-    said = ", ".join(f"{' and '.join(own)} at {rate:g}" for rate, own in shown.items())
-    among = [points(x / 100) for x in every["present"]]
-    assert said.replace("e-0", "e-").replace("0.0001", "1e-4").replace("0.00033", "3.3e-4") in text
-    assert f"(with the category {', '.join(among[:-1])} and {among[-1]})" in text
-    ranks = every["rate"].rank().corr(every["all"].rank())
-    assert ranks < -0.9
-    high = every[every["rate"] > 1e-4]["all"]
-    low = every[every["rate"] <= 1e-4]["all"]
-    assert f"{points(low.min() / 100)} to {points(low.max() / 100)} in the {NUMBERS[len(low)]}" in text
-    assert f"{points(high.min() / 100)} and {points(high.max() / 100)} in the {NUMBERS[len(high)]}" in text
+    said = [
+        f"{' and '.join(in_points(own['all']))} at {written(rate)}"
+        for rate, own in every.groupby("rate")
+    ]
+    assert f"cross-entropy rises: {', '.join(said)} (with the category" in text
+    *among, last = in_points(every["present"])
+    assert f"(with the category {', '.join(among)} and {last})" in text
+    assert every["rate"].rank().corr(every["all"].rank()) < -0.9
+    low, high = (sorted(every[(every["rate"] > 1e-4) == above]["all"]) for above in (False, True))
+    assert len(low) == 4
+    least, *_, most = in_points(low)
+    assert f"{least} to {most} in the four folds with at most 1e-4" in text
+    assert f"{' and '.join(in_points(high))} in the two with 3.3e-4" in text
+
+
+def test_folds_whose_rates_are_swapped_swap_their_gains(text: str) -> None:
+    before, after = folds("finetune_third"), gains("finetune_rates")[0]
+    swapped = {fold: gain(own).mean() for fold, own in after.groupby("fold")}
+    (slow, first), (fast, second) = zip(before["rate"], in_points(before["all"]), strict=True)
+    then = in_points(pd.Series([swapped[4], swapped[5]]))
+    assert (
+        f"at {written(fast)} the fold with {first} has {then[0]}, at {written(slow)} that with "
+        f"{second} has {then[1]}."
+    ) in text
+    with zipfile.ZipFile(REPORTS / "finetune_rates/records.zip") as content:
+        for fold, rate in ((4, fast), (5, slow)):
+            name = f"cells/cat/cross_entropy/fold{fold}-seed1/result.json"
+            assert json.loads(content.read(name))["lr"] == rate
 
 
 def test_what_both_splits_say_together(text: str) -> None:
@@ -112,11 +138,12 @@ def test_what_both_splits_say_together(text: str) -> None:
         f"Lovász hinge gains {gained} over cross-entropy and {more} over hinge; soft Jaccard per "
         f"batch gains {soft} over cross-entropy."
     ) in text
-    present, absent = (
-        shown(over_both("lovasz_hinge", part=f"has_category == {k}"), ends[name, "lovasz_hinge"])
-        for k, name in ((1, "present"), (0, "absent"))
-    )
-    assert f"with the category ({present}) and may lose on those without ({absent})." in text
+    third = gains("finetune_third")[1]
+    every = (2 * over_both("lovasz_hinge") + third) / 3
+    over_all = re.search(r"Over all of them the Lovász hinge gains \S+ points \[(.*?)\]", compared)
+    assert over_all
+    said = f"finished for two losses so far, makes the first {shown(every, over_all[1])}"
+    assert said in text
 
 
 def test_what_other_runs_show(text: str) -> None:
@@ -135,6 +162,9 @@ def test_what_other_runs_show(text: str) -> None:
     rows = rows[rows["category"].isin(channel["category"]) & (rows["fold"] == 0)]
     lower, levels = (recount.by_category(images, "iou").mean() for images in (channel, rows))
     assert "gives lower levels" in text
+    row = pd.read_csv(REPORTS / "finetune_channel/tables/image-iou.csv", index_col="row")
+    change, *ends = row.loc["lovasz_hinge", ["difference", "difference_low", "difference_high"]]
+    assert f"(gain {points(change)} [{', '.join(map(points, ends))}])" in text
     assert (lower < levels[lower.index]).all()
 
 
@@ -197,7 +227,7 @@ def test_how_more_steps_did(text: str) -> None:
     repeated = stored("finetune_repeat", "tuning.json")
     folds = [own for own in repeated.values() if isinstance(own, dict)]
     assert {entry["steps"] for own in folds for entry in own.values()} == {60}
-    assert "(steps: 60 in the second split)" in text
+    assert "(steps: 60 in the other splits)" in text
     assert len(choices) == 10
     assert max(choices) < 0
     assert "180 steps at the same rate lower the held-out image-IoU in all ten choices" in text
