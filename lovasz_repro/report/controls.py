@@ -118,8 +118,9 @@ def _differences(main: Records, other: Records) -> Iterator[str]:
     for (group, key), text in DIFFERENCES.items():
         if not same(main, other, group, key):
             yield text.format(_setting(other, group, key))
-        elif (group, key) == LISTS and not same_lists(main, other):
-            yield f"folds {listed(other.grid.folds)}"
+        elif (group, key) == LISTS:
+            if more := sorted(set(other.grid.folds) - set(main.grid.folds)):
+                yield f"{'fold' if len(more) == 1 else 'folds'} {listed(more)}"
     if not set(main.grid.seeds) & set(other.grid.seeds):
         yield f"seed {listed(other.grid.seeds)}"
     folds = other.grid.folds if same_lists(main, other) else main.grid.folds

@@ -56,6 +56,8 @@ def test_another_split_is_named_by_its_folds_and_stands_beside_the_main_study(
     own = studies["finetune_repeat"]
     third = replace(own, study=own.study | {"grid": own.study["grid"] | {"folds": [4, 5]}})
     assert "folds 4 and 5" in differences(own, third)
+    wider = replace(own, study=own.study | {"grid": own.study["grid"] | {"folds": [2, 3, 4]}})
+    assert differences(own, wider) == "fold 4"
     assert "instead of ," not in differences(own, third)
     for name in ("finetune_repeat", "third"):
         assert counterpart({**studies, "third": third}, name, "finetune") == "finetune"

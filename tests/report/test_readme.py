@@ -113,6 +113,21 @@ def test_folds_whose_rates_are_swapped_swap_their_gains(text: str) -> None:
             assert json.loads(content.read(name))["lr"] == rate
 
 
+def test_with_one_range_of_rates_for_all_folds(text: str) -> None:
+    """The mean is counted by hand; the interval is the report's."""
+    _, by_category = gains("finetune_wide")
+    row = pd.read_csv(REPORTS / "finetune_wide/tables/image-iou.csv", index_col="row")
+    change, *ends = row.loc["lovasz_hinge", ["difference", "difference_low", "difference_high"]]
+    assert 100 * change == pytest.approx(by_category.mean())
+    shown = f"{points(change)} [{', '.join(map(points, ends))}]"
+    assert f"over the four folds of both other splits is {shown}" in text
+    old, new = pd.concat(map(folds, THREE[1:])), folds("finetune_wide")
+    changed = old["rate"].to_numpy() != new["rate"].to_numpy()
+    assert list(old["all"][changed]) == [old["all"].max()]  # the fold with the largest gain
+    assert list(new["rate"][changed]) == [3.3e-4]
+    assert "cross-entropy gets 3.3e-4 in the fold with +1.2, too" in text
+
+
 def test_what_both_splits_say_together(text: str) -> None:
     """The means are counted by hand; the intervals are the comparison page's."""
     splits = [recount.images(REPORTS / name / "records.zip") for name in SPLITS]
