@@ -62,9 +62,9 @@ def controls_table(studies: Mapping[str, Records], main: str) -> str:
 
 
 def counterpart(studies: Mapping[str, Records], name: str, main: str) -> str:
-    """The study that `name` differs least from, first in network, trained part and image lists, then
-    in everything else. It is the main one, or one on the same lists with more cells, or with as many
-    and begun earlier."""
+    """The study that `name` differs least from: first in network, trained part and image lists,
+    then in everything else. It is the main one, or one on the same lists that has more cells, or as
+    many and was begun earlier."""
     own = studies[name]
     before = (-len(own.results), _begun(own))
     others = [
@@ -84,7 +84,7 @@ def counterpart(studies: Mapping[str, Records], name: str, main: str) -> str:
 def _begun(records: Records) -> str:
     """When the first of a study's commands was started; "" if it is not recorded."""
     runs = [records.machine, *records.machine.get("earlier", [])]
-    return min(run.get("started", "") for run in runs)
+    return min(str(run.get("started", "")) for run in runs)
 
 
 def change(records: Records, beside: Records) -> dict[str, dict[str, float]]:
@@ -118,9 +118,10 @@ def _differences(main: Records, other: Records) -> Iterator[str]:
     for (group, key), text in DIFFERENCES.items():
         if not same(main, other, group, key):
             yield text.format(_setting(other, group, key))
-        elif (group, key) == LISTS:
-            if more := sorted(set(other.grid.folds) - set(main.grid.folds)):
-                yield f"{'fold' if len(more) == 1 else 'folds'} {listed(more)}"
+        elif (group, key) == LISTS and (
+            more := sorted(set(other.grid.folds) - set(main.grid.folds))
+        ):
+            yield f"{'fold' if len(more) == 1 else 'folds'} {listed(more)}"
     if not set(main.grid.seeds) & set(other.grid.seeds):
         yield f"seed {listed(other.grid.seeds)}"
     folds = other.grid.folds if same_lists(main, other) else main.grid.folds

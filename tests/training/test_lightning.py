@@ -169,6 +169,6 @@ def test_a_loss_that_cannot_train_is_refused(
     source: Source, tmp_path: Path, loss: Any, said: str
 ) -> None:
     trained = segmenter("cell", 0.01)
-    trained.loss = loss
+    trained.loss = loss  # type: ignore[method-assign]
     with quiet(), pytest.raises(UserError, match=f"loss: it must return a scalar .*{said}"):
         trainer(tmp_path, 1).fit(trained, datamodule=module(source))
