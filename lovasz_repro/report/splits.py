@@ -99,8 +99,8 @@ def _of_the_pair(
         return None
     study = Study(joined(list(own.values())), {})
     text = (
-        f"{count(len(own), 'split')} have finished the cells of these two losses, "
-        f"{listed([name for name in own if name not in whole])} of them alone. Over all of them "
+        f"{count(len(own), 'split')} have finished cross-entropy and the Lovász hinge, "
+        f"{listed([name for name in own if name not in whole])} only these. Over all of them "
         f"the Lovász hinge gains {_gain(study.scores)} over cross-entropy"
     )
     alone = [f"{_gain(Scores(own[n]))} on {n}, its folds given" for n in own if n not in whole]

@@ -267,7 +267,7 @@ def test_many_broken_images(run: Commands, shapes_root: Path, tmp_path: Path) ->
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (voc / name).mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "image.jpg")
-    Image.new("L", (8, 8)).save(tmp_path / "mask.png")
+    Image.new("L", (8, 8), 1).save(tmp_path / "mask.png")
     image, mask = (tmp_path / "image.jpg").read_bytes(), (tmp_path / "mask.png").read_bytes()
     ids = [f"2008_{number:06d}" for number in range(10_000)]
     broken = ids[50::100]

@@ -6,7 +6,6 @@ import json
 import re
 import statistics
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,10 +28,14 @@ def stored(report: str, name: str) -> Any:
         return json.loads(content.read(name))
 
 
+def words(name: str) -> str:
+    """A text file in one line."""
+    return " ".join((ROOT / name).read_text("utf-8").split())
+
+
 @pytest.fixture(scope="module")
 def text() -> str:
-    """README's words, whatever its line breaks."""
-    return " ".join(Path(ROOT / "README.md").read_text("utf-8").split())
+    return words("README.md")
 
 
 def test_the_images_that_are_scored_and_seen(text: str) -> None:
@@ -107,6 +110,7 @@ def test_folds_whose_rates_are_swapped_swap_their_gains(text: str) -> None:
         f"at {written(fast)} the fold with {first} has {then[0]}, at {written(slow)} that with "
         f"{second} has {then[1]}."
     ) in text
+    assert f"So it was: {then[0]} on fold 4, {then[1]} on fold 5" in words("experiments/README.md")
     with zipfile.ZipFile(REPORTS / "finetune_rates/records.zip") as content:
         for fold, rate in ((4, fast), (5, slow)):
             name = f"cells/cat/cross_entropy/fold{fold}-seed1/result.json"
@@ -121,6 +125,7 @@ def test_with_one_range_of_rates_for_all_folds(text: str) -> None:
     assert 100 * change == pytest.approx(by_category.mean())
     shown = f"{points(change)} [{', '.join(map(points, ends))}]"
     assert f"over the four folds of both other splits is {shown}" in text
+    assert f"and the gain is {shown}" in words("experiments/README.md")
     old, new = pd.concat(map(folds, THREE[1:])), folds("finetune_wide")
     changed = old["rate"].to_numpy() != new["rate"].to_numpy()
     assert list(old["all"][changed]) == [old["all"].max()]  # the fold with the largest gain
