@@ -30,11 +30,12 @@ from lovasz_repro.report.document import (
     percent,
 )
 from lovasz_repro.report.drawing import drawing, picture
+from lovasz_repro.report.gain_sources import PRESENCE
 from lovasz_repro.report.sections import nothing
 from lovasz_repro.report.setup import commit
 from lovasz_repro.report.style import ordered, style
 
-SUBSETS = {"all": "all images", "present": "with the category", "absent": "without it"}
+SUBSETS = {"all": "all images", **PRESENCE}
 
 
 def compare(reports: Sequence[Path], out: Path) -> Document:

@@ -28,7 +28,7 @@ from lovasz_repro.report.verdict import verdict
 from lovasz_repro.words import count
 
 SUBSETS = {"all": "all", **PRESENCE}
-ON = {"all": "on all images", "present": "with the category", "absent": "without it"}
+ON = SUBSETS | {"all": "on all images"}
 
 
 def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Section | None:
@@ -98,12 +98,13 @@ def _of_the_pair(
     if not whole.keys() < own.keys():
         return None
     study = Study(joined(list(own.values())), {})
+    begun = [name for name in own if name not in whole]
     text = (
         f"{count(len(own), 'split')} have finished cross-entropy and the Lovász hinge, "
-        f"{listed([name for name in own if name not in whole])} only these. Over all of them "
+        f"{listed(begun)} only these. Over all of them "
         f"the Lovász hinge gains {_gain(study.scores)} over cross-entropy"
     )
-    alone = [f"{_gain(Scores(own[n]))} on {n}, its folds given" for n in own if n not in whole]
+    alone = [f"{_gain(Scores(own[name]))} on {name}, its folds given" for name in begun]
     return [f"{text}: {listed(alone)}."], study
 
 

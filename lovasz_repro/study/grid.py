@@ -265,7 +265,7 @@ def _run_cells(
     """Run what is not done. Returns the errors."""
     todo = to_run(workspace, cells)
     console.print(f"{len(cells)} cells, {len(cells) - len(todo)} done, {len(todo)} to run")
-    print_outdated(workspace, cells)
+    print_outdated(workspace, todo)
     for cell in set(cells) - set(todo):  # a kill may have left it after its result was written
         checkpoint = workspace.folder / cell.path / "resume.ckpt"
         if checkpoint.exists():

@@ -152,7 +152,7 @@ def print_plan(workspace: Workspace, grid: Grid, verbose: bool) -> None:
     done = finished(workspace, cells)
     left = len(cells) - len(done)
     console.print(f"{len(cells)} cells, {len(done)} done, {left} to run")
-    print_outdated(workspace, cells)
+    print_outdated(workspace, [cell for cell in cells if cell not in done])
     if done:
         paths = [workspace.folder / cell.path / "cost.json" for cell in done]
         costs = [files.read_json(path, schema.Cost)["total_seconds"] for path in paths]

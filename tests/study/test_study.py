@@ -193,8 +193,9 @@ def test_a_second_run_does_nothing(
 
 
 def test_another_choice_from_the_trials_that_are_there_makes_cells_to_run(
-    at_another_commit: str, finished: Path, shapes_root: Path, tmp_path: Path
-) -> None:
+    at_another_commit: str, finished: Path, shapes_root: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     shutil.copytree(finished, tmp_path / "demo")
     before = read_json(finished / "tuning.json")["fold0"]["lovasz_hinge"]
     (other,) = {trial["lr"] for trial in before["trials"]} - {before["lr"]}
@@ -203,6 +204,7 @@ def test_another_choice_from_the_trials_that_are_there_makes_cells_to_run(
     again[again.index("--cells.categories") + 1] = "[bird]"
     again[again.index("--cells.losses") + 1] = "[lovasz_hinge]"
     assert main(again) == 0
+    assert "1 cell of them: done at another learning rate" in capsys.readouterr().out
     records = load(tmp_path / "demo")
     assert read_json(tmp_path / "demo/tuning.json")["fold0"]["lovasz_hinge"]["lr"] == other
     assert records.results[Cell("bird", "lovasz_hinge", 0, 0)]["lr"] == other
@@ -219,8 +221,11 @@ def test_another_choice_from_the_trials_that_are_there_makes_cells_to_run(
 def test_dry_run_says_what_is_left(
     finished: Path, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*command(shapes_root, finished.parent), "--dry-run"]) == 0
+    planned = [*command(shapes_root, finished.parent), "--dry-run"]
+    assert main(planned) == 0
     assert "6 cells, 6 done, 0 to run" in capsys.readouterr().out
+    assert main([*planned, "--optim.momentum", "0.5"]) == 1  # as the study itself
+    assert "holds records of other settings" in capsys.readouterr().err
     assert main([*command(shapes_root, tmp_path), "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0].endswith("to run")
