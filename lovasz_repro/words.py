@@ -29,7 +29,13 @@ def points(value: float) -> str:
 
 
 def written(value: float, digits: int, sign: str = "") -> str:
-    """A number with a true minus, no sign at zero (-0.0 + 0.0 is 0.0), and a dash for NaN."""
+    """A number with a true minus, and a dash for NaN.
+
+    sign: "+" also keeps the sign of what rounds to zero, `−0.00`, so that an interval that includes
+    zero shows it. Within rounding errors of zero it is a plus.
+    """
     if not math.isfinite(value):
         return "–"
-    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")
+    if not sign or abs(value) < 1e-8:
+        value = round(value, digits) + 0.0  # -0.0 + 0.0 is 0.0
+    return f"{value:{sign}.{digits}f}".replace("-", "−")

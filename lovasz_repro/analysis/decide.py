@@ -25,10 +25,11 @@ from lovasz_repro.analysis.scores import Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE, compare
 from lovasz_repro.records import UNTRAINED
 
+ENDS = ("difference", "low", "high")
 COLUMNS = (
     *("metric", "empty_images", "tunable"),  # per_image or data_set; booleans
     *("loss", "value"),  # the loss to use, and its metric
-    *("difference", "low", "high"),  # to cross-entropy; NaN if that is the loss to use
+    *ENDS,  # to cross-entropy; NaN if that is the loss to use
     "not_told_apart",  # losses, `UNTRAINED` may be among them, separated by spaces
     "untrained_better",
     "categories",
@@ -81,28 +82,19 @@ def _rows(scores: Scores) -> Iterator[dict[str, object]]:
             "loss": best,
             "value": means[best],
             "categories": len(categories),
-            **_effect(scores, case, best),
-            **_rivals(scores, case, best, losses),
+            **_against(scores, case, best, losses),
         }
 
 
-def _effect(scores: Scores, case: Situation, best: str) -> dict[str, float]:
-    if best == REFERENCE or REFERENCE not in scores.present:
-        return {}
-    arms = (Arm(best, case.measure), Arm(REFERENCE, case.measure))
-    row = compare(scores, *arms, case.subset)
-    return {name: row[name] for name in ("difference", "low", "high")}
-
-
-def _rivals(scores: Scores, case: Situation, best: str, losses: list[str]) -> dict[str, object]:
-    alike, better = [], False
-    others = [UNTRAINED] if UNTRAINED in scores.present else []
-    for loss in [*losses, *others]:
-        if loss == best:
-            continue
-        arms = (Arm(loss, case.measure), Arm(best, case.measure))
-        row = compare(scores, *arms, case.subset)
-        if not (row["low"] > 0 or row["high"] < 0):  # also if there is no interval
-            alike.append(loss)
-        better |= loss == UNTRAINED and row["low"] > 0
-    return {"not_told_apart": " ".join(alike), "untrained_better": better}
+def _against(scores: Scores, case: Situation, best: str, losses: list[str]) -> dict[str, object]:
+    """The best loss against each other one and the base network."""
+    found = {
+        loss: compare(scores, Arm(best, case.measure), Arm(loss, case.measure), case.subset)
+        for loss in [*losses, UNTRAINED]
+        if loss != best and loss in scores.present
+    }
+    # A loss is not told apart, too, if there is no interval.
+    alike = [loss for loss, row in found.items() if not (row["low"] > 0 or row["high"] < 0)]
+    effect = {name: found[REFERENCE][name] for name in ENDS} if REFERENCE in found else {}
+    better = UNTRAINED in found and found[UNTRAINED]["high"] < 0
+    return {**effect, "not_told_apart": " ".join(alike), "untrained_better": better}

@@ -108,11 +108,13 @@ def _largest_t(centred: Floats) -> Floats:
     return np.asarray(np.quantile(t, LEVEL, axis=-1, method="higher"))
 
 
-def sign_flip(differences: Floats) -> float:
+def sign_flip(differences: Floats, folds: Sequence[Floats] = ()) -> float:
     """Two-sided p-value of "differences are symmetric about zero", by their sum.
 
     differences: (N,). Exact (all 2^N sign patterns) up to 20 units, 99,999 random patterns and the
     observed one beyond. NaN for N = 0.
+    folds: as for `mean_interval`. If they are random, the p-value is at least that of Student's t
+    for F folds, scaled so that it is 0.05 where the interval ends at zero.
     """
     count = len(differences)
     if count == 0:
@@ -124,9 +126,17 @@ def sign_flip(differences: Floats) -> float:
         sums = differences[:1]  # the first sign stays: |sum| is the same for a mirrored pattern
         for value in differences[1:]:
             sums = np.concatenate([sums + value, sums - value])
-        return float(np.mean(np.abs(sums) >= limit))
-    signs = np.random.default_rng(count).choice([-1.0, 1.0], (99_999, count))
-    return float((1 + np.sum(np.abs(signs @ differences) >= limit)) / 100_000)
+        p = float(np.mean(np.abs(sums) >= limit))
+    else:
+        signs = np.random.default_rng(count).choice([-1.0, 1.0], (99_999, count))
+        p = float((1 + np.sum(np.abs(signs @ differences) >= limit)) / 100_000)
+    low, high = mean_interval(differences, folds)
+    if len(folds) > 1 and high > low:
+        degrees = len(folds) - 1
+        ends = stats.t.ppf((1 + LEVEL) / 2, degrees)
+        t = ends * observed / count / ((high - low) / 2)
+        p = max(p, float(2 * stats.t.sf(t, degrees)))
+    return p
 
 
 def swap_test(first: Floats, second: Floats) -> float:

@@ -13,8 +13,9 @@ What is random, and what is fixed:
   though they share base networks and some val images.
 * In the mean of **these categories** (see `headline`) the categories are fixed; images and training
   runs are random, as for one category.
-* p-values: for a mean, from flipping the signs of the categories' differences; for one category,
-  from swapping the two losses image by image, with the networks fixed (seeds are too few).
+* p-values: for a mean, from flipping the signs of the categories' differences, made larger where
+  folds are random; for one category, from swapping the two losses image by image, with the networks
+  fixed (seeds are too few).
 
 Missing cells are never averaged away: a category counts for a comparison only if both losses have
 the same (fold, seed) cells, and every row gives its numbers of categories and cells.
@@ -107,7 +108,7 @@ def compare(scores: Scores, arm: Arm, against: Arm, subset: str = "all") -> dict
         "difference": mean.value,
         "low": mean.low,
         "high": mean.high,
-        "p": sign_flip(each[0].to_numpy()),
+        "p": sign_flip(each[0].to_numpy(), _of_folds(each)),
         "categories": mean.categories,
         "cells": scores.cells(categories, arm.loss),
     }
@@ -263,28 +264,9 @@ def _by(column: str, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, names=[column]).reset_index(level=0).reset_index(drop=True)
 
 
-def threshold_control(scores: Scores) -> pd.DataFrame:
-    """Is the gain more than a better threshold? Image-IoU; label, loss, tuned, against_loss,
-    against_tuned, then as `compare` with p_holm over the rows of a label. The labels:
-
-    zero_vs_tuned_reference: each loss at threshold 0 against REFERENCE at its tuned threshold;
-    both_tuned: each loss against REFERENCE, both tuned;
-    own_tuning: each loss tuned against itself at 0.
-    """
-    chosen = "tuned_iou"
-    reference = Arm(REFERENCE, chosen)
-    pairs = {
-        "zero_vs_tuned_reference": [(Arm(loss), reference) for loss in others(scores)],
-        "both_tuned": [(Arm(loss, chosen), reference) for loss in others(scores)],
-        "own_tuning": [(Arm(loss, chosen), Arm(loss)) for loss in scores.losses],
-    }
-    columns = ("loss", "tuned", "against_loss", "against_tuned", *COMPARISON)
-    tables = {}
-    for label, compared in pairs.items():
-        rows: list[dict[str, Any]] = []
-        for arm, against in compared:
-            row = {"loss": arm.loss, "tuned": arm.measure == chosen, "against_loss": against.loss}
-            row |= {"against_tuned": against.measure == chosen, **compare(scores, arm, against)}
-            rows.append(row)
-        tables[label] = _table(rows, columns)
-    return _by("label", tables)
+def gains_by_choosing(scores: Scores) -> pd.DataFrame:
+    """Image-IoU of each loss at its chosen thresholds against itself at 0: loss, `compare`, p_holm
+    over the losses."""
+    pairs = {loss: (Arm(loss, "tuned_iou"), Arm(loss)) for loss in scores.losses}
+    rows = [{"loss": loss, **compare(scores, *arms)} for loss, arms in pairs.items()]
+    return _table(rows, ("loss", *COMPARISON))

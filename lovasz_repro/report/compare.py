@@ -30,12 +30,15 @@ from lovasz_repro.report.document import (
     percent,
 )
 from lovasz_repro.report.drawing import drawing, picture
-from lovasz_repro.report.gain_sources import PRESENCE
 from lovasz_repro.report.sections import nothing
 from lovasz_repro.report.setup import commit
 from lovasz_repro.report.style import ordered, style
 
-SUBSETS = {"all": "all images", **PRESENCE}
+SUBSETS = {
+    "all": "all images",
+    "present": "images with the category",
+    "absent": "images without the category",
+}
 
 
 def compare(reports: Sequence[Path], out: Path) -> Document:
@@ -73,14 +76,17 @@ def _gains(scores: dict[str, Scores], links: Sequence[Link]) -> Section:
     }
     rows = [own.assign(experiment=name, subset=part) for (name, part), own in found.items()]
     table = pd.concat(rows, ignore_index=True)
-    own = table[(table["subset"] == "all") & (table["loss"] == LOVASZ)]
-    title = "In no experiment can the Lovász hinge be compared to cross-entropy"
-    if len(own):
-        title = f"The Lovász hinge gains {headings.each(own)}"
     if table.empty:
+        title = "In no experiment can the Lovász hinge be compared to cross-entropy"
         return Section("gain-by-experiment", "Gains", title, [nothing("comparisons")])
-    verdict = headings.agreement(table)
-    blocks: list[Block] = [Paragraph(verdict, lead=True)] if verdict else []
+    own = table[table["loss"] == LOVASZ].groupby("subset", sort=False)
+    said = {part: headings.agreement(rows) for part, rows in own}
+    title = f"The Lovász hinge’s gain over cross-entropy {said.get('all', 'is not known')}"
+    blocks: list[Block] = [
+        Paragraph(f"On {SUBSETS[part]} the gain {text}.")
+        for part, text in said.items()
+        if part != "all"
+    ]
     blocks.append(
         picture(
             "gains",

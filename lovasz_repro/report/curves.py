@@ -46,7 +46,7 @@ def multiclass(scores: LabelScores, curves: pd.DataFrame) -> Section:
     table = _spread(_from_start(curves, losses), ["fold", "seed"], ["miou"], losses)
     if table.empty:
         return Section("training", "Training curves", "No curves", [nothing("curves")])
-    own = table.loc[(table["measure"] == "miou") & (table["loss"] == LOVASZ_SOFTMAX), "middle"]
+    own = table.loc[(table["measure"] == "miou") & (table["loss"] == LOVASZ_SOFTMAX), "mean"]
     title = "The mIoU while the networks are fine-tuned"
     if len(own) > 1:
         change = points((own.iloc[-1] - own.iloc[-2]) / 100)
@@ -91,7 +91,8 @@ def _from_start(curves: pd.DataFrame, losses: Sequence[str]) -> pd.DataFrame:
 def _spread(
     runs: pd.DataFrame, keys: list[str], measures: list[str], losses: Sequence[str]
 ) -> pd.DataFrame:
-    """The median and the middle half over the runs: loss, measure, step, middle, low, high.
+    """The mean, the median and the middle half over the runs: loss, measure, step, mean, middle,
+    low, high.
 
     The last measure, an IoU, is in percent. The gain is added: its difference to cross-entropy in
     the same run at the same step, in points.
@@ -108,7 +109,6 @@ def _spread(
     long = runs.melt(["loss", *keys], measures, var_name="measure").dropna()
     order = {"measure": pd.CategoricalDtype(measures), "loss": pd.CategoricalDtype(losses)}
     groups = long.astype(order).groupby(["measure", "loss", "step"], observed=True)["value"]
-    found = groups.agg(
-        middle="median", low=lambda x: x.quantile(0.25), high=lambda x: x.quantile(0.75)
-    )
+    found = groups.agg(["mean", "median"]).rename(columns={"median": "middle"})
+    found[["low", "high"]] = groups.quantile([0.25, 0.75]).unstack().to_numpy()
     return found.reset_index().astype({"measure": str, "loss": str})

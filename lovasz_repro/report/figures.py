@@ -172,37 +172,6 @@ def forests(figure: Figure, shown: Sequence[tuple[str, pd.DataFrame]], label: st
     figure.supxlabel(label, fontsize=9.5)
 
 
-@drawing
-def by_batch(figure: Figure, gains: pd.DataFrame, first: str) -> None:
-    """Gain in mIoU over cross-entropy against the images a step, by loss.
-
-    Args:
-        gains: rows of `scores_table` with a difference.
-        first: the loss that is drawn first.
-    """
-    gains = of_difference(gains.assign(loss=gains["loss"].map(without_batch)))
-    batches = sorted(gains["batch_size"].unique())
-    losses = sorted(ordered(gains["loss"]), key=lambda loss: loss != first)
-    limits = window([gains])
-    (axes,) = panels(figure, 1, 1, 3.8)
-    for index, loss in enumerate(losses):
-        own, look = gains[gains["loss"] == loss].sort_values("batch_size"), style(loss)
-        places = [batches.index(n) + 0.09 * index for n in own["batch_size"]]
-        axes.plot(places, 100 * own["difference"], ls=look.line, color=look.color, lw=1.2)
-        for place, row in zip(places, own.itertuples(), strict=True):
-            interval(axes, place, row, loss, limits, upright=True)
-        axes.plot([], [], look.marker, color=look.color, label=look.label, ls="")
-    axes.set_xticks(range(len(batches)), [str(n) for n in batches])
-    axes.set_xlim(-0.4, len(batches) - 0.4)
-    zero(axes, upright=True)
-    axes.grid(axis="x", visible=False)
-    limit(axes, limits, upright=True)
-    axes.set_xlabel("images a step")
-    axes.set_ylabel("gain over cross-entropy, points of mIoU")
-    keys, _ = axes.get_legend_handles_labels()
-    legend(figure, keys, losses, handletextpad=0.3)
-
-
 def _band(
     axes: Axes, x: pd.Series, middle: pd.Series, ends: pd.DataFrame, loss: str, alpha: float
 ) -> None:

@@ -16,16 +16,6 @@ from lovasz_repro.report.study_tables import Study
 from lovasz_repro.report.style import ordered, style
 
 PRESENCE = {"present": "with the category", "absent": "without it"}
-CONTROLS = {
-    "zero_vs_tuned_reference": (
-        "loss at 0,\ncross-entropy at chosen",
-        "against cross-entropy with its threshold chosen",
-    ),
-    "both_tuned": ("loss and cross-entropy\nat chosen", "both thresholds chosen"),
-    "own_tuning": ("loss at chosen,\nagainst itself at 0", "gain by choosing its own threshold"),
-}
-"""By `label` of `threshold_control`: the title of its panel, the text of its row."""
-
 PIXELS = {"recall": "recall", "missed": "missed pixels", "false": "false pixels"}
 PART_TEXTS = {
     "gain": "gain at threshold 0",
@@ -141,6 +131,7 @@ def _size_labels(sizes: pd.DataFrame) -> dict[str, str]:
 def by_prevalence(study: Study) -> Section:
     table = study.prevalence
     losses = [x for x in ordered(study.scores.trained) if (table["loss"] == x).any()]
+    own_list = "; in VOC’s whole val list a category is in about 7 % of them" * study.of_voc
     at = [(f"{100 * share:g}\u00a0%", table[table["share"] == share]) for share in SHARES]
     found = [
         f"{100 * row.share:.0f} %: {style(row.above).label} is ahead below, "
@@ -149,10 +140,10 @@ def by_prevalence(study: Study) -> Section:
     ]
     blocks: list[Block] = [
         Paragraph(
-            "The val images of a category are drawn 1:1, with and without it; in VOC’s whole val "
-            "list a category is in about 7 % of the images, on average. Image-IoU is therefore "
-            "reweighted: with a share π of images with the category it is π times the mean of "
-            "those plus 1 − π times the mean of the others. Nothing is trained or chosen anew."
+            f"The val images of a category are drawn 1:1, with and without it{own_list}. Image-IoU "
+            "is therefore reweighted: with a share π of images with the category it is π times the "
+            "mean of those plus 1 − π times the mean of the others. Nothing is trained or chosen "
+            "anew."
         ),
         picture(
             "prevalence",
@@ -177,32 +168,20 @@ def by_prevalence(study: Study) -> Section:
 
 
 def operating_point(study: Study) -> Section:
-    table = stats.threshold_control(study.scores).dropna(subset="difference")
-    by_label = {label: table[table["label"] == label] for label in CONTROLS}
+    table = stats.gains_by_choosing(study.scores).dropna(subset="difference")
     blocks: list[Block] = [
         Paragraph(
-            "A loss may gain only by moving the decision threshold. In the control each run’s "
-            "threshold is chosen on held-out images, which this study did not train on"
-            f"{prose.held_out(study.records)}; a gain over cross-entropy that is left with both "
-            f"thresholds chosen is more than that.{prose.choosing(by_label['own_tuning'])}"
-        ),
-        picture(
-            "thresholds",
-            "Differences in image-IoU with 95 % intervals by loss, with thresholds at 0 or chosen.",
-            "Is the gain only a better threshold? Mean over categories with 95 % interval; chosen: "
-            "the threshold that is best on held-out images. First: each loss at "
-            "threshold 0 against cross-entropy at a chosen threshold. Second: both at chosen "
-            "thresholds. Third: each loss at a chosen threshold against itself at 0.",
-            figures.forests(
-                [(title, by_label[label]) for label, (title, _) in CONTROLS.items()],
-                "difference, points",
-            ),
+            "A loss may gain only by moving the decision threshold. So each run’s threshold is "
+            "also chosen on held-out images, which this study did not train on"
+            f"{prose.held_out(study.records)}. A gain over cross-entropy that is left with both "
+            f"thresholds chosen (see the parts above) is not only a shift of the threshold."
+            f"{prose.choosing(table)}"
         ),
         tables.gains_table(
             "thresholds-table",
-            "The same differences in points.",
-            "comparison",
-            [(text, by_label[label]) for label, (_, text) in CONTROLS.items()],
+            "What a chosen threshold changes: image-IoU at it minus image-IoU at 0, in points.",
+            "image-IoU",
+            [("at the chosen threshold", table)],
             table,
         ),
         *_curves(study),
@@ -224,8 +203,7 @@ def _curves(study: Study) -> list[Block]:
             "Image-IoU over the decision threshold, mean over categories. Marked: the median over "
             "runs of the threshold that was chosen on held-out images.",
             figures.thresholds(curves, chosen),
-        ),
-        tables.threshold_table(curves, chosen),
+        )
     ]
 
 

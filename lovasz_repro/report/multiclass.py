@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lovasz_repro.analysis.claims import Claim
 from lovasz_repro.analysis.multiclass import (
     LOVASZ_SOFTMAX,
     MOVED,
@@ -37,7 +36,7 @@ from lovasz_repro.report.drawing import picture
 from lovasz_repro.report.sections import nothing, opening
 from lovasz_repro.report.style import style
 from lovasz_repro.schema import without_batch
-from lovasz_repro.words import count, points
+from lovasz_repro.words import count
 
 NAME = "Lovász-Softmax"
 
@@ -52,7 +51,6 @@ def document(records: Records) -> Document:
         sections=[
             _answer(records, table, images),
             _losses(scores, table, images, seeds),
-            _batches(scores, table),
             _labels(label_table(scores)),
             curves.multiclass(scores, records.curves),
             practice.section(records),
@@ -62,23 +60,23 @@ def document(records: Records) -> Document:
 
 def answer(records: Records) -> str:
     """The levels of Lovász-Softmax and cross-entropy, the gain, and the verdict."""
-    table = scores_table(LabelScores(records), "miou")
+    return _answered(scores_table(LabelScores(records), "miou"))
+
+
+def _answered(table: pd.DataFrame) -> str:
     judged = claim(table)
+    said = f"The claim that {judged.title}: {judged.verdict}"
     if not np.isfinite(judged.effect):
-        return f"{judged.title}: {judged.verdict}. {judged.explanation}"
-    level = table.set_index("loss")["value"]
-    return (
-        f"{NAME} per batch gives an mIoU of {percent(level[LOVASZ_SOFTMAX])}\u00a0%, cross-entropy "
-        f"{percent(level[REFERENCE])}\u00a0%: {_gain(table)} for exactly these labels and folds. "
-        f"{_said(judged)}"
-    )
-
-
-def _said(judged: Claim) -> str:
-    text = f"The claim that {judged.title}: {judged.verdict}"
+        return f"These records cannot compare the two losses. {said}. {judged.explanation}"
     if judged.verdict == "not tested":
-        text += f", since no loss changes the network’s mIoU by as much as {100 * MOVED:g} points"
-    return f"{text}."
+        said += f", since every loss changes the mIoU by less than {100 * MOVED:g} points"
+    level = table.set_index("loss")["value"].map(percent)
+    before = f", before fine-tuning {level[UNTRAINED]}\u00a0%" if UNTRAINED in level else ""
+    return (
+        f"{NAME} per batch gives an mIoU of {level[LOVASZ_SOFTMAX]}\u00a0%, cross-entropy "
+        f"{level[REFERENCE]}\u00a0%{before}: a gain of {_gain(table)} for exactly these labels "
+        f"and folds. {said}."
+    )
 
 
 def _gain(table: pd.DataFrame) -> str:
@@ -87,33 +85,21 @@ def _gain(table: pd.DataFrame) -> str:
 
 
 def verdict(table: pd.DataFrame, images: pd.DataFrame) -> list[str]:
-    """The three lines that the report opens with.
+    """The lines that the report opens with.
 
     Args:
         table, images: `scores_table` of miou and image_miou.
     """
-    judged = claim(table)
-    if not np.isfinite(judged.effect):
-        nothing_said = "These records cannot compare the two losses."
-        return [nothing_said, f"{_said(judged)} {judged.explanation}"]
-    by_loss = table.set_index("loss")
-    own, other = by_loss.loc[LOVASZ_SOFTMAX], by_loss.loc[REFERENCE]
-    first = (
-        f"Fine-tuned under {NAME} per batch ({own['batch_size']} images a step) the network has an "
-        f"mIoU of {percent(own['value'])}\u00a0% over the val images, under cross-entropy "
-        f"{percent(other['value'])}\u00a0%: a difference of {_gain(table)}"
-    )
-    if UNTRAINED in by_loss.index:
-        first += f"; before fine-tuning it has {percent(by_loss.loc[UNTRAINED, 'value'])}\u00a0%"
+    if not np.isfinite(claim(table).effect):
+        return [_answered(table)]
     found = [
         f"{prose.with_interval(row)} at {row['batch_size']}"
         for _, row in of_difference(_by_batch(table)).iterrows()
     ]
     return [
-        f"{first}.",
-        f"{_said(judged)} In mIoU per image the difference is {_gain(images)}.",
-        "By images a step, on as many images in all, the gain over cross-entropy is "
-        f"{listed(found)}.",
+        _answered(table),
+        f"In mIoU per image the gain is {_gain(images)}. By images a step, on as many images in "
+        f"all, the gain in mIoU is {listed(found)}.",
     ]
 
 
@@ -177,15 +163,25 @@ def _losses(scores: LabelScores, table: pd.DataFrame, images: pd.DataFrame, seed
         title = f"{style(top['loss']).label} has the highest mIoU, {percent(top['value'])}\u00a0%"
         if largest_move(table) < MOVED:
             title = f"No loss moves the mIoU by as much as {100 * MOVED:g} points"
+    steps = [
+        f"{listed(scores.steps.get(n, []))} steps of {count(n, 'image')}"
+        for n in _by_batch(trained)["batch_size"]
+    ]
     text = Paragraph(
         "The IoU of a label is taken over the pixels of all val images, which the folds between "
         "them score once, and averaged over the labels, background among them. Per image it is "
         "averaged over the labels that the image’s truth holds. In the intervals images (within "
         f"their fold) {prose.random_runs(seeds)}. Folds, labels and base networks are given."
     )
+    batches = Paragraph(
+        "Per batch, the loss is that of the batch as if it were the data set: a label counts as "
+        "much as any other as soon as one pixel of the batch has it. The more images a batch "
+        "holds, the nearer that is to the data set’s mIoU. Every number of images a step has its "
+        f"own cross-entropy and learning rates, and sees as many images in all: {listed(steps)}."
+    )
     shown = Table("losses", caption, columns, rows, both)
     parts = _parts([table, *(scores_table(scores, name) for name in ("missed", "false"))])
-    return Section("losses-section", "The losses", title, [text, shown, parts])
+    return Section("losses-section", "The losses", title, [text, batches, shown, parts])
 
 
 def _parts(found: list[pd.DataFrame]) -> Table:
@@ -203,40 +199,6 @@ def _parts(found: list[pd.DataFrame]) -> Table:
         list(zip(names, changes, strict=True)),
         pd.concat(changes, keys=names, names=["part"]).reset_index(level=0),
     )
-
-
-def _batches(scores: LabelScores, table: pd.DataFrame) -> Section:
-    gains = table[table["loss"] != UNTRAINED].dropna(subset="difference")
-    own = _by_batch(gains)
-    if own.empty:
-        title = "No gain to set against the number of images a step"
-        return Section("batches", "Gain against batch size", title, [nothing("comparisons")])
-    steps = [
-        f"{listed(scores.steps.get(n, []))} steps of {count(n, 'image')}" for n in own["batch_size"]
-    ]
-    blocks: list[Block] = [
-        Paragraph(
-            "Per batch, the loss is that of the batch as if it were the data set: a label counts "
-            "as much as any other as soon as one pixel of the batch has it. The more images a "
-            "batch holds, the nearer that is to the data set’s mIoU. Every number of images a step "
-            "has its own cross-entropy, its own learning rates, and sees as many images in all: "
-            f"{listed(steps)}."
-        ),
-        picture(
-            "batch-size",
-            "Gain in mIoU over cross-entropy with its 95 % interval, against the images a step.",
-            "Gain in mIoU over cross-entropy at the same number of images a step, with its 95 % "
-            "interval. The losses that were trained at one number alone stand beside it.",
-            figures.by_batch(gains, LOVASZ_SOFTMAX),
-        ),
-    ]
-    first, last = own.iloc[0], own.iloc[-1]
-    title = (
-        f"{NAME} gains {points(last['difference'])} points at {last['batch_size']} images a step"
-    )
-    if len(own) > 1:
-        title += f", {points(first['difference'])} at {first['batch_size']}"
-    return Section("batches", "Gain against batch size", title, blocks)
 
 
 def _labels(table: pd.DataFrame) -> Section:

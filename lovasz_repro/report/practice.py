@@ -18,14 +18,12 @@ from lovasz_repro.report.document import (
     Paragraph,
     Section,
     Table,
-    capital,
     listed,
     loss_field,
     percent,
 )
 from lovasz_repro.report.drawing import picture
 from lovasz_repro.report.style import ordered, style
-from lovasz_repro.words import count, points
 
 COSTS = ("seconds_per_step", "train_seconds", "evaluate_seconds", "total_seconds")
 
@@ -41,10 +39,10 @@ def section(records: Records) -> Section:
         blocks.append(Listing(setup.multiclass_notes(records)))
     else:
         short = "Rates, costs, deviations"
-        title = headings.practice(tried, costs)
+        title = headings.practice(tried)
         blocks += [Paragraph("Deviations from the paper:"), Listing(setup.deviations(records))]
     bases = [f"fold {k}: {percent(base['miou'])} %" for k, base in records.bases.items() if base]
-    text = f"Base networks, 21-way mean IoU: {', '.join(bases) or 'not recorded'}."
+    text = f"Base networks, mean IoU over all labels: {', '.join(bases) or 'not recorded'}."
     blocks.append(Paragraph(text))
     if not (records.gallery or records.multiclass):
         blocks.append(Paragraph("These records hold no pictures of predictions."))
@@ -62,7 +60,8 @@ def _rates(tried: pd.DataFrame, measure: str) -> list[Block]:
         f"was what gave the highest mean {measure} on held-out images, which neither the base "
         "network nor a trial trained on, and for the cells of that fold alone."
     )
-    text += steps_sentence(tried, measure)
+    if tried["steps"].nunique() > 1:
+        text += " The number of steps was chosen by the same rule, at the best rate."
     if tried.groupby(["fold", "loss"])["lr"].nunique().nunique() > 1:
         text += (
             " Where the best rate was the lowest or the highest, further ones were tried beyond it."
@@ -73,7 +72,7 @@ def _rates(tried: pd.DataFrame, measure: str) -> list[Block]:
         text += f" At the edge of what was tried lies the rate of {listed(names)}."
     shown = picture(
         "tuning",
-        f"{capital(measure)} over the learning rate for "
+        f"Held-out {measure} over the learning rate for "
         f"{prose.loss_names(ordered(tried['loss']))}.",
         f"Mean {measure} of the trials on held-out images over the learning rate; what was "
         "taken is ringed. A point is missing where a trial diverged.",
@@ -140,34 +139,6 @@ def tuning_frame(tuning: Mapping[str, Json]) -> pd.DataFrame:
                 rows.append(row | {"at_edge": chosen and bool(entry.get("at_edge"))})
     columns = ["fold", "loss", "steps", "lr", measure]
     return pd.DataFrame(rows, columns=[*columns, "trials", "diverged", "chosen", "at_edge"])
-
-
-def steps_sentence(tried: pd.DataFrame, measure: str) -> str:
-    """Which number of steps was taken how often, and what the others gave at the same rate; empty
-    if one number was tried. tried: as of `tuning_frame`; measure: its name."""
-    column = "miou" if "miou" in tried else "image_iou"
-    changes: dict[tuple[int, int], list[float]] = {}
-    taken: list[int] = []
-    for _, own in tried.groupby(["fold", "loss"]):
-        first = own.groupby("steps")["lr"].nunique().idxmax()  # where the rates were tried
-        others = own[own["steps"] != first]
-        before = own[own["steps"] == first].set_index("lr")[column]
-        for row in others.to_dict("records"):
-            change = row[column] - before.get(row["lr"], math.nan)
-            changes.setdefault((first, row["steps"]), []).append(change)
-        if len(others):
-            taken += own.loc[own["chosen"], "steps"].tolist()
-    if not taken:
-        return ""
-    counts = [f"{n} in {taken.count(n)}" for n in sorted({n for pair in changes for n in pair})]
-    said = f"{listed(counts)} of {count(len(taken), 'choice')}"
-    ranges = [
-        f"{other} instead of {first} change {measure} by {points(min(by))} to {points(max(by))}"
-        for (first, other), every in changes.items()
-        if (by := [change for change in every if math.isfinite(change)])
-    ]
-    said += f"; {listed(ranges)} points" if ranges else ""
-    return f" The number of steps was chosen by the same rule, at the best rate: {said}."
 
 
 def tuning_table(tried: pd.DataFrame) -> Table:

@@ -86,14 +86,15 @@ def random_runs(seeds: int, partitions: int = 0) -> str:
 
 
 def choosing(table: pd.DataFrame) -> str:
-    """How choosing a threshold changes the losses. table: `own_tuning` of `threshold_control`."""
+    """How choosing a threshold changes the losses. table: `gains_by_choosing`."""
+    table = table[table["loss"] != UNTRAINED]
     worse = int((table["high"] < 0).sum())
     if not worse:
         return ""
     return (
-        f" Choosing has a cost, because few images decide: it lowers the image-IoU in {worse} of "
-        f"{len(table)} rows (interval below zero). So these comparisons mix the operating point "
-        "with the noise of the choice."
+        f" Choosing has a cost, because few images decide: it lowers the image-IoU of {worse} of "
+        f"{count(len(table), 'loss')} (interval below zero). So these comparisons mix the "
+        "operating point with the noise of the choice."
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lovasz_repro.analysis.headline import UNTRAINED_TUNED
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import write_bytes
 from lovasz_repro.records import Records, load
@@ -30,6 +31,7 @@ CONTROLS = (
 )
 SPLITS_FIGURE = "figures/splits-gain.svg"
 TABLE_1_COLUMNS = (0, 2, 1, 3, 5, 6)  # loss, paper, here, gain, with and without the category
+HERE = 2
 
 
 def update_readme(readme: Path, reports: Path) -> None:
@@ -123,8 +125,8 @@ def _main(results: dict[Path, Records]) -> Path | None:
 
 
 def _result(every: dict[Path, Records], root: Path) -> str:
-    """Verdict, Table 1, picture and decisions of the main report, together with those that are the
-    same but for the split of the images; the answer of each multi-class report.
+    """Table 1, picture and verdict of the main report, together with those that are the same but
+    for the split of the images; the answer of each multi-class report.
 
     root: the folder that links start from.
     """
@@ -155,11 +157,10 @@ def _result(every: dict[Path, Records], root: Path) -> str:
         for title, text in zip(VERDICT_TITLES, verdict(study), strict=True)
     ]
     parts = [
-        "\n".join([*lines, *answers]),
-        *_table_1(study),
-        f"{source} {prose.FOOTNOTE}",
+        _table_1(study),
+        f"{_caption(study)} {source} {prose.FOOTNOTE}",
         f"![Gain in image-IoU over cross-entropy, {name}]({figure})",
-        *_decisions(study),
+        "\n".join([*lines, *answers]),
     ]
     return "\n\n".join(parts)
 
@@ -171,30 +172,20 @@ def _weight(records: Records) -> tuple[int, bool, int]:
     return len(records.grid.categories), tuned, len(records.results)
 
 
-def _decisions(study: Study) -> list[str]:
-    choices = study.choices
-    if choices.empty:
-        return []
-    text = (
-        "Which loss to use: the highest mean, its gain over cross-entropy in points with 95 % "
-        "interval (not corrected for the choice), and the losses that are not told apart from it."
-    )
-    if better := int(choices["untrained_better"].sum()):
-        cases = count(len(choices), "case")
-        text += f" In {better} of {cases} not fine-tuning at all is better."
-    return [text, table(tables.decision_table(choices))]
-
-
-def _table_1(study: Study) -> list[str]:
-    whole = tables.first_table(study.headline, study.of_voc)
+def _table_1(study: Study) -> str:
+    """Without the levels' intervals, and without the base network at a chosen threshold."""
+    shown = study.headline[study.headline["row"] != UNTRAINED_TUNED]
+    whole = tables.first_table(shown, study.of_voc)
     columns = [whole.columns[place] for place in TABLE_1_COLUMNS]
-    columns[2] = "image-IoU here"
+    columns[HERE] = "image-IoU here, %"
     rows = [[row[place] for place in TABLE_1_COLUMNS] for row in whole.rows]
+    for row in rows:
+        row[HERE] = replace(row[HERE], interval="")
+    return table(replace(whole, columns=columns, rows=rows))
+
+
+def _caption(study: Study) -> str:
     categories = count(int(study.headline["categories"].max()), "category")
     partitions = study.scores.partitions
     splits = f" and {count(partitions, 'split')}" if partitions > 1 else ""
-    text = (
-        f"Image-IoU in percent, mean over {categories}{splits} with 95 % interval; gains over "
-        "cross-entropy in points (at a chosen threshold: over cross-entropy at its own)."
-    )
-    return [text, table(replace(whole, columns=columns, rows=rows))]
+    return f"Mean over {categories}{splits}; gains in points with 95 % interval."

@@ -128,14 +128,14 @@ def per_category(study: Study) -> Section:
     pairs = stats.differences(study.scores)
     pairs = pairs[pairs["loss"] == LOVASZ].sort_values("difference", ascending=False, kind="stable")
     blocks: list[Block] = []
-    runs = len(study.records.grid.seeds)
+    runs = prose.random_runs(len(study.records.grid.seeds), study.scores.partitions)
     if len(pairs):
         names = pairs["category"]
         blocks += [
             Paragraph(
                 "Counted are categories in which the 95 % interval of the difference lies "
                 "on one side of zero; categories are not corrected for being many. The p values "
-                f"below are. In these intervals images {prose.random_runs(runs)}."
+                f"below are. In these intervals images {runs}."
             ),
             picture(
                 "per-category",

@@ -90,7 +90,7 @@ def _network(config: Json) -> Iterator[str]:
         )
     if network.get("score") == "log_odds":
         yield (
-            "The binary score of a category is the log-odds of its channel against the other 20, "
+            "The binary score of a category is the log-odds of its channel against the others, "
             "not the channel itself."
         )
     if trained == "head":
@@ -101,16 +101,17 @@ def _network(config: Json) -> Iterator[str]:
             "as it is."
         )
     if trained not in (None, "all"):
-        views = int(config.get("data", {}).get("views", 0))
-        if views:
-            yield (
-                f"Training draws among {count(views, 'fixed crop')} of each image, the same for "
-                "every loss."
-            )
-        else:
-            yield "Training sees whole images, neither cropped nor scaled nor mirrored."
+        yield _seen(config)
     if network.get("output_stride", 8) != 8:
         yield f"Output stride {network.get('output_stride')} instead of 8."
+
+
+def _seen(config: Json) -> str:
+    """What a network that is frozen in part is trained on."""
+    if views := int(config.get("data", {}).get("views", 0)):
+        crops = count(views, "fixed crop")
+        return f"Training draws among {crops} of each image, the same for every loss."
+    return "Training sees whole images, neither cropped nor scaled nor mirrored."
 
 
 def _training(records: Records) -> Iterator[str]:
@@ -138,9 +139,12 @@ def _training(records: Records) -> Iterator[str]:
     published = config.get("base", {}).get("train", "none") == "none"
     if len(grid["folds"]) > 1:
         unseen = "is believed not to have seen them" if published else "did not see them"
+        size = int(config.get("cells", {}).get("folds_per_partition", 0)) or len(grid["folds"])
+        times = len(grid["folds"]) // size
+        more = f", in {times} partitions" if times > 1 else ""
         yield (
-            f"The val images are scored in {len(grid['folds'])} folds of cross-validation, each by "
-            f"a network that {unseen}, where the original trains on one fixed training set."
+            f"The val images are scored in {count(size, 'fold')} of cross-validation{more}, each "
+            f"by a network that {unseen}, where the original trains on one fixed training set."
         )
     if any(loss.startswith(("soft_jaccard", "mixed")) for loss in grid["losses"]):
         yield (
@@ -173,13 +177,14 @@ def _choice(records: Records, tuning: Json) -> str:
 def multiclass_notes(records: Records) -> list[str]:
     """What a cell of a multi-class study trains, and on what."""
     config = records.study["config"]
-    network, data = config.get("network", {}), config.get("data", {})
+    network = config.get("network", {})
     parts = {"all": "the whole network", "head": "the head"}
     trained = parts.get(str(network.get("train")), f"the network from {network.get('split')} on")
     return [
         f"A cell trains {trained}; all labels are learned at once under the softmax.",
-        f"Training crops of {data.get('crop_size')} pixels, {data.get('views')} fixed views of "
-        "each image where a part of the network is frozen.",
+        f"Training crops have {config.get('data', {}).get('crop_size')} pixels."
+        if network.get("train") == "all"
+        else _seen(config),
         "Where the paper trains on one list, each fold here trains on its own and is scored on the "
         "rest; the network before fine-tuning is the one that every cell of a fold starts from.",
         "The curves are of every fifth val image; everything else is of all of them.",

@@ -12,16 +12,17 @@ from scipy.stats import spearmanr
 from lovasz_repro.analysis import stats
 from lovasz_repro.analysis.claims import LOVASZ
 from lovasz_repro.analysis.decide import decisions
+from lovasz_repro.analysis.prevalence import NATURAL
 from lovasz_repro.analysis.scores import Scores
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.records import UNTRAINED, Json, Records
 from lovasz_repro.report import tables
 from lovasz_repro.report.axes import interval, panels, zero
 from lovasz_repro.report.controls import same_lists
-from lovasz_repro.report.document import Block, Paragraph, Section, listed, signed
+from lovasz_repro.report.document import Block, Paragraph, Section, Table, listed, signed
 from lovasz_repro.report.drawing import drawing, picture
 from lovasz_repro.report.gain_sources import PRESENCE
-from lovasz_repro.report.prose import the, with_interval
+from lovasz_repro.report.prose import FOOTNOTE, the, with_interval
 from lovasz_repro.report.sections import gain_picture
 from lovasz_repro.report.study_tables import Study
 from lovasz_repro.report.verdict import verdict
@@ -29,6 +30,11 @@ from lovasz_repro.words import count
 
 SUBSETS = {"all": "all", **PRESENCE}
 ON = SUBSETS | {"all": "on all images"}
+CHOSEN = {
+    "both_chosen": "all, both thresholds chosen",
+    "oracle": "with the category, each image’s own best threshold",
+}
+"""Parts of the gain that follow the subsets, and their rows."""
 
 
 def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Section | None:
@@ -48,39 +54,33 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
         f"{name} alone in {int((decisions(scores[name])['loss'] == leaders).sum())}" for name in own
     ]
     cases = count(len(leaders), "case")
-    gains = pd.concat(
-        [study.differences.assign(subset="all"), stats.by_presence(study.scores)], ignore_index=True
-    )
-    shown = gains.dropna(subset="difference")
-    begun, pair = _of_the_pair(studies, own) or ([], study)
-    folds = tables.fold_table(pair.records, pair.scores.random_folds, SUBSETS)
+    pair, text = _of_the_pair(studies, own)
+    whole = study.records if pair.keys() == own.keys() else joined(list(pair.values()))
+    folds = tables.fold_table(whole, Scores(whole).random_folds, SUBSETS)
     lead, *more = verdict(study)
+    levels = tables.first_table(study.headline, study.of_voc)
     blocks: list[Block] = [
         Paragraph(lead, lead=True),
         *map(Paragraph, more),
         Paragraph(
             f"{listed(list(own))} train the same network on different splits of the same images, "
             "with rates chosen anew in each fold. A category’s number is the mean over the splits. "
-            "Folds are random: intervals hold their spread, which is that of base networks, chosen "
-            "rates and training runs. That the first two are taken together was decided when both "
-            f"were known. The same loss has the highest mean in {listed(agreed)} of the {cases}."
+            "Intervals include the spread between folds (base network, chosen rates, training "
+            f"run). The same loss has the highest mean in {listed(agreed)} of the {cases}."
         ),
         tables.decision_table(study.choices),
         gain_picture(study, "splits-gain"),
-        tables.gains_table(
-            "splits-table",
-            "Gain in image-IoU over cross-entropy in points, mean over the splits.",
-            "images",
-            [(text, shown[shown["subset"] == subset]) for subset, text in SUBSETS.items()],
-            gains,
-            levels=True,
-        ),
-        *map(Paragraph, begun),
+        replace(levels, name="splits-levels"),
+        _gains(study),
+        replace(tables.claims_table(study.claims[:1], set()), name="splits-claim"),
+        *map(Paragraph, text),
         folds,
     ]
     by_fold = folds.data[folds.data["loss"] == LOVASZ]
     if by_fold["cross_entropy_lr"].notna().all():
         blocks.append(_rate_picture(by_fold))
+    if study.of_voc:
+        blocks.append(Paragraph(FOOTNOTE, note=True))
     title = (
         f"Over {count(len(own), 'split')} together {the(most)} has the highest mean in "
         f"{int((leaders == most).sum())} of {cases}"
@@ -88,27 +88,79 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
     return Section("splits", "Several splits", title, blocks)
 
 
+def _gains(study: Study) -> Table:
+    """The gains on all images, with and without the category, at 7 %, and at chosen thresholds."""
+    parts = study.parts.rename(columns={"part": "subset"})
+    at_natural = study.prevalence[study.prevalence["share"] == NATURAL]
+    table = pd.concat(
+        [
+            study.differences.assign(subset="all"),
+            stats.by_presence(study.scores),
+            *([at_natural.assign(subset="natural")] if study.of_voc else []),
+            parts[parts["subset"].isin(CHOSEN)],
+        ],
+        ignore_index=True,
+    )
+    columns = ["subset", "loss", "reference_value", "difference", "low", "high", "p", "p_holm"]
+    table = table[[*columns, "categories"]].dropna(subset="difference")
+    own_list = {"natural": f"{100 * NATURAL:g}\u00a0% with the category, as in VOC’s own list"}
+    rows = SUBSETS | own_list | CHOSEN
+    return tables.gains_table(
+        "splits-table",
+        "Gain in image-IoU over cross-entropy in points, mean over the splits.",
+        "images",
+        [(rows[subset], own) for subset, own in table.groupby("subset", sort=False)],
+        table,
+    )
+
+
 def _of_the_pair(
     studies: Mapping[str, Records], whole: Mapping[str, Records]
-) -> tuple[list[str], Study] | None:
-    """Sentences on the Lovász hinge and cross-entropy over the splits that have finished these two,
-    and their cells; None if these are the whole ones."""
+) -> tuple[dict[str, Records], list[str]]:
+    """The splits that have finished the Lovász hinge and cross-entropy, at least the whole ones,
+    with the cells of these two; sentences on the gain over them, if they are more, and on studies
+    that repeat some of them with other rates to choose from."""
     finished = {name: _limited(records) for name, records in studies.items()}
     own = same_but_for_split({name: finished[name] for name in (*whole, *finished)})
-    if not whole.keys() < own.keys():
-        return None
-    study = Study(joined(list(own.values())), {})
-    begun = [name for name in own if name not in whole]
-    text = (
-        f"{count(len(own), 'split')} have finished cross-entropy and the Lovász hinge, "
-        f"{listed(begun)} only these. Over all of them "
-        f"the Lovász hinge gains {_gain(study.scores)} over cross-entropy"
-    )
-    alone = [f"{_gain(Scores(own[name]))} on {name}, its folds given" for name in begun]
-    return [f"{text}: {listed(alone)}."], study
+    found = []
+    if begun := [name for name in own if name not in whole]:
+        alone = [f"{_gain([own[name]])} on {name}, its folds given" for name in begun]
+        found.append(
+            f"{count(len(own), 'split')} have finished cross-entropy and the Lovász hinge, "
+            f"{listed(begun)} only these. Over all of them the Lovász hinge gains "
+            f"{_gain(list(own.values()))} over cross-entropy: {listed(alone)}."
+        )
+    for name, records in finished.items():
+        before = {k: r for k, r in own.items() if same_lists(r, records)}
+        first = next(iter(own.values()))
+        again = repeats(records) and _experiment(records) == _experiment(first)
+        if not (again and before) or records.missing:
+            continue
+        kept = [r for k, r in own.items() if k not in before]
+        rates = records.study["config"]["tuning"]["lrs"]
+        found.append(
+            f"{name} repeats {listed(before)} with rates tried from {min(rates):.2g} to "
+            f"{max(rates):.2g} for both losses. On the same folds the gain is "
+            f"{_gain([records])}, {_gain(list(before.values()))} before."
+        )
+        if kept:
+            every = joined([*kept, records])
+            found[-1] += (
+                f" With it in their place the gain over all {len(every.grid.folds)} folds is "
+                f"{_gain([every])}."
+            )
+    return own, found
 
 
-def _gain(scores: Scores) -> str:
+def repeats(records: Records) -> bool:
+    """Whether the study divides the images into folds several times, and chose its rates."""
+    config = records.study["config"]  # empty if it is not recorded
+    return bool(records.tuning and config.get("cells", {}).get("folds_per_partition"))
+
+
+def _gain(studies: Sequence[Records]) -> str:
+    """Of the Lovász hinge over cross-entropy in one study, or over several splits."""
+    scores = Scores(studies[0] if len(studies) == 1 else joined(studies))
     found = stats.mean_differences(scores, "iou", "all").set_index("loss")
     return with_interval(found.loc[LOVASZ])
 
@@ -173,11 +225,9 @@ def same_but_for_split(studies: Mapping[str, Records]) -> dict[str, Records]:
     """
     groups: dict[str, dict[str, Records]] = {}
     for name, records in studies.items():
-        config = records.study["config"]  # empty if it is not recorded
-        if config.get("cells", {}).get("folds_per_partition") or not records.tuning:
+        if repeats(records) or not records.tuning:
             continue
-        data = {key: x for key, x in config.get("data", {}).items() if not key.endswith("_list")}
-        group = groups.setdefault(repr((config.get("network"), data)), {})
+        group = groups.setdefault(_experiment(records), {})
         whole = all(set(r.grid.losses) <= set(records.grid.losses) for r in group.values())
         if whole and not any(same_lists(records, other) for other in group.values()):
             group[name] = records
@@ -185,19 +235,33 @@ def same_but_for_split(studies: Mapping[str, Records]) -> dict[str, Records]:
     return next((group for group in complete if len(group) > 1), {})
 
 
+def _experiment(records: Records) -> str:
+    """The network and the data, whatever the lists of images."""
+    config = records.study["config"]
+    data = {key: x for key, x in config.get("data", {}).items() if not key.endswith("_list")}
+    return repr((config.get("network"), data))
+
+
+def _partition(records: Records) -> int:
+    """How many folds make a partition of the images."""
+    cells = records.study["config"].get("cells", {})
+    return cells.get("folds_per_partition") or len(records.grid.folds)
+
+
 def joined(studies: Sequence[Records]) -> Records:
     """The cells of several studies as those of one, for the losses that all of them have: each
-    study is a partition of the images into folds.
+    study is a partition of the images into folds, or several.
 
     Folds are numbered through, so that an image counts once per study that scores it.
     """
     first = studies[0]
+    size = max(map(_partition, studies))
     losses = [x for x in first.grid.losses if all(x in r.grid.losses for r in studies)]
-    size = max(len(r.grid.folds) for r in studies)
-    numbers = [
-        {fold: k * size + place for place, fold in enumerate(sorted(r.grid.folds))}
-        for k, r in enumerate(studies)
-    ]
+    numbers: list[dict[int, int]] = []
+    first_number = 0
+    for r in studies:
+        numbers.append({x: first_number + place for place, x in enumerate(sorted(r.grid.folds))})
+        first_number += -(-len(r.grid.folds) // size) * size
     images = pd.concat(
         [
             r.images.assign(fold=r.images["fold"].map(own))

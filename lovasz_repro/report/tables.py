@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lovasz_repro.analysis.claims import Claim
@@ -29,7 +28,6 @@ from lovasz_repro.report.document import (
     percent,
     plain,
     probability,
-    signed,
 )
 from lovasz_repro.report.style import MEASURE_LABELS, ordered, style
 from lovasz_repro.words import points
@@ -123,6 +121,9 @@ def category_table(levels: pd.DataFrame, pairs: pd.DataFrame, expected: Sequence
     losses = ordered(levels["loss"].unique())
     cells = {(row.category, row.loss): row for row in levels.itertuples()}
     change = pairs.set_index("category")
+    difference = pairs[["category", "loss", "difference", "low", "high", "p", "p_holm"]].rename(
+        columns={"low": "difference_low", "high": "difference_high"}
+    )
     rows = []
     for category in expected:
         p = change["p_holm"].get(category, math.nan)
@@ -144,7 +145,7 @@ def category_table(levels: pd.DataFrame, pairs: pd.DataFrame, expected: Sequence
         "then image-IoU in percent by training loss, the best in bold.",
         ("category", "Lovász − cross-entropy", "p (Holm)", *(style(loss).label for loss in losses)),
         rows,
-        levels,
+        levels.merge(difference, "left", ["category", "loss"]),
     )
 
 
@@ -225,36 +226,6 @@ def rates_of(records: Records, loss: str, folds: Sequence[int] | None = None) ->
             for cell, result in records.results.items()
             if cell.loss == loss and (folds is None or cell.fold in folds)
         }
-    )
-
-
-def threshold_table(curves: pd.DataFrame, chosen: pd.Series) -> Table:
-    """Image-IoU of all images at threshold 0, at the median chosen one, and at the best of the mean
-    curve: `threshold_curves`, `chosen_thresholds`."""
-    rows = []
-    for loss in ordered(curves["loss"].unique()):
-        own = curves[curves["loss"] == loss]
-        best = own.loc[own["all"].idxmax()]
-        at = chosen.get(loss, math.nan)
-        # Beyond the thresholds that were recorded nothing is known.
-        zero, there = np.interp([0, at], own["threshold"], own["all"], math.nan, math.nan)
-        rows.append(
-            [
-                loss_field(loss),
-                level_field(zero, percent),
-                MISSING if math.isnan(at) else Field(signed(at), at),
-                MISSING if math.isnan(there) else level_field(there, percent),
-                Field(signed(best["threshold"]), best["threshold"]),
-                level_field(best["all"], percent),
-            ]
-        )
-    return Table(
-        "threshold-curves-table",
-        "Image-IoU in percent of the mean curve at threshold 0, at the median of the chosen "
-        "thresholds, and at its own highest point, which no choice on held-out images can know.",
-        ("training loss", "at 0", "chosen", "there", "highest at", "there"),
-        rows,
-        curves,
     )
 
 

@@ -247,16 +247,6 @@ class TestThresholds:
                 value.loc[loss, column[1]], abs=1e-6
             )
 
-    def test_thresholds_of_their_own_are_read_between(self, records: Records) -> None:
-        rows = records.thresholds
-        one = (rows["seed"] == 0) & (rows["fold"] == 0)
-        odd = rows[~one | (rows["threshold"] % 1 == 0)]  # one cell in four has every other row
-        whole = threshold_curves(records, Scores(records)).set_index(["loss", "threshold"])
-        changed = Records(**{**vars(records), "thresholds": odd})
-        found = threshold_curves(changed, Scores(changed)).set_index(["loss", "threshold"])
-        assert found.index.equals(whole.index)
-        np.testing.assert_allclose(found["all"], whole["all"], atol=0.01)
-
     def test_the_median_threshold_is_shown(self, records: Records, scores: Scores) -> None:
         results = {
             cell: {**result, "threshold": cell.seed + cell.fold}

@@ -188,6 +188,20 @@ def test_sign_flip_agrees_with_scipy(count: int) -> None:
     assert sign_flip(values) == pytest.approx(expected, abs=0.006)
 
 
+def test_the_p_value_and_the_interval_of_random_folds_agree() -> None:
+    draw = np.random.default_rng(3)
+    for between in (0.0, 0.3, 1.0):
+        for shift in draw.uniform(0, 1.2, 40):
+            folds = [shift + draw.normal(0, between) + draw.normal(0, 1, 20) for _ in range(6)]
+            whole = np.mean(folds, axis=0)
+            low, high = mean_interval(whole, folds)
+            p = sign_flip(whole, folds)
+            assert p >= sign_flip(whole)
+            assert p < 0.08 if low > 0 or high < 0 else p > 0.05
+    same = [np.ones(5), np.ones(5)]
+    assert sign_flip(same[0], same) == sign_flip(same[0])
+
+
 def test_sign_flip_of_nothing_and_of_zeros() -> None:
     assert np.isnan(sign_flip(np.array([])))
     assert sign_flip(np.zeros(20)) == 1

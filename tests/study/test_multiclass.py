@@ -311,7 +311,7 @@ def test_report_by_the_command_line(finished: Path, tmp_path: Path) -> None:
     text = (out / "report.md").read_text()
     judged = claim(scores_table(LabelScores(load(finished)), "miou"))
     assert judged.verdict in text.split("\n## ")[1]
-    for name in ("batch-size", "per-label", "curves", "gain", "tuning"):
+    for name in ("per-label", "curves", "gain", "tuning"):
         assert (out / f"figures/{name}.svg").is_file()
     again = tmp_path / "again"
     assert main(["report", "--runs", str(out / "records.zip"), "--out", str(again)]) == 0
