@@ -24,10 +24,10 @@ from lovasz_repro.words import count
 NOTHING = "No results on Pascal VOC have been committed yet."
 VERDICT_TITLES = ("The claim", "Where the gain comes from", "Which loss to use")
 CONTROLS = (
-    "Each other whole run of the binary experiment beside the study that it differs least from: "
-    "the gain of the Lovász hinge over cross-entropy in image-IoU, in points, in the run and "
-    "there, on the same categories, and the difference of the two with its 95 % interval over "
-    "categories. On all images, then on those with the category."
+    "Each other whole run of the binary experiment beside the study that it differs least from. "
+    "*Gain*: image-IoU of the Lovász hinge minus that of cross-entropy in this run, in points. "
+    "*There*: the same in the other study, on the same categories. *Difference*: gain minus there, "
+    "with its 95 % interval over categories. First on all images, then on those with the category."
 )
 SPLITS_FIGURE = "figures/splits-gain.svg"
 TABLE_1_COLUMNS = (0, 2, 1, 3, 5, 6)  # loss, paper, here, gain, with and without the category
