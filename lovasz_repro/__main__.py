@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -82,6 +83,8 @@ def _run(command: str, options: Namespace) -> int:
         _print_paths(_experiment(options))
         return 0
     if command in ("fit", "study"):
+        if command == "study" and options.verbose and not options.dry_run:
+            raise UserError("--verbose: belongs to --dry-run")
         if sys.stderr.isatty():
             print("lovasz-repro: loading PyTorch", file=sys.stderr)
         with environment.importing():
@@ -124,6 +127,8 @@ def _run(command: str, options: Namespace) -> int:
 def _predict(options: Namespace) -> int:
     if options.batch < 1:
         raise UserError(f"--batch: {options.batch} is not positive")
+    if options.threshold != "tuned" and not math.isfinite(options.threshold):
+        raise UserError(f"--threshold: {options.threshold} is not finite")
     with environment.importing():
         from lovasz_repro.study.predict import predict
 
@@ -152,6 +157,9 @@ def _print_paths(experiment: Experiment) -> None:
 
 
 def _bench(what: str, options: Namespace) -> None:
+    for key in ("rounds", "steps", "iterations"):
+        if options.get(key, 1) < 1:
+            raise UserError(f"--{key}: {options[key]} is not positive")
     if what == "loss":
         from lovasz_repro.bench.losses import bench_loss
 

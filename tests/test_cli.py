@@ -162,6 +162,13 @@ CELL = ["--category", "bird", "--loss", "hinge"]
         (["report", "--runs", "reports/head", "--out", "x"], ["reports/head/records.zip holds"]),
         (["data", "check", "--root", "nowhere"], ["nowhere", "data fetch"]),
         (["data", "check", "--cache", "lovasz_repro"], ["lovasz_repro: no cache in it"]),
+        (["study", *DEMO[1:], "--verbose"], ["--verbose: belongs to --dry-run"]),
+        (["bench", "loss", "--rounds", "0"], ["--rounds: 0 is not positive"]),
+        (["bench", "train", *DEMO[1:], "--steps", "0"], ["--steps: 0 is not positive"]),
+        (
+            ["predict", "--cell", "x", "--out", "x", "y", "--threshold", "nan"],
+            ["--threshold: nan is not finite"],
+        ),
     ],
 )
 def test_bad_input_is_explained(

@@ -43,6 +43,13 @@ def _check_counts(part: object, prefix: str, *keys: str) -> None:
             check_count(f"{prefix}{key}", number)
 
 
+def _check_once(part: object, prefix: str, *keys: str) -> None:
+    """Raise UserError naming the key if a value stands in its list twice."""
+    for key in keys:
+        if twice := [x for x, times in Counter(getattr(part, key)).items() if times > 1]:
+            raise UserError(f"{prefix}{key}: {twice[0]} is named twice")
+
+
 def of_fold(name: str, fold: int) -> str:
     """The name with {fold} replaced; other braces stay."""
     return name.replace("{fold}", str(fold))
@@ -293,6 +300,7 @@ class Tuning:
         if self.holdout < 2:
             raise UserError(f"tuning.holdout: {self.holdout} parts leave nothing to train on")
         _check_counts(self, "tuning.", "seeds")
+        _check_once(self, "tuning.", "categories")
         for key in ("categories", "seeds"):
             if self.lrs and not getattr(self, key):
                 raise UserError(f"tuning.{key}: empty, but tuning.lrs is not")
@@ -329,9 +337,7 @@ class Cells:
         for key in ("losses", "folds", "seeds"):
             if not getattr(self, key):
                 raise UserError(f"cells.{key}: empty")
-        for key in ("categories", "losses", "folds", "seeds"):
-            if twice := [x for x, times in Counter(getattr(self, key)).items() if times > 1]:
-                raise UserError(f"cells.{key}: {twice[0]} is named twice")
+        _check_once(self, "cells.", "categories", "losses", "folds", "seeds")
         _check_counts(self, "cells.", "folds", "seeds")
         _check_not_negative(self, "cells.", "folds_per_partition")
 

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from lovasz_repro.config import Experiment
@@ -82,10 +81,7 @@ class RayWorkers(Workers):
         wanted = runtime.device == "cuda" or (runtime.device == "auto" and there)
         return runtime.gpus_per_cell if wanted else 0
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    def __exit__(self, *_: object) -> None:
         self._ray.shutdown()  # ends what still runs for this driver
 
     def alone(self, function: Callable[[Workspace, Job], Result], job: Job) -> Result:

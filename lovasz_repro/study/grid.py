@@ -42,7 +42,7 @@ from lovasz_repro.study.progress import (
 )
 from lovasz_repro.study.tuning import chosen, tune
 from lovasz_repro.study.workspace import Workspace
-from lovasz_repro.words import duration
+from lovasz_repro.words import count, duration
 
 console = Console(highlight=False)
 
@@ -160,7 +160,8 @@ def study(
                     _begin(here, workers, grid)
             failed = _run_cells(workspace, workers, grid.cells(), here)
             if lacking := lacking_weights(workspace, grid.cells()):
-                console.print(f"weights of {len(lacking)} done cells: made by running them again")
+                cells_left = count(len(lacking), "done cell")
+                console.print(f"weights of {cells_left}: made by running again")
                 failed |= _run(workers, lacking, here, again=True)
         with held(workspace.folder, wait=True):
             if finish and not config.multiclass:
@@ -287,7 +288,7 @@ def _run(
     failed: dict[Cell, str] = {}
     elsewhere = 0
     started = time.perf_counter()
-    for count, (cell, outcome) in enumerate(_outcomes(workers, cells, again), 1):
+    for number, (cell, outcome) in enumerate(_outcomes(workers, cells, again), 1):
         here.note_if_free()
         if outcome.error:
             failed[cell] = outcome.error
@@ -297,14 +298,14 @@ def _run(
             continue
         else:
             said = f"{measure} {outcome.score:.3f}"
-        left = (time.perf_counter() - started) / count * (len(cells) - count)
+        left = (time.perf_counter() - started) / number * (len(cells) - number)
         console.print(
-            f"[{before + count:>{len(str(total))}}/{total}] {cell}: {said}, "
+            f"[{before + number:>{len(str(total))}}/{total}] {cell}: {said}, "
             f"{outcome.seconds:.1f} s, {duration(left)} left",
             soft_wrap=True,
         )
     if elsewhere:
-        console.print(f"{elsewhere} cells were left to other processes on this folder")
+        console.print(f"left to other processes on this folder: {count(elsewhere, 'cell')}")
     return failed
 
 

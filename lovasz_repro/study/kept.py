@@ -106,7 +106,7 @@ def load_cell(folder: str | Path) -> Trained:
     Raises: UserError if the cell is not finished, kept no weights, or a file is damaged.
     """
     folder = Path(folder).resolve()
-    if not (folder / "result.json").is_file():
+    if len(folder.parents) < 4 or not (folder / "result.json").is_file():
         raise UserError(f"--cell: {folder} is not the folder of a finished cell (no result.json)")
     run = folder.parents[3]
     study = files.read_json(run / "study.json", schema.Study)

@@ -16,7 +16,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -49,18 +48,16 @@ class Workers:
         if (count := workspace.config.runtime.workers) > 1:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(count, context, end_with_parent)
+            self._others = multiprocessing.active_children()  # of a program that calls `study`
 
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    def __exit__(self, kind: object, *_: object) -> None:
         if self._pool is None:
             return
         if kind is not None:  # do not wait for running jobs
-            for process in multiprocessing.active_children():
+            for process in set(multiprocessing.active_children()) - set(self._others):
                 process.kill()
         self._pool.shutdown(cancel_futures=True)
 

@@ -168,7 +168,7 @@ def print_plan(workspace: Workspace, grid: Grid, verbose: bool) -> None:
     trials = len(missing_trials(workspace))
     console.print(f"tuning: {trials} trials to run, or more" if trials else "tuning: done")
     if lacking := lacking_weights(workspace, cells):
-        console.print(f"weights of {len(lacking)} done cells: to be made by running them again")
+        console.print(f"weights of {count(len(lacking), 'done cell')}: to be made by running again")
     if verbose:
         for cell in cells:
             console.print(f"{'done' if cell in done else 'to run'}  {cell}")

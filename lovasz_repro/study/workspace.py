@@ -12,7 +12,6 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 from pytorch_lightning.loggers import Logger
-from rich.console import Console
 from torch import nn
 
 from lovasz_repro import files
@@ -32,8 +31,6 @@ from lovasz_repro.records import Json
 from lovasz_repro.study.features import with_features
 from lovasz_repro.training.logs import make_loggers
 from lovasz_repro.training.loop import device_type
-
-console = Console(stderr=True)
 
 
 class Workspace:

@@ -150,22 +150,23 @@ def oracle_iou(logits: Tensor, target: Tensor) -> Tensor:
     return best
 
 
-def threshold_of_best_image_iou(
-    logits: Tensor, target: Tensor, candidates: int = 101
-) -> tuple[float, float]:
+CANDIDATES = 101
+
+
+def threshold_of_best_image_iou(logits: Tensor, target: Tensor) -> tuple[float, float]:
     """The threshold on the logits with the highest image-IoU, and that image-IoU.
 
     Args:
         logits, target: (N, ...); target in {0, 1, 255}.
-        candidates: number of quantiles of the valid logits that are tried, besides 0: evenly spaced
-            over the upper half, since a useful foreground is seldom more than half of all pixels.
 
-    Among equals the one nearest to 0 is taken.
+    Besides 0 `CANDIDATES` quantiles of the valid logits are tried, evenly spaced over the upper
+    half, since a useful foreground is seldom more than half of all pixels. Among equals the one
+    nearest to 0 is taken.
     """
     valid = logits[target != VOID].double()
     # Quantiles by sorting: torch.quantile refuses more than 16 million values.
     order = valid.sort().values
-    place = torch.linspace(0.5, 1, candidates, dtype=torch.float64) * (len(order) - 1)
+    place = torch.linspace(0.5, 1, CANDIDATES, dtype=torch.float64) * (len(order) - 1)
     tried = [0.0, *order[place.long().to(order.device)].tolist()]
     best = max((float(iou(confusion(logits > t, target)).mean()), -abs(t), t) for t in tried)
     return best[2], best[0]

@@ -363,6 +363,7 @@ def test_pipes_are_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) 
         ("cells.losses", "[]", "cells.losses: empty"),
         ("cells.folds", "[0, 0]", "cells.folds: 0 is named twice"),
         ("cells.losses", "[hinge, cross_entropy, hinge]", "cells.losses: hinge is named twice"),
+        ("tuning.categories", "[bird, bird]", "tuning.categories: bird is named twice"),
         ("base.seed", "-1", "base.seed: -1"),
         ("data.scale", "[0.5, .inf]", "data.scale: (0.5, inf)"),
         ("tuning.seeds", "[-5]", "tuning.seeds: -5"),

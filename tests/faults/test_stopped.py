@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from lovasz_repro.files import sha256
-from tests.faults.harness import BALLAST, Armed, Commands, Fault, Published, Strike, shows
+from tests.faults.harness import BALLAST, Armed, Commands, Fault, Published, Strike, Study, shows
 from tests.helpers.archives import Server
 from tests.helpers.studies import command, contents
 
@@ -154,6 +156,39 @@ def report(run: Commands, finished: Path, tmp_path_factory: pytest.TempPathFacto
     ended = run(report_of(finished, out))
     assert ended.status == 0, ended.said
     return out
+
+
+def test_a_cell_that_is_replaced_is_not_taken_for_done(study: Study) -> None:
+    """Killed between the new tables and the new result, with another rate than the old one."""
+    assert study.struck().status == 0
+    folder = study.folder / "cells/bird/lovasz_hinge/fold0-seed0"
+    cell = ["--category", "bird", "--loss", "lovasz_hinge", "--again", "--optim.lr", "3e-4"]
+    fit = ["fit", *study.command[1:], "--tuning.lrs", "[]", *cell]
+    assert (
+        study.run(fit, at("lovasz_repro.records.cells:write_json", 1, r"cost\.json")).status == -9
+    )
+    assert not (folder / "result.json").exists()
+    study.goes_on()
+
+
+def test_killed_at_random_moments(study: Study) -> None:
+    """kill -9, restart, six times: the records are those of the undisturbed run."""
+    moments = random.Random(0)
+    owner = study.folder / "owner.json"
+    kills = 0
+    while kills < 6:
+        owner.unlink(missing_ok=True)
+        process = study.run.start(study.command).process
+        while not owner.exists() and process.is_alive():
+            time.sleep(0.01)
+        process.join(moments.uniform(0.02, 0.5))
+        if not process.is_alive():
+            break  # done before its time: fewer kills are possible on a fast machine
+        process.kill()
+        process.join()
+        kills += 1
+    assert kills >= 2
+    study.goes_on()
 
 
 @shows(

@@ -40,6 +40,7 @@ from lovasz_repro.study.identity import open_run
 from lovasz_repro.study.setup import MulticlassSetup
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.metrics import label_confusion
+from lovasz_repro.training.segmenter import LabelSegmenter, NonFiniteError
 from tests.helpers.studies import Killed, command, contents, kill_at, run, tiny
 
 CELL = Cell("all", "lovasz_softmax.batch2", 0, 0)
@@ -172,6 +173,19 @@ def small(root: Path, where: Path, **rest: Any) -> Experiment:
     cells = Cells(losses=LOSSES, folds=[0], seeds=[0])
     config = replace(tiny(root, where, steps=8, **rest), task="multiclass", cells=cells)
     return replace(config, runtime=Runtime(device="cpu"))
+
+
+def test_weights_that_are_not_finite_are_no_score(
+    shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last step, which no loss shows; their logits still have a largest label."""
+
+    def break_it(self: Any, *_: Any) -> None:
+        next(self.parameters()).data.fill_(float("nan"))
+
+    monkeypatch.setattr(LabelSegmenter, "on_train_end", break_it)
+    with pytest.raises(NonFiniteError, match=r"not finite, learning rate 0\.02"):
+        run(small(shapes_root, tmp_path), Cell("all", "cross_entropy", 0, 0))
 
 
 def test_a_larger_batch_takes_fewer_steps(shapes_root: Path, tmp_path: Path) -> None:

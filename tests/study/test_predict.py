@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from lovasz_repro.__main__ import main
+from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json, sha256
 from lovasz_repro.records import Cell
 from lovasz_repro.study import kept
@@ -66,7 +67,7 @@ def test_a_done_cell_gets_the_weights_that_are_asked_for(
     assert main(["study", *wanted, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "3 cells, 3 done, 0 to run" in said
-    assert "weights of 1 done cells: to be made" in said
+    assert "weights of 1 done cell: to be made" in said
     assert "tuning: done" in said
     cell = ["--category", "bird", "--loss", "lovasz_hinge"]
     assert main(["fit", *wanted, *cell]) == 0
@@ -164,6 +165,12 @@ def test_what_is_wrong_with_a_cell_is_said_in_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_folder_near_the_root_is_not_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_file", lambda self: True)
+    with pytest.raises(UserError, match="/x is not the folder of a finished cell"):
+        load_cell("/x")
 
 
 def test_what_is_wrong_with_images_is_said_in_one_line(
