@@ -123,13 +123,13 @@ def _differences(main: Records, other: Records) -> Iterator[str]:
             more := sorted(set(other.grid.folds) - set(main.grid.folds))
         ):
             yield f"{'fold' if len(more) == 1 else 'folds'} {listed(more)}"
-    tried = [_setting(records, *RATES) or [] for records in (main, other)]
-    if all(tried) and (min(tried[0]), max(tried[0])) != (min(tried[1]), max(tried[1])):
-        yield f"rates tried from {min(tried[1]):.2g} to {max(tried[1]):.2g}"
     if not set(main.grid.seeds) & set(other.grid.seeds):
         yield f"seed {listed(other.grid.seeds)}"
     folds = other.grid.folds if same_lists(main, other) else main.grid.folds
     if same(main, other, *NETWORK):
+        tried = [_setting(records, *RATES) or [] for records in (main, other)]
+        if all(tried) and (min(tried[0]), max(tried[0])) != (min(tried[1]), max(tried[1])):
+            yield f"rates tried from {min(tried[1]):.2g} to {max(tried[1]):.2g}"
         for loss in (REFERENCE, LOVASZ):
             rates, former = (
                 [f"{rate:.2g}" for rate in rates_of(records, loss, own)]
