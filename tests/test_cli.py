@@ -166,7 +166,7 @@ CELL = ["--category", "bird", "--loss", "hinge"]
         (["bench", "loss", "--rounds", "0"], ["--rounds: 0 is not positive"]),
         (["bench", "train", *DEMO[1:], "--steps", "0"], ["--steps: 0 is not positive"]),
         (
-            ["predict", "--cell", "x", "--out", "x", "y", "--threshold", "nan"],
+            ["predict", "--cell", "x", "--out", "x", "y", "--threshold", ".nan"],
             ["--threshold: nan is not finite"],
         ),
     ],

@@ -12,7 +12,7 @@ from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE, gains
 from lovasz_repro.records import Records, load
-from lovasz_repro.report.splits import joined, same_but_for_split, section
+from lovasz_repro.report.splits import _of_the_pair, joined, same_but_for_split, section
 from lovasz_repro.words import points
 from tests.helpers import recount
 from tests.helpers.places import ROOT
@@ -62,6 +62,25 @@ def test_a_study_that_is_not_whole_is_left_out(studies: dict[str, Records]) -> N
     assert set(same_but_for_split({"other": lacking, "finetune": whole})) == {"other", "finetune"}
     begun = replace(own, missing=[own.grid.cells()[0]])
     assert same_but_for_split({"finetune": whole, "other": begun}) == {}
+
+
+def test_with_other_rates_to_choose_from(studies: dict[str, Records]) -> None:
+    """What a study that repeats two splits changes: counted by hand from the records."""
+    names = ("finetune_third", "finetune_wide")
+    every = studies | {name: load(REPORTS / name / "records.zip", gallery=False) for name in names}
+    own, (*_, text) = _of_the_pair(every, same_but_for_split(every))
+    assert tuple(own)[:2] == PAIR
+    gain = {}
+    for name in (*PAIR, *names):
+        rows = recount.images(REPORTS / name / "records.zip")
+        levels = recount.by_category(rows, "iou")
+        gain[name] = (levels["lovasz_hinge"] - levels["cross_entropy"]).mean()
+    wide = gain["finetune_wide"]
+    before = (gain["finetune_repeat"] + gain["finetune_third"]) / 2
+    assert "finetune_wide repeats finetune_repeat and finetune_third with rates tried" in text
+    assert f"On the same folds the gain is {points(wide)} points [" in text
+    assert f"], {points(before)} points [" in text
+    assert f"over all 6 folds is {points((gain['finetune'] + 2 * wide) / 3)} points [" in text
 
 
 @pytest.mark.parametrize(("folds", "joins"), [([4, 5], True), ([3, 4], False)])
