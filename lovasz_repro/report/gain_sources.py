@@ -131,7 +131,7 @@ def _size_labels(sizes: pd.DataFrame) -> dict[str, str]:
 def by_prevalence(study: Study) -> Section:
     table = study.prevalence
     losses = [x for x in ordered(study.scores.trained) if (table["loss"] == x).any()]
-    own_list = "; in VOC’s whole val list a category is in about 7 % of them" * study.of_voc
+    own_list = "; in VOC’s whole val list, about 7 % of the images hold it" * study.of_voc
     at = [(f"{100 * share:g}\u00a0%", table[table["share"] == share]) for share in SHARES]
     found = [
         f"{100 * row.share:.0f} %: {style(row.above).label} is ahead below, "
