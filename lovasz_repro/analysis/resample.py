@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats takes a second to import
 
 Floats = NDArray[np.float64]
 
@@ -55,7 +55,7 @@ def mean_interval(values: Floats, folds: Sequence[Floats] = ()) -> tuple[Floats,
         return np.full(values.shape[:-1], np.nan), np.full(values.shape[:-1], np.nan)
     mean = values.mean(axis=-1)
     error = values.std(axis=-1, ddof=1) / np.sqrt(count)
-    factor = np.full_like(mean, stats.t.ppf((1 + LEVEL) / 2, count - 1))
+    factor = np.full_like(mean, stdtrit(count - 1, (1 + LEVEL) / 2))
     if count >= FEW_UNITS:
         quantile = _largest_t(values - mean[..., None])
         factor = np.where(np.isfinite(quantile), np.minimum(quantile, 2 * factor), factor)
@@ -89,7 +89,7 @@ def _fold_parts(folds: Sequence[Floats]) -> tuple[Floats, Floats]:
     rest = every - means - every.mean(axis=0) + means.mean(axis=0)
     within = (rest**2).sum(axis=(0, -1)) / ((count - 1) * (units - 1))
     excess = np.maximum(0, units * means[..., 0].var(axis=0, ddof=1) - within)
-    few, many = stats.t.ppf((1 + LEVEL) / 2, [count - 1, (count - 1) * (units - 1)])
+    few, many = stdtrit([count - 1, (count - 1) * (units - 1)], (1 + LEVEL) / 2)
     cells = count * units
     return np.asarray(few * np.sqrt(excess / cells)), np.asarray(many * np.sqrt(within / cells))
 
@@ -133,9 +133,9 @@ def sign_flip(differences: Floats, folds: Sequence[Floats] = ()) -> float:
     low, high = mean_interval(differences, folds)
     if len(folds) > 1 and high > low:
         degrees = len(folds) - 1
-        ends = stats.t.ppf((1 + LEVEL) / 2, degrees)
+        ends = stdtrit(degrees, (1 + LEVEL) / 2)
         t = ends * observed / count / ((high - low) / 2)
-        p = max(p, float(2 * stats.t.sf(t, degrees)))
+        p = max(p, float(2 * stdtr(degrees, -t)))
     return p
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -125,18 +125,30 @@ def _differences(main: Records, other: Records) -> Iterator[str]:
             yield f"{'fold' if len(more) == 1 else 'folds'} {listed(more)}"
     if not set(main.grid.seeds) & set(other.grid.seeds):
         yield f"seed {listed(other.grid.seeds)}"
-    folds = other.grid.folds if same_lists(main, other) else main.grid.folds
     if same(main, other, *NETWORK):
         tried = [_setting(records, *RATES) or [] for records in (main, other)]
         if all(tried) and (min(tried[0]), max(tried[0])) != (min(tried[1]), max(tried[1])):
             yield f"rates tried from {min(tried[1]):.2g} to {max(tried[1]):.2g}"
         for loss in (REFERENCE, LOVASZ):
-            rates, former = (
-                [f"{rate:.2g}" for rate in rates_of(records, loss, own)]
-                for records, own in ((other, None), (main, folds))
-            )
+            if same_lists(main, other):
+                folds = sorted(set(main.grid.folds) & set(other.grid.folds))
+                rates, former = (_in_folds(records, loss, folds) for records in (other, main))
+            else:
+                rates, former = (_shown(rates_of(records, loss)) for records in (other, main))
             if rates != former:
-                yield f"{style(loss).label} at {listed(rates)} instead of {listed(former)}"
+                yield f"{style(loss).label} at {rates} instead of {former}"
+
+
+def _in_folds(records: Records, loss: str, folds: Sequence[int]) -> str:
+    """The rates of a loss in the order of these folds; once if they are the same."""
+    each = [rate for fold in folds for rate in rates_of(records, loss, [fold])]
+    if len(set(each)) < 2:
+        return _shown(each[:1])
+    return f"{_shown(each)} (folds {listed(folds)})"
+
+
+def _shown(rates: Sequence[float]) -> str:
+    return listed(f"{rate:.2g}" for rate in rates)
 
 
 def alike(main: Records, other: Records, subset: str) -> Records:

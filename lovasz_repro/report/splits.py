@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 
 from lovasz_repro.analysis import stats
 from lovasz_repro.analysis.claims import LOVASZ
@@ -180,7 +179,7 @@ def _limited(records: Records) -> Records:
 def _rate_picture(gains: pd.DataFrame) -> Block:
     """gains: rows of `fold_table`'s data."""
     ranks = {
-        subset: float(spearmanr(own["cross_entropy_lr"], own["difference"]).statistic)
+        subset: own["cross_entropy_lr"].rank().corr(own["difference"].rank())
         for subset, own in gains.groupby("subset")
     }
     said = [f"{signed(ranks[subset])} {text}" for subset, text in ON.items()]

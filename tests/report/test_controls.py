@@ -41,6 +41,10 @@ def test_what_differs_is_named(studies: dict[str, Records]) -> None:
     assert differences(main, studies["finetune_180"]) == "180 steps, precision 32-true"
     assert differences(studies["finetune_32"], studies["finetune_180"]) == "180 steps"
     assert differences(main, main) == "nothing"
+    rates = [load(REPORTS / f"finetune_{x}/records.zip", gallery=False) for x in ("wide", "rates")]
+    assert differences(*rates) == (
+        "cross-entropy at 0.00033 and 1e-05 (folds 4 and 5) instead of 0.00033"
+    )
     assert differences(studies["finetune_32"], studies["finetune_all"]) == (
         "trained: all, 0 fixed views"
     )
