@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lovasz_repro.analysis import stats
-from lovasz_repro.analysis.claims import LOVASZ
+from lovasz_repro.analysis.claims import LOVASZ, PAPER_LOSSES
 from lovasz_repro.analysis.decide import decisions
 from lovasz_repro.analysis.prevalence import NATURAL
-from lovasz_repro.analysis.scores import Scores
+from lovasz_repro.analysis.scores import Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.records import UNTRAINED, Json, Records
 from lovasz_repro.report import tables
@@ -29,6 +29,7 @@ from lovasz_repro.words import count
 
 SUBSETS = {"all": "all", **PRESENCE}
 ON = SUBSETS | {"all": "on all images"}
+PAIR = (REFERENCE, LOVASZ)
 CHOSEN = {
     "both_chosen": "all, both thresholds chosen",
     "oracle": "with the category, each image’s own best threshold",
@@ -53,14 +54,14 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
         f"{name} alone in {int((decisions(scores[name])['loss'] == leaders).sum())}" for name in own
     ]
     cases = count(len(leaders), "case")
-    pair, text = _of_the_pair(studies, own)
-    whole = study.records if pair.keys() == own.keys() else joined(list(pair.values()))
+    finished, text = _of_fewer_losses(studies, own)
+    whole = study.records if len(finished) == len(own) else joined(list(finished.values()))
     folds = tables.fold_table(whole, Scores(whole).random_folds, SUBSETS)
-    lead, *more = verdict(study)
+    lead, *rest = verdict(study)
     levels = tables.first_table(study.headline, study.of_voc)
     blocks: list[Block] = [
         Paragraph(lead, lead=True),
-        *map(Paragraph, more),
+        *map(Paragraph, rest),
         Paragraph(
             f"{listed(list(own))} train the same network on different splits of the same images, "
             "with rates chosen anew in each fold. A category’s number is the mean over the splits. "
@@ -113,29 +114,34 @@ def _gains(study: Study) -> Table:
     )
 
 
-def _of_the_pair(
+def _of_fewer_losses(
     studies: Mapping[str, Records], whole: Mapping[str, Records]
 ) -> tuple[dict[str, Records], list[str]]:
-    """The splits that have finished the Lovász hinge and cross-entropy, at least the whole ones,
-    with the cells of these two; sentences on the gain over them, if they are more, and on studies
-    that repeat some of them with other rates to choose from."""
-    finished = {name: _limited(records) for name, records in studies.items()}
-    own = same_but_for_split({name: finished[name] for name in (*whole, *finished)})
-    found = []
-    if begun := [name for name in own if name not in whole]:
-        alone = [f"{_gain([own[name]])} on {name}, its folds given" for name in begun]
-        found.append(
-            f"{count(len(own), 'split')} have finished cross-entropy and the Lovász hinge, "
-            f"{listed(begun)} only these. Over all of them the Lovász hinge gains "
-            f"{_gain(list(own.values()))} over cross-entropy: {listed(alone)}."
-        )
-    for name, records in finished.items():
-        before = {k: r for k, r in own.items() if same_lists(r, records)}
-        first = next(iter(own.values()))
+    """The splits that have finished the paper's losses, or the Lovász hinge and cross-entropy, at
+    least the whole ones, with the cells of these losses; sentences on the gain over them, if they
+    are more, and on studies that repeat some of them with other rates to choose from."""
+    pair = {name: _limited(records, PAIR) for name, records in studies.items()}
+    finished = _splits_of(pair, whole)
+    own, found = dict(whole), []
+    for losses in (PAPER_LOSSES, PAIR):
+        limited = {name: _limited(records, losses) for name, records in studies.items()}
+        more = _splits_of(limited, whole)
+        if begun := [name for name in more if name not in whole]:
+            own = more
+            alone = [f"on {name}, its folds given, {_over(losses, [own[name]])}" for name in begun]
+            found.append(
+                f"{count(len(own), 'split')} have finished {listed(map(the, losses))}, "
+                f"{listed(begun)} only these. Over all of them the Lovász hinge gains "
+                f"{_over(losses, list(own.values()))}; {listed(alone)}."
+            )
+            break
+    for name, records in pair.items():
+        before = {k: r for k, r in finished.items() if same_lists(r, records)}
+        first = next(iter(finished.values()))
         again = repeats(records) and _experiment(records) == _experiment(first)
         if not (again and before) or records.missing:
             continue
-        kept = [r for k, r in own.items() if k not in before]
+        kept = [r for k, r in finished.items() if k not in before]
         rates = records.study["config"]["tuning"]["lrs"]
         found.append(
             f"{name} repeats {listed(before)} with rates tried from {min(rates):.2g} to "
@@ -151,28 +157,37 @@ def _of_the_pair(
     return own, found
 
 
+def _splits_of(limited: Mapping[str, Records], whole: Mapping[str, Records]) -> dict[str, Records]:
+    """`same_but_for_split` of studies with fewer losses, the whole ones first."""
+    return same_but_for_split({name: limited[name] for name in (*whole, *limited)})
+
+
+def _over(losses: Sequence[str], studies: Sequence[Records]) -> str:
+    """The gains of the Lovász hinge over the other losses."""
+    return listed(f"{_gain(studies, x)} over {the(x)}" for x in losses if x != LOVASZ)
+
+
 def repeats(records: Records) -> bool:
     """Whether the study divides the images into folds several times, and chose its rates."""
     config = records.study["config"]  # empty if it is not recorded
     return bool(records.tuning and config.get("cells", {}).get("folds_per_partition"))
 
 
-def _gain(studies: Sequence[Records]) -> str:
-    """Of the Lovász hinge over cross-entropy in one study, or over several splits."""
+def _gain(studies: Sequence[Records], against: str = REFERENCE) -> str:
+    """Of the Lovász hinge over another loss, in one study or over several splits."""
     scores = Scores(studies[0] if len(studies) == 1 else joined(studies))
-    found = stats.mean_differences(scores, "iou", "all").set_index("loss")
-    return with_interval(found.loc[LOVASZ])
+    return with_interval(stats.compare(scores, Arm(LOVASZ), Arm(against)))
 
 
-def _limited(records: Records) -> Records:
-    """The study as one of cross-entropy, the Lovász hinge and the network before fine-tuning."""
-    losses = [x for x in records.grid.losses if x in (REFERENCE, LOVASZ, UNTRAINED)]
+def _limited(records: Records, losses: Sequence[str]) -> Records:
+    """The study as one of these losses and the network before fine-tuning."""
+    kept = [x for x in records.grid.losses if x in (*losses, UNTRAINED)]
     return replace(
         records,
-        study=records.study | {"grid": records.study["grid"] | {"losses": losses}},
-        images=records.images[records.images["loss"].isin(losses)],
-        results={cell: x for cell, x in records.results.items() if cell.loss in losses},
-        missing=[cell for cell in records.missing if cell.loss in losses],
+        study=records.study | {"grid": records.study["grid"] | {"losses": kept}},
+        images=records.images[records.images["loss"].isin(kept)],
+        results={cell: x for cell, x in records.results.items() if cell.loss in kept},
+        missing=[cell for cell in records.missing if cell.loss in kept],
     )
 
 

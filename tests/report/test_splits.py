@@ -12,7 +12,7 @@ from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE, gains
 from lovasz_repro.records import Records, load
-from lovasz_repro.report.splits import _of_the_pair, joined, same_but_for_split, section
+from lovasz_repro.report.splits import _of_fewer_losses, joined, same_but_for_split, section
 from lovasz_repro.words import points
 from tests.helpers import recount
 from tests.helpers.places import ROOT
@@ -68,7 +68,7 @@ def test_with_other_rates_to_choose_from(studies: dict[str, Records]) -> None:
     """What a study that repeats two splits changes: counted by hand from the records."""
     names = ("finetune_third", "finetune_wide")
     every = studies | {name: load(REPORTS / name / "records.zip", gallery=False) for name in names}
-    own, (*_, text) = _of_the_pair(every, same_but_for_split(every))
+    own, (*_, text) = _of_fewer_losses(every, same_but_for_split(every))
     assert tuple(own)[:2] == PAIR
     gain = {}
     for name in (*PAIR, *names):
