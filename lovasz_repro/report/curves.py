@@ -109,6 +109,10 @@ def _spread(
     long = runs.melt(["loss", *keys], measures, var_name="measure").dropna()
     order = {"measure": pd.CategoricalDtype(measures), "loss": pd.CategoricalDtype(losses)}
     groups = long.astype(order).groupby(["measure", "loss", "step"], observed=True)["value"]
-    found = groups.agg(["mean", "median"]).rename(columns={"median": "middle"})
-    found[["low", "high"]] = groups.quantile([0.25, 0.75]).unstack().to_numpy()
+    found = groups.agg(
+        mean="mean",
+        middle="median",
+        low=lambda x: x.quantile(0.25),
+        high=lambda x: x.quantile(0.75),
+    )
     return found.reset_index().astype({"measure": str, "loss": str})

@@ -375,14 +375,14 @@ class TestIncomplete:
         assert "Cells not run: 1 of 36." in text
         assert str(CELL) in text
         assert "Levels are means over 2 of 3 categories" in text
-        assert "mean over 3 categories: a difference of" in text  # which does not need the hinge
+        assert "mean over 3 categories: a gain of" in text  # which does not need the hinge
         assert "1 of 2 cells" in text
 
     def test_no_category_is_whole(self, tmp_path: Path, text_of: Callable[[Path], str]) -> None:
         missing = [Cell(category, "hinge", 0, 0) for category in CATEGORIES]
         text = text_of(self.study(tmp_path, missing=missing))
         assert "No category has the same finished cells under every loss" in text
-        assert "mean over 3 categories: a difference of" in text
+        assert "mean over 3 categories: a gain of" in text
 
     def test_a_rate_that_diverged(self, tmp_path: Path, text_of: Callable[[Path], str]) -> None:
         runs = self.study(tmp_path)
@@ -464,7 +464,7 @@ class TestIncomplete:
         text = text_of(runs)
         for part in ("Commit", "Hardware", "Versions", "Records of", "Wall-clock"):
             assert re.search(rf"^- {part}( \(UTC\))?: not recorded$", text, re.MULTILINE)
-        for part in ("Learning rates tried", "Costs", "Data lists", "mean IoU"):
+        for part in ("Learning rates tried", "Costs", "Data lists", "over all labels"):
             assert f"{part}: not recorded." in text
 
     def test_a_gallery_picture_that_is_not_there(self, tmp_path: Path, undrawn: None) -> None:
