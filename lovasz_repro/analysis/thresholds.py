@@ -28,9 +28,9 @@ def threshold_curves(records: Records, scores: Scores) -> pd.DataFrame:
     counts = sums[[*images]].to_numpy()
     means = sums[HALVES] / counts
     means["all"] = sums[HALVES].sum(axis=1) / counts.sum(axis=1)
-    found = means.groupby(["loss", "threshold"]).mean()
-    order = [loss for loss in scores.present if loss in found.index.get_level_values("loss")]
-    return found.reindex(order, level="loss").reset_index()
+    found = means.groupby(["loss", "threshold"]).mean().reset_index()
+    place = {loss: place for place, loss in enumerate(scores.present)}
+    return found.sort_values("loss", key=lambda x: x.map(place), kind="stable", ignore_index=True)
 
 
 def chosen_thresholds(records: Records, scores: Scores) -> pd.Series:
