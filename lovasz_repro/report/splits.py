@@ -58,6 +58,10 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
     more = Study(joined(list(finished.values())), {}) if len(finished) > len(own) else None
     whole = more or study
     folds = tables.fold_table(whole.records, whole.scores.random_folds, SUBSETS)
+    said: list[Block] = [*map(Paragraph, text)]
+    if more:
+        these = f"mean over these {count(len(finished), 'split')}"
+        said.insert(1, _gains(more, "splits-finished", these))
     lead, *rest = verdict(study)
     levels = tables.first_table(study.headline, study.of_voc)
     blocks: list[Block] = [
@@ -74,8 +78,7 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
         replace(levels, name="splits-levels"),
         _gains(study, "splits-table", "mean over the splits"),
         replace(tables.claims_table(study.claims[:1], set()), name="splits-claim"),
-        *map(Paragraph, text),
-        *([_gains(more, "splits-finished", "mean over all splits that have them")] if more else []),
+        *said,
         folds,
     ]
     by_fold = folds.data[folds.data["loss"] == LOVASZ]
