@@ -653,6 +653,19 @@ def test_committed_reports_follow_from_their_records(
         pd.testing.assert_frame_equal(again, pd.read_csv(path), rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.slow
+def test_the_committed_comparison_follows_from_its_reports(tmp_path: Path, undrawn: None) -> None:
+    committed = ROOT / "reports/compare"
+    text = (committed / "report.md").read_text("utf-8")
+    names = re.findall(r"^- (\w+): \d+ of \d+ cells", text, re.MULTILINE)
+    report.write_comparison([ROOT / "reports" / name for name in names], tmp_path)
+    again = (tmp_path / "report.md").read_text("utf-8")
+    assert re.sub(r"\]\(\S*?(\w+/report\.md)\)", r"](../\1)", again) == text
+    for path in committed.glob("tables/*"):
+        table = pd.read_csv(tmp_path / "tables" / path.name)
+        pd.testing.assert_frame_equal(table, pd.read_csv(path), rtol=1e-8, atol=1e-9)
+
+
 def test_generated_texts_follow_from_the_committed_records(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     shutil.copy(ROOT / "README.md", readme)
