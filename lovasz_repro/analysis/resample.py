@@ -113,8 +113,8 @@ def sign_flip(differences: Floats, folds: Sequence[Floats] = ()) -> float:
 
     differences: (N,). Exact (all 2^N sign patterns) up to 20 units, 99,999 random patterns and the
     observed one beyond. NaN for N = 0.
-    folds: as for `mean_interval`. If they are random, the p-value is at least that of Student's t
-    for F folds, scaled so that it is 0.05 where the interval ends at zero.
+    folds: as for `mean_interval`. If they make the interval wider, the p-value is at least that of
+    Student's t for F folds, scaled so that it is 0.05 where the interval ends at zero.
     """
     count = len(differences)
     if count == 0:
@@ -130,9 +130,9 @@ def sign_flip(differences: Floats, folds: Sequence[Floats] = ()) -> float:
     else:
         signs = np.random.default_rng(count).choice([-1.0, 1.0], (99_999, count))
         p = float((1 + np.sum(np.abs(signs @ differences) >= limit)) / 100_000)
-    low, high = mean_interval(differences, folds)
-    if len(folds) > 1 and high > low:
-        degrees = len(folds) - 1
+    if _fold_parts(folds)[0] > 0:
+        low, high = mean_interval(differences, folds)
+        degrees = sum(bool(np.isfinite(fold).any()) for fold in folds) - 1
         ends = stdtrit(degrees, (1 + LEVEL) / 2)
         t = ends * observed / count / ((high - low) / 2)
         p = max(p, float(2 * stdtr(degrees, -t)))

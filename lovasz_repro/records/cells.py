@@ -112,8 +112,6 @@ def write_cell(
     task: str = "binary",
 ) -> None:  # fmt: skip
     """Write a finished cell to `folder`: its `TABLES`, then `result.json` with their hashes."""
-    # After a kill, an older result would be taken for that of the new tables.
-    (folder / "result.json").unlink(missing_ok=True)
     for name, columns in TABLES[task].items():
         write_table(folder / name, tables[name][list(columns)])
     write_json(folder / "cost.json", cost)

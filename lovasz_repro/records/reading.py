@@ -60,6 +60,11 @@ class Records:
         return Grid(**self.study["grid"])
 
     @property
+    def whole(self) -> bool:
+        """Whether every cell of the grid is finished under the study's configuration."""
+        return not (self.missing or self.failed or self.stale)
+
+    @property
     def multiclass(self) -> bool:
         return task_of(self.study) == "multiclass"
 

@@ -141,7 +141,7 @@ def _base(scores: dict[str, Scores]) -> Section:
             ),
             _strength_table(table),
         ]
-    title = headings.base_strength(table)
+    title = "The gain beside the strength of the base network"
     return Section("base", "Strength of the base", title, blocks or [nothing("base networks")])
 
 

@@ -128,7 +128,7 @@ def _differences(main: Records, other: Records) -> Iterator[str]:
     if same(main, other, *NETWORK):
         tried = [_setting(records, *RATES) or [] for records in (main, other)]
         if all(tried) and (min(tried[0]), max(tried[0])) != (min(tried[1]), max(tried[1])):
-            yield f"rates tried from {min(tried[1]):.2g} to {max(tried[1]):.2g}"
+            yield f"first rates from {min(tried[1]):.2g} to {max(tried[1]):.2g}"
         for loss in (REFERENCE, LOVASZ):
             if same_lists(main, other):
                 folds = sorted(set(main.grid.folds) & set(other.grid.folds))
@@ -141,10 +141,8 @@ def _differences(main: Records, other: Records) -> Iterator[str]:
 
 def _in_folds(records: Records, loss: str, folds: Sequence[int]) -> str:
     """The rates of a loss in the order of these folds; once if they are the same."""
-    each = [rate for fold in folds for rate in rates_of(records, loss, [fold])]
-    if len(set(each)) < 2:
-        return _shown(each[:1])
-    return f"{_shown(each)} (folds {listed(folds)})"
+    each = [_shown(rates_of(records, loss, [fold])) or "–" for fold in folds]
+    return f"{listed(each)} (folds {listed(folds)})" if len(set(each)) > 1 else each[0]
 
 
 def _shown(rates: Sequence[float]) -> str:

@@ -130,28 +130,20 @@ def by_category(pairs: pd.DataFrame) -> str:
 
 
 def agreement(rows: pd.DataFrame) -> str:
-    """In which experiments the gain of the Lovász hinge is above zero, below, or neither.
+    """In which experiments the gain of the Lovász hinge is above zero, below, or either.
 
     rows: experiment, low, high.
     """
-    sides = rows["low"] > 0, rows["high"] < 0
-    texts = ("is above zero in", "is below zero in", "has an interval that includes zero in")
+    low, high = rows["low"], rows["high"]
+    sides = {
+        "is above zero in": low > 0,
+        "is below zero in": high < 0,
+        "has an interval that includes zero in": (low <= 0) & (high >= 0),
+        "has no interval in": low.isna(),
+    }
     found = [
         f"{text} {listed(rows.loc[side, 'experiment'])}"
-        for text, side in zip(texts, (*sides, ~(sides[0] | sides[1])), strict=True)
+        for text, side in sides.items()
         if side.any()
     ]
     return listed(found)
-
-
-def base_strength(table: pd.DataFrame) -> str:
-    """For the comparison page. table: experiment, loss, difference, chosen (the base's level)."""
-    if table.empty or LOVASZ not in set(table["loss"]):
-        return "The gain cannot be set against the strength of the base network"
-    rows = table[table["loss"] == LOVASZ].sort_values("chosen", kind="stable")
-    first, last = rows.iloc[0], rows.iloc[-1]
-    return (
-        f"The Lovász hinge gains {points(first['difference'])} points in {first['experiment']}, "
-        f"with the weakest base, {points(last['difference'])} in {last['experiment']}, with the "
-        "strongest"
-    )

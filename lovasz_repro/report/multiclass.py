@@ -177,7 +177,8 @@ def _losses(scores: LabelScores, table: pd.DataFrame, images: pd.DataFrame, seed
         "Per batch, the loss is that of the batch as if it were the data set: a label counts as "
         "much as any other as soon as one pixel of the batch has it. The more images a batch "
         "holds, the nearer that is to the data set’s mIoU. Every number of images a step has its "
-        f"own cross-entropy and learning rates, and sees as many images in all: {listed(steps)}."
+        "own cross-entropy and learning rates, and sees as many images in all"
+        f"{': ' if steps else ''}{listed(steps)}."
     )
     shown = Table("losses", caption, columns, rows, both)
     parts = _parts([table, *(scores_table(scores, name) for name in ("missed", "false"))])

@@ -11,7 +11,7 @@ import pandas as pd
 from lovasz_repro.analysis.headline import UNTRAINED_TUNED
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import write_bytes
-from lovasz_repro.records import Records, load
+from lovasz_repro.records import UNTRAINED, Records, load
 from lovasz_repro.report import bench_tables, multiclass, prose, tables
 from lovasz_repro.report.controls import controls_table
 from lovasz_repro.report.document import listed
@@ -104,9 +104,11 @@ def _list_of(results: dict[Path, Records]) -> str:
     for folder, records in results.items():
         categories = count(len(records.grid.categories), "category")
         what = "all labels at once" if records.multiclass else categories
+        losses = sum(loss != UNTRAINED for loss in records.grid.losses)
+        what += f", {count(losses, 'training loss')}"
         cells = f"{len(records.results)} of {count(len(records.grid.cells()), 'cell')}"
         lines.append(f"- [{folder.name}]({folder.name}/report.md): {what}, {cells}.")
-    studies = {name: records for name, records in _binary(results).items() if not records.missing}
+    studies = {name: records for name, records in _binary(results).items() if records.whole}
     if len(studies) > 1 and (main := _main(results)):
         lines += ["", CONTROLS, "", controls_table(studies, main.name)]
     return "\n".join(lines) or NOTHING

@@ -51,7 +51,7 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
     leaders = study.choices["loss"]
     most = leaders.mode().iloc[0]
     agreed = [
-        f"{name} alone in {int((decisions(scores[name])['loss'] == leaders).sum())}" for name in own
+        f"{name} in {int((decisions(scores[name])['loss'] == leaders).sum())}" for name in own
     ]
     cases = count(len(leaders), "case")
     finished, text = _of_fewer_losses(studies, own)
@@ -71,18 +71,17 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
             f"{listed(list(own))} train the same network on different splits of the same images, "
             "with rates chosen anew in each fold. A category’s number is the mean over the splits. "
             "Intervals include the spread between folds (base network, chosen rates, training "
-            f"run). The same loss has the highest mean in {listed(agreed)} of the {cases}."
+            f"run). Alone they have the same best loss: {listed(agreed)} of the {cases}."
         ),
         tables.decision_table(study.choices),
         gain_picture(study, "splits-gain"),
         replace(levels, name="splits-levels"),
         _gains(study, "splits-table", "mean over the splits"),
-        replace(tables.claims_table(study.claims[:1], set()), name="splits-claim"),
         *said,
         folds,
     ]
     by_fold = folds.data[folds.data["loss"] == LOVASZ]
-    if by_fold["cross_entropy_lr"].notna().all():
+    if len(by_fold) and by_fold["cross_entropy_lr"].notna().all():
         blocks.append(_rate_picture(by_fold))
     if study.of_voc:
         blocks.append(Paragraph(FOOTNOTE, note=True))
@@ -125,36 +124,34 @@ def _of_fewer_losses(
     """The splits that have finished the paper's losses, or the Lovász hinge and cross-entropy, at
     least the whole ones, with the cells of these losses; sentences on the gain over them, if they
     are more, and on studies that repeat some of them with other rates to choose from."""
-    pair = {name: _limited(records, PAIR) for name, records in studies.items()}
-    finished = _splits_of(pair, whole)
     own, found = dict(whole), []
-    for losses in (PAPER_LOSSES, PAIR):
-        limited = {name: _limited(records, losses) for name, records in studies.items()}
-        more = _splits_of(limited, whole)
-        if begun := [name for name in more if name not in whole]:
-            own = more
-            alone = [f"on {name}, its folds given, {_over(losses, [own[name]])}" for name in begun]
-            found.append(
-                f"{count(len(own), 'split')} have finished {listed(map(the, losses))}, "
-                f"{listed(begun)} only these. Over all of them the Lovász hinge gains "
-                f"{_over(losses, list(own.values()))}; {listed(alone)}."
-            )
-            break
-    for name, records in pair.items():
-        before = {k: r for k, r in finished.items() if same_lists(r, records)}
-        first = next(iter(finished.values()))
+    more = _splits_of(PAPER_LOSSES, studies, whole)
+    if begun := [name for name in more if name not in whole]:
+        own = more
+        alone = [f"on {name}, its folds given, {_over([own[name]])}" for name in begun]
+        found.append(
+            f"{count(len(own), 'split')} have finished {listed(map(the, PAPER_LOSSES))}, "
+            f"{listed(begun)} only these. Over all of them the Lovász hinge gains "
+            f"{_over(list(own.values()))}; {listed(alone)}."
+        )
+    pair = _splits_of(PAIR, studies, whole)
+    first = next(iter(whole.values()))
+    for name, records in studies.items():
+        before = {k: r for k, r in pair.items() if same_lists(r, records)}
+        folds = {fold for r in before.values() for fold in r.grid.folds}
         again = repeats(records) and _experiment(records) == _experiment(first)
-        if not (again and before) or records.missing:
+        if not again or folds != set(records.grid.folds) or not _finished(PAIR, records):
             continue
-        kept = [r for k, r in finished.items() if k not in before]
+        limited = _limited(records, PAIR)
+        kept = [r for k, r in pair.items() if k not in before]
         rates = records.study["config"]["tuning"]["lrs"]
         found.append(
-            f"{name} repeats {listed(before)} with rates tried from {min(rates):.2g} to "
-            f"{max(rates):.2g} for both losses. On the same folds the gain is "
-            f"{_gain([records])}, {_gain(list(before.values()))} before."
+            f"{name} repeats {listed(before)} with a first range of rates from {min(rates):.2g} to "
+            f"{max(rates):.2g} for both losses. On the same folds the gain is {_gain([limited])}; "
+            f"with the rates chosen before it was {_gain(list(before.values()))}."
         )
         if kept:
-            every = joined([*kept, records])
+            every = joined([*kept, limited])
             found[-1] += (
                 f" With it in their place the gain over all {len(every.grid.folds)} folds is "
                 f"{_gain([every])}."
@@ -162,20 +159,35 @@ def _of_fewer_losses(
     return own, found
 
 
-def _splits_of(limited: Mapping[str, Records], whole: Mapping[str, Records]) -> dict[str, Records]:
-    """`same_but_for_split` of studies with fewer losses, the whole ones first."""
-    return same_but_for_split({name: limited[name] for name in (*whole, *limited)})
+def _splits_of(
+    losses: Sequence[str], studies: Mapping[str, Records], whole: Mapping[str, Records]
+) -> dict[str, Records]:
+    """`same_but_for_split` of the studies that have finished these losses, the whole ones first."""
+    every = {name: studies[name] for name in (*whole, *studies) if _finished(losses, studies[name])}
+    return same_but_for_split({name: _limited(own, losses) for name, own in every.items()})
 
 
-def _over(losses: Sequence[str], studies: Sequence[Records]) -> str:
-    """The gains of the Lovász hinge over the other losses."""
-    return listed(f"{_gain(studies, x)} over {the(x)}" for x in losses if x != LOVASZ)
+def _finished(losses: Sequence[str], records: Records) -> bool:
+    return set(losses) <= set(records.grid.losses) and _limited(records, losses).whole
+
+
+def _over(studies: Sequence[Records]) -> str:
+    """The gains of the Lovász hinge over the paper's other losses."""
+    return listed(f"{_gain(studies, x)} over {the(x)}" for x in PAPER_LOSSES if x != LOVASZ)
 
 
 def repeats(records: Records) -> bool:
     """Whether the study divides the images into folds several times, and chose its rates."""
-    config = records.study["config"]  # empty if it is not recorded
-    return bool(records.tuning and config.get("cells", {}).get("folds_per_partition"))
+    return bool(records.tuning and _repeats(records))
+
+
+def _repeats(records: Records) -> int:
+    """The folds of a partition; 0 if there is one partition, or nothing is recorded."""
+    return int(records.study["config"].get("cells", {}).get("folds_per_partition", 0))
+
+
+def _partition(records: Records) -> int:
+    return _repeats(records) or len(records.grid.folds)
 
 
 def _gain(studies: Sequence[Records], against: str = REFERENCE) -> str:
@@ -193,6 +205,8 @@ def _limited(records: Records, losses: Sequence[str]) -> Records:
         images=records.images[records.images["loss"].isin(kept)],
         results={cell: x for cell, x in records.results.items() if cell.loss in kept},
         missing=[cell for cell in records.missing if cell.loss in kept],
+        failed={cell: error for cell, error in records.failed.items() if cell.loss in kept},
+        stale=[cell for cell in records.stale if cell.loss in kept],
     )
 
 
@@ -250,7 +264,7 @@ def same_but_for_split(studies: Mapping[str, Records]) -> dict[str, Records]:
         whole = all(set(r.grid.losses) <= set(records.grid.losses) for r in group.values())
         if whole and not any(same_lists(records, other) for other in group.values()):
             group[name] = records
-    complete = ({k: r for k, r in own.items() if not r.missing} for own in groups.values())
+    complete = ({k: r for k, r in own.items() if r.whole} for own in groups.values())
     return next((group for group in complete if len(group) > 1), {})
 
 
@@ -261,12 +275,6 @@ def _experiment(records: Records) -> str:
     return repr((config.get("network"), data))
 
 
-def _partition(records: Records) -> int:
-    """How many folds make a partition of the images."""
-    cells = records.study["config"].get("cells", {})
-    return cells.get("folds_per_partition") or len(records.grid.folds)
-
-
 def joined(studies: Sequence[Records]) -> Records:
     """The cells of several studies as those of one, for the losses that all of them have: each
     study is a partition of the images into folds, or several.
@@ -274,13 +282,18 @@ def joined(studies: Sequence[Records]) -> Records:
     Folds are numbered through, so that an image counts once per study that scores it.
     """
     first = studies[0]
-    size = max(map(_partition, studies))
     losses = [x for x in first.grid.losses if all(x in r.grid.losses for r in studies)]
+    sizes = [_partition(r) for r in studies]
     numbers: list[dict[int, int]] = []
-    first_number = 0
-    for r in studies:
-        numbers.append({x: first_number + place for place, x in enumerate(sorted(r.grid.folds))})
-        first_number += -(-len(r.grid.folds) // size) * size
+    next_one = 0  # a number of a partition
+    for r, size in zip(studies, sizes, strict=True):
+        places = [(fold // size, fold % size) for fold in sorted(r.grid.folds)]
+        if not _repeats(r):
+            places = [(0, place) for place in range(size)]
+        first_one = next_one - places[0][0]
+        number = [(first_one + own) * max(sizes) + place for own, place in places]
+        numbers.append(dict(zip(sorted(r.grid.folds), number, strict=True)))
+        next_one = first_one + places[-1][0] + 1
     images = pd.concat(
         [
             r.images.assign(fold=r.images["fold"].map(own))
@@ -297,7 +310,7 @@ def joined(studies: Sequence[Records]) -> Records:
     }
     grid: Json = first.study["grid"] | {"losses": losses, "folds": folds}
     config = first.study["config"]
-    config = config | {"cells": config.get("cells", {}) | {"folds_per_partition": size}}
+    config = config | {"cells": config.get("cells", {}) | {"folds_per_partition": max(sizes)}}
     study = first.study | {"grid": grid, "config": config}
     images = images[images["loss"].isin(losses)]
     return replace(first, study=study, images=images, results=results)

@@ -43,7 +43,7 @@ def _gain(differences: pd.DataFrame, of_voc: bool) -> str:
         f"{percent(row['reference_value'])}\u00a0%, mean over "
         f"{count(int(row['categories']), 'category')}: a gain of {with_interval(row)}."
     )
-    if not (row["low"] > 0 or row["high"] < 0):
+    if row["low"] <= 0 <= row["high"]:
         text += " The interval includes zero."
     if of_voc:
         text += f" The paper’s gain is {points(quoted.gain(LOVASZ))}{quoted.SIGN}."

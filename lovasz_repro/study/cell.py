@@ -65,6 +65,8 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
         "held_out_images": len(held_out),
         **measures,
     }
+    # After a kill, an older result would be taken for that of the new files.
+    (folder / "result.json").unlink(missing_ok=True)
     if config.runtime.keep_weights != "none" and cell.loss != UNTRAINED:
         result["weights"] = keep(folder, module.network)
     else:

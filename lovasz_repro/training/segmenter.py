@@ -202,6 +202,12 @@ class LabelSegmenter(Segmenter):
         self.rows = torch.zeros(0, 5, dtype=torch.int64)
         self._tested: list[Tensor] = []
 
+    def on_fit_end(self) -> None:
+        """Raises: NonFiniteError. Logits that are not finite would still have a largest label."""
+        for name, value in self.network.state_dict().items():
+            if not value.isfinite().all():
+                raise NonFiniteError(f"{name} is not finite at learning rate {self.lr:g}")
+
     def _counts(self, logits: Tensor, target: Tensor) -> Tensor:
         """(B, K, 3) counts of each image, with which the metric is updated."""
         # Not argmax: on a CPU it takes ten times as long.

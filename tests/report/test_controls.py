@@ -49,7 +49,7 @@ def test_what_differs_is_named(studies: dict[str, Records]) -> None:
         "trained: all, 0 fixed views"
     )
     assert differences(main, studies["finetune_repeat"]) == (
-        "lists repeat{fold}_val, precision 32-true, rates tried from 1e-05 to 0.0001, "
+        "lists repeat{fold}_val, precision 32-true, first rates from 1e-05 to 0.0001, "
         "cross-entropy at 3e-05 and 0.00033 instead of 0.0001, Lovász hinge at 1e-05 and 3e-05 "
         "instead of 3e-05"
     )

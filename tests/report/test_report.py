@@ -568,7 +568,9 @@ class TestReadme:
         assert "(reports/finetune/figures/gain.svg)" not in once
         assert once.count("quoted from memory, not checked against the PDF") == 1
         listed = (reports / "README.md").read_text("utf-8")
-        assert "- [head](head/report.md): 3 categories, 72 of 72 cells." in listed
+        assert (
+            "- [head](head/report.md): 3 categories, 5 training losses, 72 of 72 cells." in listed
+        )
         assert "| [finetune](finetune/report.md) | seed 3 | 3 categories, 2 folds |" in listed
         assert "\n| [head]" not in listed  # it is the one that they stand beside
         assert "demo" not in listed
@@ -658,6 +660,8 @@ def test_the_committed_comparison_follows_from_its_reports(tmp_path: Path, undra
     committed = ROOT / "reports/compare"
     text = (committed / "report.md").read_text("utf-8")
     names = re.findall(r"^- (\w+): \d+ of \d+ cells", text, re.MULTILINE)
+    documents = (ROOT / "reports/README.md").read_text("utf-8").replace("\\\n    ", "")
+    assert f"--compare {' '.join(f'reports/{name}' for name in names)}\n" in documents
     report.write_comparison([ROOT / "reports" / name for name in names], tmp_path)
     again = (tmp_path / "report.md").read_text("utf-8")
     assert re.sub(r"\]\(\S*?(\w+/report\.md)\)", r"](../\1)", again) == text

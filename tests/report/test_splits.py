@@ -19,6 +19,7 @@ from tests.helpers.places import ROOT
 
 REPORTS = ROOT / "reports"
 PAIR = ("finetune", "finetune_repeat")
+THIRD = "finetune_third"
 NAMES = ("head", "head_voc", "finetune", "finetune_180", "finetune_channel", "finetune_repeat")
 
 
@@ -60,8 +61,10 @@ def test_a_study_that_is_not_whole_is_left_out(studies: dict[str, Records]) -> N
     lacking = replace(own, study=own.study | {"grid": fewer})
     assert same_but_for_split({"finetune": whole, "other": lacking}) == {}
     assert set(same_but_for_split({"other": lacking, "finetune": whole})) == {"other", "finetune"}
-    begun = replace(own, missing=[own.grid.cells()[0]])
-    assert same_but_for_split({"finetune": whole, "other": begun}) == {}
+    cell = own.grid.cells()[0]
+    for lack in ({"missing": [cell]}, {"failed": {cell: "lost"}}, {"stale": [cell]}):
+        begun = replace(own, **lack)
+        assert same_but_for_split({"finetune": whole, "other": begun}) == {}
 
 
 def test_with_other_rates_to_choose_from(studies: dict[str, Records]) -> None:
@@ -77,10 +80,24 @@ def test_with_other_rates_to_choose_from(studies: dict[str, Records]) -> None:
         gain[name] = (levels["lovasz_hinge"] - levels["cross_entropy"]).mean()
     wide = gain["finetune_wide"]
     before = (gain["finetune_repeat"] + gain["finetune_third"]) / 2
-    assert "finetune_wide repeats finetune_repeat and finetune_third with rates tried" in text
+    assert "finetune_wide repeats finetune_repeat and finetune_third with a first range" in text
     assert f"On the same folds the gain is {points(wide)} points [" in text
-    assert f"], {points(before)} points [" in text
+    assert f"with the rates chosen before it was {points(before)} points [" in text
     assert f"over all 6 folds is {points((gain['finetune'] + 2 * wide) / 3)} points [" in text
+
+    del every["finetune_third"]  # then its folds 4 and 5 would be compared with nothing
+    assert _of_fewer_losses(every, same_but_for_split(every))[1] == []
+
+
+def test_a_study_of_several_partitions_keeps_them_apart(studies: dict[str, Records]) -> None:
+    wide = load(REPORTS / "finetune_wide/records.zip", gallery=False)
+    for several in ([studies["finetune"], wide], [wide, studies["finetune"]]):
+        every = joined(several)
+        assert sorted(every.grid.folds) == list(range(6))
+        assert Scores(every).partitions == 3
+        rows = every.images.query("loss == 'hinge' or loss == 'lovasz_hinge'")
+        pairs = rows.groupby(rows["fold"] // 2)["id"].nunique()
+        assert (pairs == 1449).all()  # each partition scores every image
 
 
 @pytest.mark.parametrize(("folds", "joins"), [([4, 5], True), ([3, 4], False)])
@@ -103,7 +120,17 @@ def test_the_intervals_of_before(studies: dict[str, Records]) -> None:
         gain = gains(both, Arm(loss), Arm(REFERENCE), subset).to_numpy()
         ends = (points(float(end)) for end in mean_interval(gain))
         found[loss, subset] = f"{points(gain.mean())} [{', '.join(ends)}]"
+    three = [load(REPORTS / name / "records.zip", gallery=False) for name in (*PAIR, THIRD)]
+    every = Scores(joined(three))
+    for against in (REFERENCE, "hinge"):
+        gain = gains(every, Arm(lovasz), Arm(against)).to_numpy()
+        ends = (points(float(end)) for end in mean_interval(gain))
+        found[against, "three"] = f"{points(gain.mean())} [{', '.join(ends)}]"
     text = " ".join((REPORTS / "README.md").read_text("utf-8").split())
+    assert (
+        f"Over three splits the gain over cross-entropy would be {found[REFERENCE, 'three']} and "
+        f"over hinge {found['hinge', 'three']}:"
+    ) in text
     assert (
         f"the gain with the category was {found['lovasz_hinge', 'present']} before, without it "
         f"{found['lovasz_hinge', 'absent']}, soft Jaccard's {found['soft_jaccard', 'all']}."

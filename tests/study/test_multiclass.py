@@ -185,7 +185,7 @@ def test_weights_that_are_not_finite_are_no_score(
             next(self.parameters()).data.fill_(float("nan"))
 
     monkeypatch.setattr(LabelSegmenter, "on_train_end", break_it)
-    with pytest.raises(NonFiniteError, match=r"not finite, learning rate 0\.02"):
+    with pytest.raises(NonFiniteError, match=r"is not finite at learning rate 0\.02"):
         run(small(shapes_root, tmp_path), Cell("all", "cross_entropy", 0, 0))
 
 
@@ -349,7 +349,10 @@ def test_readme_and_list_name_the_verdict(finished: Path, tmp_path: Path) -> Non
     text = (tmp_path / "README.md").read_text()
     assert "**All labels at once, [labels](reports/labels/report.md).** Lovász-Softmax per" in text
     assert "(reports/labels/report.md)" in text
-    assert "all labels at once, 20 of 20 cells" in (reports / "README.md").read_text()
+    assert (
+        "all labels at once, 4 training losses, 20 of 20 cells"
+        in (reports / "README.md").read_text()
+    )
 
 
 def edit_result(folder: Path) -> None:
