@@ -125,8 +125,7 @@ def _run(command: str, options: Namespace) -> int:
 
 
 def _predict(options: Namespace) -> int:
-    if options.batch < 1:
-        raise UserError(f"--batch: {options.batch} is not positive")
+    _check_positive(options, "batch")
     if options.threshold != "tuned" and not math.isfinite(options.threshold):
         raise UserError(f"--threshold: {options.threshold} is not finite")
     with environment.importing():
@@ -143,6 +142,13 @@ def _predict(options: Namespace) -> int:
     return 1 if broken else 0
 
 
+def _check_positive(options: Namespace, *keys: str) -> None:
+    """Raises: UserError naming the option, of those that the command has, that is below 1."""
+    for key in keys:
+        if options.get(key, 1) < 1:
+            raise UserError(f"--{key}: {options[key]} is not positive")
+
+
 def _experiment(options: Namespace) -> Experiment:
     return Experiment(**{f.name: options[f.name] for f in fields(Experiment)})
 
@@ -157,9 +163,7 @@ def _print_paths(experiment: Experiment) -> None:
 
 
 def _bench(what: str, options: Namespace) -> None:
-    for key in ("rounds", "steps", "iterations"):
-        if options.get(key, 1) < 1:
-            raise UserError(f"--{key}: {options[key]} is not positive")
+    _check_positive(options, "rounds", "steps", "iterations")
     if what == "loss":
         from lovasz_repro.bench.losses import bench_loss
 

@@ -108,13 +108,11 @@ def _largest_t(centred: Floats) -> Floats:
     return np.asarray(np.quantile(t, LEVEL, axis=-1, method="higher"))
 
 
-def sign_flip(differences: Floats, folds: Sequence[Floats] = ()) -> float:
+def sign_flip(differences: Floats) -> float:
     """Two-sided p-value of "differences are symmetric about zero", by their sum.
 
     differences: (N,). Exact (all 2^N sign patterns) up to 20 units, 99,999 random patterns and the
     observed one beyond. NaN for N = 0.
-    folds: as for `mean_interval`. If they make the interval wider, the p-value is at least that of
-    Student's t for F folds, scaled so that it is 0.05 where the interval ends at zero.
     """
     count = len(differences)
     if count == 0:
@@ -126,17 +124,22 @@ def sign_flip(differences: Floats, folds: Sequence[Floats] = ()) -> float:
         sums = differences[:1]  # the first sign stays: |sum| is the same for a mirrored pattern
         for value in differences[1:]:
             sums = np.concatenate([sums + value, sums - value])
-        p = float(np.mean(np.abs(sums) >= limit))
-    else:
-        signs = np.random.default_rng(count).choice([-1.0, 1.0], (99_999, count))
-        p = float((1 + np.sum(np.abs(signs @ differences) >= limit)) / 100_000)
-    if _fold_parts(folds)[0] > 0:
-        low, high = mean_interval(differences, folds)
-        degrees = sum(bool(np.isfinite(fold).any()) for fold in folds) - 1
-        ends = stdtrit(degrees, (1 + LEVEL) / 2)
-        t = ends * observed / count / ((high - low) / 2)
-        p = max(p, float(2 * stdtr(degrees, -t)))
-    return p
+        return float(np.mean(np.abs(sums) >= limit))
+    signs = np.random.default_rng(count).choice([-1.0, 1.0], (99_999, count))
+    return float((1 + np.sum(np.abs(signs @ differences) >= limit)) / 100_000)
+
+
+def fold_test(low: float, high: float, folds: Sequence[Floats]) -> float:
+    """The least p-value that random folds leave to a mean with the interval [low, high].
+
+    That is Student's t for the folds, scaled so that it is 0.05 where the interval ends at zero; 0
+    if the folds do not make the interval wider. folds: as for `mean_interval`.
+    """
+    if not _fold_parts(folds)[0] > 0:
+        return 0.0
+    degrees = sum(bool(np.isfinite(fold).any()) for fold in folds) - 1
+    t = abs(high + low) / (high - low) * stdtrit(degrees, (1 + LEVEL) / 2)
+    return float(2 * stdtr(degrees, -t))
 
 
 def swap_test(first: Floats, second: Floats) -> float:

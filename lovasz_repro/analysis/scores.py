@@ -180,8 +180,7 @@ class Scores:
     def _partition_of(self) -> dict[int, int]:
         """The number of each fold's partition, from 0 on."""
         folds = sorted({cell.fold for cell in self._cells})
-        config = self._records.study.get("config", {})
-        size = config.get("cells", {}).get("folds_per_partition", 0) or 1 + max(folds, default=0)
+        size = self._records.folds_per_partition or 1 + max(folds, default=0)
         numbers = sorted({fold // size for fold in folds})
         return {fold: numbers.index(fold // size) for fold in folds}
 

@@ -36,6 +36,7 @@ from lovasz_repro.analysis.resample import (
     Floats,
     Replicates,
     fixed_mean_interval,
+    fold_test,
     holm,
     image_intervals,
     mean_interval,
@@ -108,7 +109,7 @@ def compare(scores: Scores, arm: Arm, against: Arm, subset: str = "all") -> dict
         "difference": mean.value,
         "low": mean.low,
         "high": mean.high,
-        "p": sign_flip(each[0].to_numpy(), _of_folds(each)),
+        "p": max(sign_flip(each[0].to_numpy()), fold_test(mean.low, mean.high, _of_folds(each))),
         "categories": mean.categories,
         "cells": scores.cells(categories, arm.loss),
     }

@@ -351,6 +351,12 @@ def _for_other_labels(model: nn.Module, weights: dict[str, Tensor]) -> list[str]
     ]
 
 
+def not_finite(network: nn.Module) -> str | None:
+    """The name of the first parameter or buffer that is not finite; None if all are."""
+    broken = (name for name, value in network.state_dict().items() if not value.isfinite().all())
+    return next(broken, None)
+
+
 def state_digest(module: nn.Module) -> str:
     """The start of the SHA-256 of a module's weights and buffers, the same on every device."""
     digest = hashlib.sha256()

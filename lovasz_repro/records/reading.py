@@ -65,6 +65,12 @@ class Records:
         return not (self.missing or self.failed or self.stale)
 
     @property
+    def folds_per_partition(self) -> int:
+        """How many folds share out the images once; 0 if there is one partition, or if it is not
+        recorded."""
+        return int(self.study["config"].get("cells", {}).get("folds_per_partition", 0))
+
+    @property
     def multiclass(self) -> bool:
         return task_of(self.study) == "multiclass"
 

@@ -84,7 +84,7 @@ def parts(study: Study) -> Section:
 
 
 def _subsets(study: Study) -> list[Block]:
-    presence, sizes = stats.by_presence(study.scores), stats.by_size(study.scores)
+    presence, sizes = study.by_presence, stats.by_size(study.scores)
     table = pd.concat([presence, sizes[presence.columns]]).dropna(subset="difference")
     labels = _size_labels(sizes)
     texts = {**PRESENCE, **{subset: f"object {label}" for subset, label in labels.items()}}

@@ -130,7 +130,8 @@ def by_category(pairs: pd.DataFrame) -> str:
 
 
 def agreement(rows: pd.DataFrame) -> str:
-    """In which experiments the gain of the Lovász hinge is above zero, below, or either.
+    """In which experiments the interval of the Lovász hinge's gain is above zero, below it, or
+    includes it.
 
     rows: experiment, low, high.
     """

@@ -139,7 +139,7 @@ def _training(records: Records) -> Iterator[str]:
     published = config.get("base", {}).get("train", "none") == "none"
     if len(grid["folds"]) > 1:
         unseen = "is believed not to have seen them" if published else "did not see them"
-        size = int(config.get("cells", {}).get("folds_per_partition", 0)) or len(grid["folds"])
+        size = records.folds_per_partition or len(grid["folds"])
         times = len(grid["folds"]) // size
         more = f", in {times} partitions" if times > 1 else ""
         yield (

@@ -54,14 +54,14 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
         f"{name} in {int((decisions(scores[name])['loss'] == leaders).sum())}" for name in own
     ]
     cases = count(len(leaders), "case")
-    finished, text = _of_fewer_losses(studies, own)
-    more = Study(joined(list(finished.values())), {}) if len(finished) > len(own) else None
-    whole = more or study
-    folds = tables.fold_table(whole.records, whole.scores.random_folds, SUBSETS)
-    said: list[Block] = [*map(Paragraph, text)]
-    if more:
+    finished = _splits_of(PAPER_LOSSES, studies, own)
+    whole, begun = study, list[Block]()
+    if len(finished) > len(own):
+        whole = Study(joined(list(finished.values())), {})
         these = f"mean over these {count(len(finished), 'split')}"
-        said.insert(1, _gains(more, "splits-finished", these))
+        begun.append(Paragraph(_of_more_splits(finished, own)))
+        begun.append(_gains(whole, "splits-finished", these))
+    folds = tables.fold_table(whole.records, whole.scores.random_folds, SUBSETS)
     lead, *rest = verdict(study)
     levels = tables.first_table(study.headline, study.of_voc)
     blocks: list[Block] = [
@@ -77,7 +77,8 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
         gain_picture(study, "splits-gain"),
         replace(levels, name="splits-levels"),
         _gains(study, "splits-table", "mean over the splits"),
-        *said,
+        *begun,
+        *map(Paragraph, _with_other_rates(studies, own)),
         folds,
     ]
     by_fold = folds.data[folds.data["loss"] == LOVASZ]
@@ -99,7 +100,7 @@ def _gains(study: Study, name: str, what: str) -> Table:
     table = pd.concat(
         [
             study.differences.assign(subset="all"),
-            stats.by_presence(study.scores),
+            study.by_presence,
             *([at_natural.assign(subset="natural")] if study.of_voc else []),
             parts[parts["subset"].isin(CHOSEN)],
         ],
@@ -118,57 +119,65 @@ def _gains(study: Study, name: str, what: str) -> Table:
     )
 
 
-def _of_fewer_losses(
-    studies: Mapping[str, Records], whole: Mapping[str, Records]
-) -> tuple[dict[str, Records], list[str]]:
-    """The splits that have finished the paper's losses, or the Lovász hinge and cross-entropy, at
-    least the whole ones, with the cells of these losses; sentences on the gain over them, if they
-    are more, and on studies that repeat some of them with other rates to choose from."""
-    own, found = dict(whole), []
-    more = _splits_of(PAPER_LOSSES, studies, whole)
-    if begun := [name for name in more if name not in whole]:
-        own = more
-        alone = [f"on {name}, its folds given, {_over([own[name]])}" for name in begun]
-        found.append(
-            f"{count(len(own), 'split')} have finished {listed(map(the, PAPER_LOSSES))}, "
-            f"{listed(begun)} only these. Over all of them the Lovász hinge gains "
-            f"{_over(list(own.values()))}; {listed(alone)}."
-        )
+def _of_more_splits(finished: Mapping[str, Records], whole: Mapping[str, Records]) -> str:
+    """The gains over the splits that have finished the paper's losses, some of them only these.
+
+    finished: with the cells of these losses alone, the whole ones among them.
+    """
+    begun = [name for name in finished if name not in whole]
+    alone = [f"on {name}, its folds given, {_over([finished[name]])}" for name in begun]
+    return (
+        f"{count(len(finished), 'split')} have finished {listed(map(the, PAPER_LOSSES))}, "
+        f"{listed(begun)} only these. Over all of them the Lovász hinge gains "
+        f"{_over(list(finished.values()))}; {listed(alone)}."
+    )
+
+
+def _with_other_rates(studies: Mapping[str, Records], whole: Mapping[str, Records]) -> list[str]:
+    """A sentence on each study that repeats some of the splits with other rates to choose from."""
+    found = []
     pair = _splits_of(PAIR, studies, whole)
     first = next(iter(whole.values()))
     for name, records in studies.items():
+        limited = _limited(records, PAIR)
         before = {k: r for k, r in pair.items() if same_lists(r, records)}
         folds = {fold for r in before.values() for fold in r.grid.folds}
-        again = repeats(records) and _experiment(records) == _experiment(first)
-        if not again or folds != set(records.grid.folds) or not _finished(PAIR, records):
+        if not (
+            records.tuning
+            and records.folds_per_partition
+            and _experiment(records) == _experiment(first)
+            and folds == set(records.grid.folds)
+            and _finished(PAIR, limited)
+        ):
             continue
-        limited = _limited(records, PAIR)
         kept = [r for k, r in pair.items() if k not in before]
         rates = records.study["config"]["tuning"]["lrs"]
-        found.append(
+        text = (
             f"{name} repeats {listed(before)} with a first range of rates from {min(rates):.2g} to "
             f"{max(rates):.2g} for both losses. On the same folds the gain is {_gain([limited])}; "
             f"with the rates chosen before it was {_gain(list(before.values()))}."
         )
         if kept:
-            every = joined([*kept, limited])
-            found[-1] += (
-                f" With it in their place the gain over all {len(every.grid.folds)} folds is "
-                f"{_gain([every])}."
+            count_folds = len(folds) + sum(len(r.grid.folds) for r in kept)
+            text += (
+                f" With it in their place the gain over all {count_folds} folds is "
+                f"{_gain([*kept, limited])}."
             )
-    return own, found
+        found.append(text)
+    return found
 
 
 def _splits_of(
     losses: Sequence[str], studies: Mapping[str, Records], whole: Mapping[str, Records]
 ) -> dict[str, Records]:
-    """`same_but_for_split` of the studies that have finished these losses, the whole ones first."""
-    every = {name: studies[name] for name in (*whole, *studies) if _finished(losses, studies[name])}
-    return same_but_for_split({name: _limited(own, losses) for name, own in every.items()})
+    """`same_but_for_split` of the studies that have finished these losses, with their cells alone;
+    the whole ones first."""
+    every = {name: _limited(studies[name], losses) for name in (*whole, *studies)}
+    return same_but_for_split({name: r for name, r in every.items() if _finished(losses, r)})
 
 
-def _finished(losses: Sequence[str], records: Records) -> bool:
-    return set(losses) <= set(records.grid.losses) and _limited(records, losses).whole
+def _finished(losses: Sequence[str], limited: Records) -> bool:
+    return limited.whole and set(losses) <= set(limited.grid.losses)
 
 
 def _over(studies: Sequence[Records]) -> str:
@@ -176,24 +185,9 @@ def _over(studies: Sequence[Records]) -> str:
     return listed(f"{_gain(studies, x)} over {the(x)}" for x in PAPER_LOSSES if x != LOVASZ)
 
 
-def repeats(records: Records) -> bool:
-    """Whether the study divides the images into folds several times, and chose its rates."""
-    return bool(records.tuning and _repeats(records))
-
-
-def _repeats(records: Records) -> int:
-    """The folds of a partition; 0 if there is one partition, or nothing is recorded."""
-    return int(records.study["config"].get("cells", {}).get("folds_per_partition", 0))
-
-
-def _partition(records: Records) -> int:
-    return _repeats(records) or len(records.grid.folds)
-
-
 def _gain(studies: Sequence[Records], against: str = REFERENCE) -> str:
-    """Of the Lovász hinge over another loss, in one study or over several splits."""
-    scores = Scores(studies[0] if len(studies) == 1 else joined(studies))
-    return with_interval(stats.compare(scores, Arm(LOVASZ), Arm(against)))
+    """Of the Lovász hinge over another loss, over one or several splits."""
+    return with_interval(stats.compare(Scores(joined(studies)), Arm(LOVASZ), Arm(against)))
 
 
 def _limited(records: Records, losses: Sequence[str]) -> Records:
@@ -258,7 +252,7 @@ def same_but_for_split(studies: Mapping[str, Records]) -> dict[str, Records]:
     """
     groups: dict[str, dict[str, Records]] = {}
     for name, records in studies.items():
-        if repeats(records) or not records.tuning:
+        if records.folds_per_partition or not records.tuning:
             continue
         group = groups.setdefault(_experiment(records), {})
         whole = all(set(r.grid.losses) <= set(records.grid.losses) for r in group.values())
@@ -275,25 +269,35 @@ def _experiment(records: Records) -> str:
     return repr((config.get("network"), data))
 
 
+def _places(records: Records) -> dict[int, tuple[int, int]]:
+    """By fold its partition of the images, and its place in that."""
+    folds, size = sorted(records.grid.folds), records.folds_per_partition
+    if not size:
+        return {fold: (0, place) for place, fold in enumerate(folds)}
+    return {fold: divmod(fold, size) for fold in folds}
+
+
 def joined(studies: Sequence[Records]) -> Records:
     """The cells of several studies as those of one, for the losses that all of them have: each
     study is a partition of the images into folds, or several.
 
-    Folds are numbered through, so that an image counts once per study that scores it.
+    Folds are numbered through, so that an image counts once per partition that scores it.
     """
     first = studies[0]
     losses = [x for x in first.grid.losses if all(x in r.grid.losses for r in studies)]
-    sizes = [_partition(r) for r in studies]
+    every = [_places(r) for r in studies]
+    size = 1 + max(place for places in every for _, place in places.values())
     numbers: list[dict[int, int]] = []
-    next_one = 0  # a number of a partition
-    for r, size in zip(studies, sizes, strict=True):
-        places = [(fold // size, fold % size) for fold in sorted(r.grid.folds)]
-        if not _repeats(r):
-            places = [(0, place) for place in range(size)]
-        first_one = next_one - places[0][0]
-        number = [(first_one + own) * max(sizes) + place for own, place in places]
-        numbers.append(dict(zip(sorted(r.grid.folds), number, strict=True)))
-        next_one = first_one + places[-1][0] + 1
+    start = 0  # the first partition of a study
+    for places in every:
+        partitions = sorted({partition for partition, _ in places.values()})
+        numbers.append(
+            {
+                x: (start + partitions.index(own)) * size + place
+                for x, (own, place) in places.items()
+            }
+        )
+        start += len(partitions)
     images = pd.concat(
         [
             r.images.assign(fold=r.images["fold"].map(own))
@@ -310,7 +314,7 @@ def joined(studies: Sequence[Records]) -> Records:
     }
     grid: Json = first.study["grid"] | {"losses": losses, "folds": folds}
     config = first.study["config"]
-    config = config | {"cells": config.get("cells", {}) | {"folds_per_partition": max(sizes)}}
+    config = config | {"cells": config.get("cells", {}) | {"folds_per_partition": size}}
     study = first.study | {"grid": grid, "config": config}
     images = images[images["loss"].isin(losses)]
     return replace(first, study=study, images=images, results=results)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
+
+import pandas as pd
 
 from lovasz_repro.analysis import stats
-from lovasz_repro.analysis.claims import claims
+from lovasz_repro.analysis.claims import Claim, claims
 from lovasz_repro.analysis.decide import decisions
 from lovasz_repro.analysis.decompose import decomposition
 from lovasz_repro.analysis.headline import headline
@@ -16,7 +19,7 @@ from lovasz_repro.records import Records
 
 
 class Study:
-    """The records of a study, its files by path, and its tables.
+    """The records of a study, its files by path, and its tables, each made when it is first used.
 
     of_voc: whether the categories are the paper's: only then its values stand beside ours.
     comparable: whether any loss can be compared to the reference.
@@ -25,12 +28,37 @@ class Study:
     def __init__(self, records: Records, files: Mapping[str, bytes]) -> None:
         self.records, self.files = records, files
         self.scores = Scores(records)
-        self.claims = claims(self.scores)
-        self.differences = stats.mean_differences(self.scores)
-        self.headline = headline(self.scores)
-        self.parts = decomposition(self.scores)
-        self.choices = decisions(self.scores)
-        self.prevalence = prevalence_gains(self.scores)
         classes = records.study.get("config", {}).get("data", {}).get("classes")
         self.of_voc = classes is None or classes == list(CATEGORIES)
-        self.comparable = bool(self.differences["difference"].notna().any())
+
+    @property
+    def comparable(self) -> bool:
+        return bool(self.differences["difference"].notna().any())
+
+    @cached_property
+    def claims(self) -> list[Claim]:
+        return claims(self.scores)
+
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        return stats.mean_differences(self.scores)
+
+    @cached_property
+    def by_presence(self) -> pd.DataFrame:
+        return stats.by_presence(self.scores)
+
+    @cached_property
+    def headline(self) -> pd.DataFrame:
+        return headline(self.scores)
+
+    @cached_property
+    def parts(self) -> pd.DataFrame:
+        return decomposition(self.scores)
+
+    @cached_property
+    def choices(self) -> pd.DataFrame:
+        return decisions(self.scores)
+
+    @cached_property
+    def prevalence(self) -> pd.DataFrame:
+        return prevalence_gains(self.scores)

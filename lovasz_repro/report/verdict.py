@@ -6,7 +6,6 @@ import math
 
 import pandas as pd
 
-from lovasz_repro.analysis import stats
 from lovasz_repro.analysis.claims import LOVASZ, Claim
 from lovasz_repro.analysis.prevalence import NATURAL
 from lovasz_repro.analysis.stats import REFERENCE
@@ -65,8 +64,7 @@ def _where(study: Study) -> str:
     table = parts_of_gain(study.parts)
     if table.empty:
         return "Where a gain would come from cannot be said from these records."
-    halves = stats.by_presence(study.scores)
-    halves = halves[halves["loss"] == LOVASZ].set_index("subset")
+    halves = study.by_presence[study.by_presence["loss"] == LOVASZ].set_index("subset")
     shape = table.loc["oracle"]
     text = (
         f"On images with the category the gain is {with_interval(halves.loc['present'])}, on "

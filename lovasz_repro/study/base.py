@@ -14,7 +14,7 @@ from lovasz_repro.data.datamodule import Task
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json, write_bytes, write_json
 from lovasz_repro.losses import softmax_cross_entropy
-from lovasz_repro.models.deeplab import DeepLab, build, state_digest
+from lovasz_repro.models.deeplab import DeepLab, build, not_finite, state_digest
 from lovasz_repro.study.devices import on_all
 from lovasz_repro.study.kept import stored_base
 from lovasz_repro.study.workspace import Workspace
@@ -75,9 +75,8 @@ def _make(workspace: Workspace, fold: int) -> None:
     try:
         if base.train != "none":
             fit(trainer, module, data)
-        broken = [n for n, value in network.state_dict().items() if not value.isfinite().all()]
-        if broken:
-            raise NonFiniteError(f"{broken[0]} is not finite")
+        if name := not_finite(network):
+            raise NonFiniteError(f"{name} is not finite")
     except NonFiniteError as error:
         raise UserError(
             f"base.optim.lr: the base network of fold {fold} diverged at "

@@ -22,7 +22,7 @@ from lovasz_repro import files, schema
 from lovasz_repro.config import Data, Network, Runtime, check_settings
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import sha256
-from lovasz_repro.models.deeplab import DeepLab, build, state_digest
+from lovasz_repro.models.deeplab import DeepLab, build, not_finite, state_digest
 from lovasz_repro.records import UNTRAINED, Cell, Json
 
 FILE = "weights.safetensors"
@@ -199,9 +199,8 @@ def _load(network: nn.Module, folder: Path, result: Json, experiment: str) -> No
 
 
 def _check_finite(network: nn.Module, path: Path) -> None:
-    for name, value in network.state_dict().items():
-        if not value.isfinite().all():
-            raise UserError(f"{path}: {name} is not finite")
+    if name := not_finite(network):
+        raise UserError(f"{path}: {name} is not finite")
 
 
 class _Behind(nn.Module):

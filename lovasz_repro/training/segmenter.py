@@ -24,7 +24,7 @@ from lovasz_repro.losses import (
     lovasz_hinge,
     soft_jaccard,
 )
-from lovasz_repro.models.deeplab import VOC_LABELS, DeepLab, to_native
+from lovasz_repro.models.deeplab import VOC_LABELS, DeepLab, not_finite, to_native
 from lovasz_repro.records import MEASURES, Json
 from lovasz_repro.training.metrics import (
     ImageIoU,
@@ -204,9 +204,8 @@ class LabelSegmenter(Segmenter):
 
     def on_fit_end(self) -> None:
         """Raises: NonFiniteError. Logits that are not finite would still have a largest label."""
-        for name, value in self.network.state_dict().items():
-            if not value.isfinite().all():
-                raise NonFiniteError(f"{name} is not finite at learning rate {self.lr:g}")
+        if name := not_finite(self.network):
+            raise NonFiniteError(f"{name} is not finite at learning rate {self.lr:g}")
 
     def _counts(self, logits: Tensor, target: Tensor) -> Tensor:
         """(B, K, 3) counts of each image, with which the metric is updated."""

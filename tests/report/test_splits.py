@@ -7,12 +7,19 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from lovasz_repro.analysis.claims import PAPER_LOSSES
 from lovasz_repro.analysis.decide import decisions
 from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE, gains
 from lovasz_repro.records import Records, load
-from lovasz_repro.report.splits import _of_fewer_losses, joined, same_but_for_split, section
+from lovasz_repro.report.splits import (
+    _splits_of,
+    _with_other_rates,
+    joined,
+    same_but_for_split,
+    section,
+)
 from lovasz_repro.words import points
 from tests.helpers import recount
 from tests.helpers.places import ROOT
@@ -71,8 +78,9 @@ def test_with_other_rates_to_choose_from(studies: dict[str, Records]) -> None:
     """What a study that repeats two splits changes: counted by hand from the records."""
     names = ("finetune_third", "finetune_wide")
     every = studies | {name: load(REPORTS / name / "records.zip", gallery=False) for name in names}
-    own, (*_, text) = _of_fewer_losses(every, same_but_for_split(every))
-    assert tuple(own)[:2] == PAIR
+    whole = same_but_for_split(every)
+    assert tuple(_splits_of(PAPER_LOSSES, every, whole)) == (*PAIR, THIRD)
+    (text,) = _with_other_rates(every, whole)
     gain = {}
     for name in (*PAIR, *names):
         rows = recount.images(REPORTS / name / "records.zip")
@@ -86,7 +94,7 @@ def test_with_other_rates_to_choose_from(studies: dict[str, Records]) -> None:
     assert f"over all 6 folds is {points((gain['finetune'] + 2 * wide) / 3)} points [" in text
 
     del every["finetune_third"]  # then its folds 4 and 5 would be compared with nothing
-    assert _of_fewer_losses(every, same_but_for_split(every))[1] == []
+    assert _with_other_rates(every, whole) == []
 
 
 def test_a_study_of_several_partitions_keeps_them_apart(studies: dict[str, Records]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from lovasz_repro.__main__ import main
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json
 from lovasz_repro.records import load
+from lovasz_repro.study.launch import Workers
 from tests.helpers.studies import command, contents
 
 ON_RAY = ["--launcher", "ray"]
@@ -60,6 +63,18 @@ def test_a_process_of_slurm_is_no_rank_of_a_training(shapes_root: Path, tmp_path
     subprocess.run([*run, *few], env={**os.environ, **slurm}, check=True, capture_output=True)
     assert len(load(tmp_path / "demo").results) == 2
     assert list((tmp_path / "demo/tensorboard/bird/hinge/fold0-seed0").glob("events.*"))
+
+
+def test_a_study_that_fails_leaves_other_processes_alone() -> None:
+    """Those of the program that calls it."""
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,), daemon=True)
+    other.start()
+    two: Any = SimpleNamespace(config=SimpleNamespace(runtime=SimpleNamespace(workers=2)))
+    with pytest.raises(ValueError, match="fails"), Workers(two):
+        raise ValueError("it fails")
+    other.join(0.5)
+    assert other.is_alive()
+    other.kill()
 
 
 @pytest.fixture
