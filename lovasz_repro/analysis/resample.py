@@ -205,12 +205,14 @@ class Replicates:
 
 def _resampled(fold: int, terms: Floats, strata: NDArray[np.int64]) -> Floats:
     """Sums over images, the observed ones first: (1 + R, arms, seeds, 2), or with labels."""
-    weights = np.ones((1 + IMAGE_REPLICATES, len(terms)))
+    each = terms.reshape(len(terms), -1)
+    sums = np.zeros((1 + IMAGE_REPLICATES, each.shape[1]))
+    sums[0] = each.sum(axis=0)
     for stratum in np.unique(strata):
-        members = np.flatnonzero(strata == stratum)
+        own = each[strata == stratum]
         stream = 1 + 2 * fold + int(stratum)  # strata of equal size must not be drawn alike
-        weights[1:, members] = resamples(len(members), IMAGE_REPLICATES, stream)
-    return np.asarray(np.tensordot(weights, terms, axes=1))  # (1 + R, A, S, 2)
+        sums[1:] += resamples(len(own), IMAGE_REPLICATES, stream) @ own
+    return sums.reshape(-1, *terms.shape[1:])  # (1 + R, A, S, 2)
 
 
 def _ratio(sums: Floats) -> Floats:

@@ -22,6 +22,7 @@ smallest first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -90,51 +91,56 @@ class Scores:
     partition replaces a seed: its base networks and training runs are one draw. An image counts
     once in each partition that scores it.
 
-    Args:
-        folds: use only their cells; None: all.
-
     Raises: UserError if cells of one category and fold do not hold the same images.
     """
 
-    def __init__(self, records: Records, folds: Sequence[int] | None = None) -> None:
+    def __init__(self, records: Records) -> None:
         grid = records.grid
-        self._records = records
         self.losses, self.categories = list(grid.losses), list(grid.categories)
         self.trained = [loss for loss in self.losses if loss != UNTRAINED]
         self.tuned = bool(records.tuning)
         self.expected_cells = len(grid.folds) * len(grid.seeds)
+        self._folds_per_partition = records.folds_per_partition
         images = records.images.sort_values("id", kind="stable")
-        if folds is not None:
-            images = images[images["fold"].isin(folds)]
         keys = ["category", "loss", "fold", "seed"]
-        self._cells: dict[Cell, Columns] = {}
+        every_id, numbers = images["id"].to_numpy(), images.drop(columns=[*keys, "id"])
+        columns = numbers.to_numpy(np.float64).T
         self._ids: dict[tuple[str, int], NDArray[np.object_]] = {}
+        cells: dict[Cell, Columns] = {}
         first: dict[tuple[str, int], Cell] = {}
-        for key, rows in images.groupby(keys):
+        for key, rows in sorted(images.groupby(keys).indices.items()):
             cell = Cell(*key)
             fold = cell.category, cell.fold
-            ids = rows["id"].to_numpy()
+            ids = every_id[rows]
             if not np.array_equal(ids, self._ids.setdefault(fold, ids)):
                 raise UserError(
                     f"{cell.path}/images.csv and {first[fold].path}/images.csv hold different "
                     "images; they cannot be compared: delete both folders and run the study again"
                 )
             first.setdefault(fold, cell)
-            numbers = rows.drop(columns=[*keys, "id"])
-            columns = numbers.to_numpy(np.float64).T
-            self._cells[cell] = dict(zip(numbers.columns, columns, strict=True))
-        self.present = [loss for loss in self.losses if any(c.loss == loss for c in self._cells)]
-        self._runs: dict[tuple[str, str], dict[int, list[Cell]]] = {}
-        for cell in sorted(self._cells):
-            own_folds = self._runs.setdefault((cell.category, cell.loss), {})
-            own_folds.setdefault(cell.fold, []).append(cell)
-        self._folds: dict[tuple[str, tuple[Arm, ...], str], Folds] = {}
-        self._sums: dict[tuple[str, Arm, str], NDArray[np.float64]] = {}
+            cells[cell] = dict(zip(numbers.columns, columns[:, rows], strict=True))
+        self._hold(cells)
         once = images.drop_duplicates(["category", "fold", "id"])
         sizes = once[once["has_category"] > 0].groupby("category")["object_fraction"]
         self.borders: dict[str, Floats] = {
             name: np.quantile(own, [0.25, 0.5, 0.75]) for name, own in sizes
         }
+
+    def _hold(self, cells: dict[Cell, Columns]) -> None:
+        """Use these cells, and no table made of others."""
+        self._cells = cells
+        folds = sorted({cell.fold for cell in cells})
+        size = self._folds_per_partition or 1 + max(folds, default=0)
+        numbers = sorted({fold // size for fold in folds})
+        # The number of each fold's partition, from 0 on.
+        self._partition_of = {fold: numbers.index(fold // size) for fold in folds}
+        self.present = [loss for loss in self.losses if any(c.loss == loss for c in cells)]
+        self._runs: dict[tuple[str, str], dict[int, list[Cell]]] = {}
+        for cell in sorted(cells):
+            own_folds = self._runs.setdefault((cell.category, cell.loss), {})
+            own_folds.setdefault(cell.fold, []).append(cell)
+        self._folds: dict[tuple[str, tuple[Arm, ...], str], Folds] = {}
+        self._sums: dict[tuple[str, Arm, str], NDArray[np.float64]] = {}
 
     def runs(self, category: str, loss: str) -> list[tuple[int, int]]:
         """The finished (fold, seed) of a category and loss."""
@@ -164,25 +170,17 @@ class Scores:
     def random_folds(self) -> dict[int, Scores]:
         """The scores of each fold alone; empty if there is only one partition, whose folds are too
         few to be drawn from a population."""
-        if self.partitions < 2:
-            return {}
-        found = {fold: Scores(self._records, [fold]) for fold in self._partition_of}
-        for one in found.values():
-            one.borders = self.borders
+        found: dict[int, Scores] = {}
+        if self.partitions > 1:
+            for fold in self._partition_of:
+                found[fold] = copy(self)
+                found[fold]._hold({cell: x for cell, x in self._cells.items() if cell.fold == fold})
         return found
 
     @property
     def partitions(self) -> int:
         """How many times the images were divided into folds."""
         return len(set(self._partition_of.values()))
-
-    @cached_property
-    def _partition_of(self) -> dict[int, int]:
-        """The number of each fold's partition, from 0 on."""
-        folds = sorted({cell.fold for cell in self._cells})
-        size = self._records.folds_per_partition or 1 + max(folds, default=0)
-        numbers = sorted({fold // size for fold in folds})
-        return {fold: numbers.index(fold // size) for fold in folds}
 
     def folds(self, category: str, arms: Sequence[Arm], subset: str = "all") -> Folds:
         """The images of the subset, fold by fold, under every arm.

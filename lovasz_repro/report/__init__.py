@@ -18,7 +18,6 @@ from lovasz_repro.report import (
     page,
     practice,
     sections,
-    surrogates,
 )
 from lovasz_repro.report.archive import pack, read_files, without_photographs
 from lovasz_repro.report.compare import compare
@@ -98,6 +97,8 @@ def _write(document: Document, out: Path) -> None:
 
 
 def _document(records: Records, files: Mapping[str, bytes]) -> Document:
+    from lovasz_repro.report import surrogates  # torch takes seconds to import
+
     study = Study(records, files)
     rest = [
         sections.table_1(study),

@@ -93,13 +93,14 @@ def change(records: Records, beside: Records) -> dict[str, dict[str, float]]:
     its interval, over the categories that both have."""
     arms = (Arm(LOVASZ), Arm(REFERENCE))
     found = {}
+    scores = Scores(records)
     for subset in ("all", "present"):
-        sides = [Scores(records), Scores(alike(beside, records, subset))]
-        own, other = ([gains(one, *arms, subset) for one in side.each] for side in sides)
+        there = Scores(alike(beside, records, subset))
+        own, other = ([gains(x, *arms, subset) for x in side.each] for side in (scores, there))
         # Random folds are in one of the two; if both had them, theirs would be the same.
         pairs = [(one, other[0]) for one in own[1:]] or [(own[0], one) for one in other[1:]]
         whole = (own[0] - other[0]).dropna()
-        mean = over_categories([whole, *((one - there) for one, there in pairs)])
+        mean = over_categories([whole, *(one - two for one, two in pairs)])
         found[subset] = {
             "gain": own[0][whole.index].mean(), "gain_beside": other[0][whole.index].mean(),
             "difference": mean.value, "low": mean.low, "high": mean.high,

@@ -59,7 +59,7 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
     if len(finished) > len(own):
         whole = Study(joined(list(finished.values())), {})
         these = f"mean over these {count(len(finished), 'split')}"
-        begun.append(Paragraph(_of_more_splits(finished, own)))
+        begun.append(Paragraph(_of_more_splits(finished, own, whole.scores)))
         begun.append(_gains(whole, "splits-finished", these))
     folds = tables.fold_table(whole.records, whole.scores.random_folds, SUBSETS)
     lead, *rest = verdict(study)
@@ -119,17 +119,20 @@ def _gains(study: Study, name: str, what: str) -> Table:
     )
 
 
-def _of_more_splits(finished: Mapping[str, Records], whole: Mapping[str, Records]) -> str:
+def _of_more_splits(
+    finished: Mapping[str, Records], whole: Mapping[str, Records], together: Scores
+) -> str:
     """The gains over the splits that have finished the paper's losses, some of them only these.
 
     finished: with the cells of these losses alone, the whole ones among them.
+    together: the scores of all of these.
     """
     begun = [name for name in finished if name not in whole]
-    alone = [f"on {name}, its folds given, {_over([finished[name]])}" for name in begun]
+    alone = [f"on {name}, its folds given, {_over(Scores(finished[name]))}" for name in begun]
     return (
         f"{count(len(finished), 'split')} have finished {listed(map(the, PAPER_LOSSES))}, "
         f"{listed(begun)} only these. Over all of them the Lovász hinge gains "
-        f"{_over(list(finished.values()))}; {listed(alone)}."
+        f"{_over(together)}; {listed(alone)}."
     )
 
 
@@ -154,14 +157,15 @@ def _with_other_rates(studies: Mapping[str, Records], whole: Mapping[str, Record
         rates = records.study["config"]["tuning"]["lrs"]
         text = (
             f"{name} repeats {listed(before)} with a first range of rates from {min(rates):.2g} to "
-            f"{max(rates):.2g} for both losses. On the same folds the gain is {_gain([limited])}; "
-            f"with the rates chosen before it was {_gain(list(before.values()))}."
+            f"{max(rates):.2g} for both losses. On the same folds the gain is "
+            f"{_gain(Scores(limited))}; with the rates chosen before it was "
+            f"{_gain(Scores(joined(list(before.values()))))}."
         )
         if kept:
             count_folds = len(folds) + sum(len(r.grid.folds) for r in kept)
             text += (
                 f" With it in their place the gain over all {count_folds} folds is "
-                f"{_gain([*kept, limited])}."
+                f"{_gain(Scores(joined([*kept, limited])))}."
             )
         found.append(text)
     return found
@@ -180,14 +184,14 @@ def _finished(losses: Sequence[str], limited: Records) -> bool:
     return limited.whole and set(losses) <= set(limited.grid.losses)
 
 
-def _over(studies: Sequence[Records]) -> str:
+def _over(scores: Scores) -> str:
     """The gains of the Lovász hinge over the paper's other losses."""
-    return listed(f"{_gain(studies, x)} over {the(x)}" for x in PAPER_LOSSES if x != LOVASZ)
+    return listed(f"{_gain(scores, x)} over {the(x)}" for x in PAPER_LOSSES if x != LOVASZ)
 
 
-def _gain(studies: Sequence[Records], against: str = REFERENCE) -> str:
-    """Of the Lovász hinge over another loss, over one or several splits."""
-    return with_interval(stats.compare(Scores(joined(studies)), Arm(LOVASZ), Arm(against)))
+def _gain(scores: Scores, against: str = REFERENCE) -> str:
+    """Of the Lovász hinge over another loss."""
+    return with_interval(stats.compare(scores, Arm(LOVASZ), Arm(against)))
 
 
 def _limited(records: Records, losses: Sequence[str]) -> Records:
