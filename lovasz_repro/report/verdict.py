@@ -45,7 +45,10 @@ def _gain(differences: pd.DataFrame, of_voc: bool) -> str:
     if row["low"] <= 0 <= row["high"]:
         text += " The interval includes zero."
     if of_voc:
-        text += f" The paper’s gain is {points(quoted.gain(LOVASZ))}{quoted.SIGN}."
+        paper = quoted.gain(LOVASZ)
+        places = {"above": paper > row["high"], "below": paper < row["low"]}
+        where = "".join(f", {place} the interval" for place, there in places.items() if there)
+        text += f" The paper’s gain is {points(paper)}{quoted.SIGN}{where}."
     return text
 
 

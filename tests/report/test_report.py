@@ -264,7 +264,7 @@ class TestContent:
         answer = (out / "report.md").read_text("utf-8").split("\n\n")[2]
         assert f"{100 * value['lovasz_hinge']:.1f}\u00a0%" in answer
         assert f"{100 * value['cross_entropy']:.1f}\u00a0%" in answer
-        assert "The paper’s gain is +3.4†." in answer
+        assert "The paper’s gain is +3.4†" in answer
 
     def test_the_paper_s_values_are_marked_once(self, written: tuple[Path, Path]) -> None:
         for name in ("report.md", "index.html"):

@@ -24,6 +24,7 @@ from lovasz_repro.report.practice import (
     tuning_table,
 )
 from lovasz_repro.report.setup import deviations, facts
+from lovasz_repro.report.verdict import _gain
 from tests.helpers.synthetic import write_study
 
 
@@ -103,6 +104,28 @@ class TestTuning:
     def test_none_tried(self) -> None:
         assert tuning_frame({}).empty
         assert tuning_frame({"fold0": {"hinge": {"lr": 1, "steps": 2, "trials": []}}}).empty
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.1, 0.6, "]. The paper’s gain is +3.4†, above the interval."),
+        (
+            -0.1,
+            0.6,
+            "]. The interval includes zero. The paper’s gain is +3.4†, above the interval.",
+        ),
+        (0.1, 4.0, "]. The paper’s gain is +3.4†."),
+        (3.5, 4.0, "]. The paper’s gain is +3.4†, below the interval."),
+        (np.nan, np.nan, "points. The paper’s gain is +3.4†."),
+    ],
+)
+def test_the_paper_s_gain_beside_the_interval(low: float, high: float, said: str) -> None:
+    row = intervals((low, high)).assign(
+        loss="lovasz_hinge", value=0.8, reference_value=0.79, difference=0.01, categories=20
+    )
+    assert _gain(row, of_voc=True).endswith(said)
+    assert "paper" not in _gain(row, of_voc=False)
 
 
 def test_costs_are_medians(tmp_path: Path) -> None:
