@@ -212,6 +212,7 @@ class Result(CellOf):
     image_iou: Share
     tuned_image_iou: Share
     dataset_iou: Share
+    held_out_images: NotRequired[Count]
     files: FilesOf
 
 

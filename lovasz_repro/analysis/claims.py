@@ -51,7 +51,7 @@ NAMES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """One claim and its verdict.
 
@@ -65,9 +65,9 @@ class Claim:
     key: str
     title: str
     verdict: Verdict
-    effect: float
-    low: float
-    high: float
+    effect: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
     unit: str
     explanation: str
     hardest: str = ""
@@ -122,12 +122,12 @@ def own_measure(scores: Scores) -> Claim:
                 what = f"by {NAMES[own]} against training with {NAMES[loss]}"
                 contrasts.append(_contrast(scores, what, Arm(loss, own), Arm(own, own), True))
     more = (
-        " Soft Jaccard is left out: it is not in the paper's table, and as a measure it is taken "
+        " Soft Jaccard is left out: it is not in the paper’s table, and as a measure it is taken "
         "per image, which the loss per batch does not train."
     )
     if scores.tuned:
         more += " Rates and steps of every loss were chosen by image-IoU, not by its own measure."
-    title, unit = "Each loss is best on its own measure", "the loss's own value"
+    title, unit = "Each loss is best on its own measure", "the loss’s own value, in percent"
     return _claim(scores, PAPER_LOSSES, "own_measure", title, unit, contrasts, after=more)
 
 
@@ -154,8 +154,8 @@ def small_objects(scores: Scores) -> Claim:
         scores, (LOVASZ, REFERENCE), "small_objects", "Small objects gain most", "image-IoU",
         contrasts,
         before=_by_quarter([quarter.mean() for quarter in each[0]]),
-        after=f" With both thresholds chosen the smallest quarter gains {points(change)} points "
-        "more than the largest.",
+        after=" With both thresholds chosen the smallest quarter’s gain minus the largest’s is "
+        f"{points(change)} points.",
     )  # fmt: skip
 
 
@@ -230,18 +230,20 @@ def _claim(
             "two categories or more with the same finished cells of both losses, and with images"
         )
     if needs:
-        nothing = (math.nan, math.nan, math.nan)
-        return Claim(key, title, "undecided", *nothing, unit, f"Needs {needs}.")
+        return Claim(
+            key=key, title=title, verdict="undecided", unit=unit, explanation=f"Needs {needs}."
+        )
     hardest = min(contrasts, key=lambda contrast: contrast.margin)
     text = f"{hardest.what}, mean over {hardest.categories} categories."
     if len(contrasts) > 1:
         above = sum(contrast.low > 0 for contrast in contrasts)
         counted = f"{above} of {len(contrasts)} comparisons lie wholly above zero"
         text = f"{counted}. The hardest one: {text}"
-    text = before + text[0].upper() + text[1:] + after
-    effect = (hardest.effect, hardest.low, hardest.high)
-    verdict = judged(hardest.low, hardest.high)
-    return Claim(key, title, verdict, *effect, unit, text, hardest.what)
+    return Claim(
+        key=key, title=title, verdict=judged(hardest.low, hardest.high), effect=hardest.effect,
+        low=hardest.low, high=hardest.high, unit=unit, hardest=hardest.what,
+        explanation=before + text[0].upper() + text[1:] + after,
+    )  # fmt: skip
 
 
 def judged(low: float, high: float) -> Verdict:

@@ -191,9 +191,10 @@ def claim(table: pd.DataFrame) -> Claim:
     title = "Lovász-Softmax per batch raises the mIoU over cross-entropy fine-tuning"
     rows = table[table["loss"] == LOVASZ_SOFTMAX].dropna(subset="difference")
     if rows.empty:
-        nothing = (np.nan, np.nan, np.nan)
-        needs = "Needs the same finished cells of both losses."
-        return Claim("lovasz_softmax", title, "undecided", *nothing, "mIoU", needs)
+        return Claim(
+            key="lovasz_softmax", title=title, verdict="undecided", unit="mIoU",
+            explanation="Needs the same finished cells of both losses.",
+        )  # fmt: skip
     row = rows.iloc[0]
     low, high = row["difference_low"], row["difference_high"]
     text = f"Against cross-entropy, {row['batch_size']} images a step, {row['cells']} cells each."
@@ -204,4 +205,7 @@ def claim(table: pd.DataFrame) -> Claim:
             " No loss, cross-entropy among them, moves the mIoU from that before fine-tuning by "
             f"as much as {100 * MOVED:g} points."
         )
-    return Claim("lovasz_softmax", title, verdict, row["difference"], low, high, "mIoU", text)
+    return Claim(
+        key="lovasz_softmax", title=title, verdict=verdict, effect=row["difference"], low=low,
+        high=high, unit="mIoU", explanation=text,
+    )  # fmt: skip

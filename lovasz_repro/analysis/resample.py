@@ -121,12 +121,22 @@ def sign_flip(differences: Floats) -> float:
     # Sums that are equal in exact arithmetic must count as equal.
     limit = observed - 1e-9 * np.abs(differences).sum()
     if count <= EXACT_UNITS:
-        sums = differences[:1]  # the first sign stays: |sum| is the same for a mirrored pattern
-        for value in differences[1:]:
-            sums = np.concatenate([sums + value, sums - value])
-        return float(np.mean(np.abs(sums) >= limit))
+        first, second = (_signed_sums(half) for half in np.array_split(differences, 2))
+        second = np.sort(second)
+        below = np.searchsorted(second, -limit - first, side="right")
+        above = len(second) - np.searchsorted(second, limit - first, side="left")
+        # Every pattern is on both sides of a limit of zero.
+        return float(min(1, (below + above).sum() / 2**count))
     signs = np.random.default_rng(count).choice([-1.0, 1.0], (99_999, count))
     return float((1 + np.sum(np.abs(signs @ differences) >= limit)) / 100_000)
+
+
+def _signed_sums(values: Floats) -> Floats:
+    """The sums under all sign patterns, (2^N,)."""
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums + value, sums - value])
+    return sums
 
 
 def fold_test(low: float, high: float, folds: Sequence[Floats]) -> float:

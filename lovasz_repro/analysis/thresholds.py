@@ -22,8 +22,7 @@ def threshold_curves(records: Records, scores: Scores) -> pd.DataFrame:
     images = pd.DataFrame({"n_present": holds["sum"], "n_absent": holds["size"] - holds["sum"]})
     table = records.thresholds.join(images, on=CELL)
     table = table[table["category"].isin(scores.common(scores.present))]
-    counts = table[[*images]].to_numpy(float)
-    table = table.assign(**dict(zip(HALVES, (table[HALVES] * counts).T.to_numpy(), strict=True)))
+    table = table.assign(**{half: table[half] * table[f"n_{half}"] for half in HALVES})
     sums = table.groupby(["loss", "category", "threshold"])[[*HALVES, *images]].sum()
     counts = sums[[*images]].to_numpy()
     means = sums[HALVES] / counts

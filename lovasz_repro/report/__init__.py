@@ -99,13 +99,13 @@ def _write(document: Document, out: Path) -> None:
 def _document(records: Records, files: Mapping[str, bytes]) -> Document:
     from lovasz_repro.report import surrogates  # torch takes seconds to import
 
-    study = Study(records, files)
+    study = Study(records)
     rest = [
         sections.table_1(study),
         sections.per_category(study),
         curves.binary(study),
         *gain_sources.sections(study),
-        *sections.qualitative(study),
+        *sections.qualitative(study, files),
         surrogates.section(),
         practice.section(study.records),
     ]

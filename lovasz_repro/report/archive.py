@@ -1,4 +1,4 @@
-"""The small files of a run: read from its folder or from the `records.zip` that a report keeps."""
+"""What a report keeps of a run: which of its files, with photographs or without, and the zip."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def read_files(runs: Path, records: Records) -> dict[str, bytes]:
         shown = [entry[key] for key in ("image", "truth", "outline") if key in entry]
         names += [f"gallery/{name}" for name in (*shown, *entry["overlays"].values())]
     names += [f"base/fold{fold}/{name}" for fold in records.grid.folds for name in BASE_FILES]
-    names += [f"{cell.path}/{name}" for cell in records.grid.cells() for name in CELL_FILES]
+    # A cell that is finished meanwhile is not in the report either.
+    cells = [cell for cell in records.grid.cells() if cell not in records.missing]
+    names += [f"{cell.path}/{name}" for cell in cells for name in CELL_FILES]
     return {name: stored.read(name) for name in sorted(names) if name in stored}
 
 

@@ -32,7 +32,7 @@ def panels(
         columns: panels side by side.
         height: of a panel, in inches.
         losses: named above the panels by their lines.
-        shared: sharex, sharey.
+        shared: of `Figure.subplots`: sharex, sharey, width_ratios.
     """
     lines = -(-count // columns)
     above = 0.25 * -(-len(losses) // 3)

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 
 from lovasz_repro.analysis import stats
 from lovasz_repro.analysis.claims import LOVASZ
-from lovasz_repro.analysis.headline import UNTRAINED_TUNED, headline
-from lovasz_repro.analysis.scores import Scores
+from lovasz_repro.analysis.scores import Arm, Scores
 from lovasz_repro.errors import UserError
 from lovasz_repro.records import UNTRAINED, Records, load
 from lovasz_repro.report import figures, headings, splits, tables
@@ -26,7 +25,6 @@ from lovasz_repro.report.document import (
     Paragraph,
     Section,
     Table,
-    of_difference,
     percent,
 )
 from lovasz_repro.report.drawing import drawing, picture
@@ -39,6 +37,8 @@ SUBSETS = {
     "present": "images with the category",
     "absent": "images without the category",
 }
+Gains = dict[tuple[str, str], pd.DataFrame]
+"""By experiment and subset: the losses' differences to cross-entropy."""
 
 
 def compare(reports: Sequence[Path], out: Path) -> Document:
@@ -63,18 +63,19 @@ def compare(reports: Sequence[Path], out: Path) -> Document:
         for name, r in studies.items()
     ]
     links = [Link(name, f"{path}/index.html", f"{path}/report.md") for name, path in paths.items()]
-    parts = [_gains(scores, links), splits.section(studies, scores), _base(scores)]
-    return Document("The experiments side by side", facts, [p for p in parts if p], banner)
-
-
-def _gains(scores: dict[str, Scores], links: Sequence[Link]) -> Section:
-    """links: to the reports, behind the first table."""
-    found = {
+    gains = {
         (name, subset): stats.mean_differences(one, "iou", subset).dropna(subset="difference")
         for name, one in scores.items()
         for subset in SUBSETS
     }
-    rows = [own.assign(experiment=name, subset=part) for (name, part), own in found.items()]
+    parts = [_gains(gains, links), splits.section(studies, scores), _base(scores, gains)]
+    return Document("The experiments side by side", facts, [p for p in parts if p], banner)
+
+
+def _gains(gains: Gains, links: Sequence[Link]) -> Section:
+    """links: to the reports, behind the first table."""
+    names = list(dict.fromkeys(name for name, _ in gains))
+    rows = [own.assign(experiment=name, subset=part) for (name, part), own in gains.items()]
     table = pd.concat(rows, ignore_index=True)
     if table.empty:
         title = "In no experiment can the Lovász hinge be compared to cross-entropy"
@@ -90,11 +91,11 @@ def _gains(scores: dict[str, Scores], links: Sequence[Link]) -> Section:
     blocks.append(
         picture(
             "gains",
-            f"Gain in image-IoU over cross-entropy in {', '.join(scores)}, by loss.",
+            f"Gain in image-IoU over cross-entropy in {', '.join(names)}, by loss.",
             "Gain in image-IoU over cross-entropy, mean over categories with 95 % "
             "interval, one panel per experiment.",
             figures.forests(
-                [(name, found[name, "all"]) for name in scores], "gain over cross-entropy, points"
+                [(name, gains[name, "all"]) for name in names], "gain over cross-entropy, points"
             ),
         )
     )
@@ -103,7 +104,7 @@ def _gains(scores: dict[str, Scores], links: Sequence[Link]) -> Section:
             "gains-table" if subset == "all" else f"gains-{subset}-table",
             f"Gain in image-IoU over cross-entropy in points, {text}.",
             "experiment",
-            [(name, found[name, subset]) for name in scores],
+            [(name, gains[name, subset]) for name in names],
             table[table["subset"] == subset],
             levels=True,
         )
@@ -111,17 +112,16 @@ def _gains(scores: dict[str, Scores], links: Sequence[Link]) -> Section:
     return Section("gain-by-experiment", "Gains", title, blocks)
 
 
-def _base(scores: dict[str, Scores]) -> Section:
+def _base(scores: dict[str, Scores], gains: Gains) -> Section:
     """The gain of each loss over the image-IoU of the network that it starts from."""
     found, lacking = [], []
     for name, one in scores.items():
         if UNTRAINED not in one.present:
             lacking.append(name)
             continue
-        table = headline(one).set_index("row")
-        base, chosen = table.loc[[UNTRAINED, UNTRAINED_TUNED], "value"]
-        rows = of_difference(table).loc[list(one.trained), ["difference", "low", "high"]]
-        rows = rows.dropna(subset="difference").rename_axis("loss").reset_index()
+        rows = gains[name, "all"][["loss", "difference", "low", "high"]]
+        base, chosen = (stats.level(one, Arm(UNTRAINED, x)).mean() for x in ("iou", "tuned_iou"))
+        rows = rows[rows["loss"] != UNTRAINED]
         found.append(rows.assign(experiment=name, base=base, chosen=chosen))
     blocks: list[Block] = []
     if lacking:

@@ -1,4 +1,4 @@
-"""Compares each other run with the study that it differs least from, by settings and by gain."""
+"""Each other run beside the study whose settings are nearest: what differs, and both gains."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _differences(main: Records, other: Records) -> Iterator[str]:
         yield f"{listed(steps)} steps"
     for (group, key), text in DIFFERENCES.items():
         if not same(main, other, group, key):
-            yield text.format(_setting(other, group, key))
+            yield text.format(setting(other, group, key))
         elif (group, key) == LISTS and (
             more := sorted(set(other.grid.folds) - set(main.grid.folds))
         ):
@@ -127,7 +127,7 @@ def _differences(main: Records, other: Records) -> Iterator[str]:
     if not set(main.grid.seeds) & set(other.grid.seeds):
         yield f"seed {listed(other.grid.seeds)}"
     if same(main, other, *NETWORK):
-        tried = [_setting(records, *RATES) or [] for records in (main, other)]
+        tried = [setting(records, *RATES) or [] for records in (main, other)]
         if all(tried) and (min(tried[0]), max(tried[0])) != (min(tried[1]), max(tried[1])):
             yield f"first rates from {min(tried[1]):.2g} to {max(tried[1]):.2g}"
         for loss in (REFERENCE, LOVASZ):
@@ -174,10 +174,10 @@ def same_lists(one: Records, other: Records) -> bool:
 
 def same(one: Records, other: Records, group: str, key: str) -> bool:
     """Whether two studies have the same value of a key, or neither has recorded it."""
-    return bool(_setting(one, group, key) == _setting(other, group, key))
+    return bool(setting(one, group, key) == setting(other, group, key))
 
 
-def _setting(records: Records, group: str, key: str) -> Any:
+def setting(records: Records, group: str, key: str) -> Any:
     return records.study.get("config", {}).get(group, {}).get(key)
 
 

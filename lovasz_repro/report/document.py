@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -160,7 +160,7 @@ class Section:
     anchor: str
     short: str
     title: str
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[Block]
 
 
 @dataclass(frozen=True)
@@ -197,13 +197,11 @@ def level_field(
     return Field(write(value), value, interval, best=best)
 
 
-def difference_field(value: float, low: float, high: float) -> Field:
-    return level_field(value, points, interval(low, high, points))
-
-
 def gain_field(value: float, low: float, high: float) -> Field:
-    """As `difference_field`; a dash if there is nothing to compare with."""
-    return difference_field(value, low, high) if math.isfinite(value) else MISSING
+    """A difference with its interval; a dash if there is nothing to compare with."""
+    if not math.isfinite(value):
+        return MISSING
+    return level_field(value, points, interval(low, high, points))
 
 
 def percent(value: float) -> str:

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from lovasz_repro.analysis.prevalence import NATURAL
 from lovasz_repro.report import quoted
 from lovasz_repro.report.axes import (
-    WIDTH,
     inside,
     interval,
     legend,
@@ -89,9 +88,8 @@ def per_category(
     order = {category: place for place, category in enumerate(pairs["category"])}
     losses = ordered(levels["loss"].unique())
     limits = window([pairs])
-    height = 1.1 + 0.36 * max(len(order), 2)
-    figure.set_size_inches(WIDTH, height + 0.3)
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    height = 1.4 + 0.36 * max(len(order), 2)
+    left, right = panels(figure, 2, 2, height, sharey=True, width_ratios=(3, 2))
     for index, name in enumerate(losses):
         rows = levels[(levels["loss"] == name) & levels["category"].isin(order)]
         # Side by side within the row: losses that are nearly equal would cover each other.
@@ -124,9 +122,8 @@ def subsets(figure: Figure, splits: Sequence[tuple[str, pd.DataFrame, dict[str, 
     """
     losses = ordered(splits[0][1]["loss"].unique())
     limits = window([table for _, table, _ in splits])
-    figure.set_size_inches(WIDTH, 3.7)
     widths = [1 + len(labels) for _, _, labels in splits]
-    every = figure.subplots(1, len(splits), sharey=True, width_ratios=widths)
+    every = panels(figure, len(splits), len(splits), 3.7, sharey=True, width_ratios=widths)
     for axes, (title, table, labels) in zip(every, splits, strict=True):
         places = {subset: place for place, subset in enumerate(labels)}
         for index, loss in enumerate(losses):
@@ -205,11 +202,12 @@ def curves(figure: Figure, table: pd.DataFrame) -> None:
 
 
 @drawing
-def prevalence(figure: Figure, table: pd.DataFrame, losses: list[str]) -> None:
+def prevalence(figure: Figure, table: pd.DataFrame, losses: list[str], of_voc: bool) -> None:
     """Gain over cross-entropy by the share of images with the category, a line a loss.
 
     Args:
-        table: `prevalence_gains`; losses: those drawn with their bands.
+        table: `prevalence_gains`; losses: those drawn with their bands; of_voc: whether VOC's own
+            share is marked.
     """
     shown = table[table["loss"].isin(losses)]
     reach = shown.groupby("loss").agg(low=("low", "min"), high=("high", "max"))
@@ -221,7 +219,8 @@ def prevalence(figure: Figure, table: pd.DataFrame, losses: list[str]) -> None:
     limit(axes, limits, upright=True)
     _beyond(axes, shown, losses)
     top = axes.get_ylim()[1]
-    for share, text in ((NATURAL, "VOC’s own list, 7 %"), (0.5, "val set here, 50 %")):
+    marks = {0.5: "val set here, 50 %"} | ({NATURAL: "VOC’s own list, 7 %"} if of_voc else {})
+    for share, text in marks.items():
         axes.axvline(100 * share, color=INK, lw=1, ls=(0, (2, 3)), alpha=0.7)
         axes.annotate(
             text, (100 * share, top), xytext=(4 if share < 0.5 else -4, -2),

@@ -151,7 +151,7 @@ def by_prevalence(study: Study) -> Section:
             f"{prose.loss_names(losses)}.",
             "Gain in image-IoU over cross-entropy by the share of images that hold the category, "
             "thresholds at 0. Line: mean over categories; band: its 95 % interval.",
-            figures.prevalence(table, losses),
+            figures.prevalence(table, losses, study.of_voc),
         ),
         tables.gains_table(
             "prevalence-table",
@@ -163,7 +163,7 @@ def by_prevalence(study: Study) -> Section:
     ]
     if found:
         blocks.append(Listing(found, "Where the mean of two losses crosses"))
-    title = headings.prevalence(table, NATURAL)
+    title = headings.prevalence(table)
     return Section("by-prevalence", "Gain against prevalence", title, blocks)
 
 

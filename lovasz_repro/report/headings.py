@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lovasz_repro.analysis.claims import LOVASZ, Claim
+from lovasz_repro.analysis.prevalence import NATURAL
 from lovasz_repro.records import UNTRAINED
 from lovasz_repro.report.document import capital, listed, percent
 from lovasz_repro.report.prose import UNTRAINED_ROWS, parts_of_gain, the, with_interval
@@ -84,8 +85,9 @@ def operating(parts: pd.DataFrame) -> str:
     )
 
 
-def prevalence(table: pd.DataFrame, share: float) -> str:
-    """The loss with the highest gain at a share of images with the category."""
+def prevalence(table: pd.DataFrame) -> str:
+    """The loss with the highest gain at VOC's own share of images with the category."""
+    share = NATURAL
     rows = table[(table["share"] == share) & (table["loss"] != UNTRAINED)]
     if rows.empty:
         return "No gain to set against the share of images with the category"
@@ -147,4 +149,4 @@ def agreement(rows: pd.DataFrame) -> str:
         for text, side in sides.items()
         if side.any()
     ]
-    return listed(found)
+    return "; ".join(found)

@@ -93,13 +93,13 @@ def verdict(table: pd.DataFrame, images: pd.DataFrame) -> list[str]:
     if not np.isfinite(claim(table).effect):
         return [_answered(table)]
     found = [
-        f"{prose.with_interval(row)} at {row['batch_size']}"
+        f"{prose.with_interval(row)} with {row['batch_size']}"
         for _, row in of_difference(_by_batch(table)).iterrows()
     ]
     return [
         _answered(table),
-        f"In mIoU per image the gain is {_gain(images)}. By images a step, on as many images in "
-        f"all, the gain in mIoU is {listed(found)}.",
+        f"In mIoU per image the gain is {_gain(images)}. By the number of images a step, at the "
+        f"same number of images in all, the gain in mIoU is {listed(found)}.",
     ]
 
 
@@ -222,7 +222,7 @@ def _labels(table: pd.DataFrame) -> Section:
         tables.gains_table(
             "labels-table",
             "Difference in IoU over all val images to cross-entropy, in points with 95 % interval, "
-            "beside cross-entropy’s own. The intervals are not corrected for being many.",
+            "beside cross-entropy’s own. The intervals are not corrected for the number of labels.",
             "label",
             [(name, gains[gains["category"] == name]) for name in names],
             table,

@@ -56,9 +56,9 @@ def _rates(tried: pd.DataFrame, measure: str) -> list[Block]:
     if tried.empty:
         return [Paragraph("Learning rates tried: not recorded.")]
     text = (
-        "Every loss got the same first trials, on images of each fold’s own training list; taken "
-        f"was what gave the highest mean {measure} on held-out images, which neither the base "
-        "network nor a trial trained on, and for the cells of that fold alone."
+        "Every loss got the same first trials in each fold. The rate with the highest mean "
+        f"{measure} on held-out images was taken, for the cells of that fold alone: images of the "
+        "fold’s own training list that neither the base network nor a trial trained on."
     )
     if tried["steps"].nunique() > 1:
         text += " The number of steps was chosen by the same rule, at the best rate."

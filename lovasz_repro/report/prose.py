@@ -101,7 +101,7 @@ def choosing(table: pd.DataFrame) -> str:
 def held_out(records: Records) -> str:
     """How many images a threshold was chosen on."""
     counts = [
-        int(result["held_out_images"])
+        result["held_out_images"]
         for result in records.results.values()
         if "held_out_images" in result
     ]

@@ -38,7 +38,8 @@ def update_readme(readme: Path, reports: Path) -> None:
     """Replace what stands between the markers of README, and of the files in the reports' folder.
 
     Args:
-        readme: the file, with the markers `results`: filled from the main report; see `_weight`.
+        readme: the file, with the markers `results`: filled from the main report, the binary one
+            with most categories; of these a fine-tuned one before a head, then most cells.
         reports: folder of reports; those on generated shapes are not results and are left out. Its
             README.md, if it has one, holds the markers `reports`; its bench/README.md, if that
             folder exists, `bench` for bench/loss.csv, `convergence` for bench/convergence.csv,
@@ -108,8 +109,9 @@ def _list_of(results: dict[Path, Records]) -> str:
         what += f", {count(losses, 'training loss')}"
         cells = f"{len(records.results)} of {count(len(records.grid.cells()), 'cell')}"
         lines.append(f"- [{folder.name}]({folder.name}/report.md): {what}, {cells}.")
-    studies = {name: records for name, records in _binary(results).items() if records.whole}
-    if len(studies) > 1 and (main := _main(results)):
+    whole = {path: records for path, records in results.items() if records.whole}
+    studies = _binary(whole)
+    if len(studies) > 1 and (main := _main(whole)):
         lines += ["", CONTROLS, "", controls_table(studies, main.name)]
     return "\n".join(lines) or NOTHING
 
@@ -143,12 +145,12 @@ def _result(every: dict[Path, Records], root: Path) -> str:
     if main is None:
         return "\n".join(answers) or NOTHING
     name, link = main.name, links[main]
-    study, source = Study(every[main], {}), f"From [the report of `{name}`]({link}/report.md)."
+    study, source = Study(every[main]), f"From [the report of `{name}`]({link}/report.md)."
     figure = f"{link}/figures/gain.svg"
     together = main.parent / "compare"
     own = same_but_for_split(_binary(every, first=main))
     if own and (together / SPLITS_FIGURE).is_file():
-        study = Study(joined(list(own.values())), {})
+        study = Study(joined(list(own.values())))
         folder = Path(os.path.relpath(together, root)).as_posix()
         name = listed(list(own))
         reports = listed([f"[`{x}`]({links[main.parent / x]}/report.md)" for x in own])

@@ -5,7 +5,7 @@ Where a gain comes from is in `gain_sources`, what happened during training in `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lovasz_repro.analysis import stats
@@ -35,7 +35,10 @@ def opening(records: Records, said: Sequence[str]) -> list[Block]:
     blocks: list[Block] = [Paragraph(lead, lead=True), *map(Paragraph, more)]
     failed = [f"{cell}: {error}" for cell, error in records.failed.items()]
     digest = records.study["hash"][:12]
-    other = f"Cells finished under another configuration than the study’s ({digest})"
+    other = (
+        f"Cells finished under another configuration than the study’s ({digest}), or with another "
+        "rate or number of steps than is chosen now"
+    )
     again = "; run the study again"
     lacking = [
         ("Cells not run", "Cells not run", [str(cell) for cell in records.missing], ""),
@@ -103,10 +106,9 @@ def table_1(study: Study) -> Section:
     matrix = stats.own_measure_matrix(study.scores)
     blocks.append(
         Paragraph(
-            "The paper’s claim on own measures is that each loss is best on its own: then the bold "
-            "entries of the four loss rows bear the dot of the loss that trains with the measure. "
-            "Soft Jaccard is measured per image; training with it per batch is another loss, "
-            "without a measure of its own here."
+            "The paper claims that each loss is best on its own measure: then the bold entry of "
+            "each loss row bears the dot. Soft Jaccard is measured per image; training with it per "
+            "batch is another loss, without a measure of its own here."
         )
     )
     blocks.append(tables.measure_table(matrix))
@@ -134,8 +136,8 @@ def per_category(study: Study) -> Section:
         blocks += [
             Paragraph(
                 "Counted are categories in which the 95 % interval of the difference lies "
-                "on one side of zero; categories are not corrected for being many. The p values "
-                f"below are. In these intervals images {runs}."
+                "on one side of zero. The intervals are not corrected for the number of "
+                f"categories, the p values below are. In these intervals images {runs}."
             ),
             picture(
                 "per-category",
@@ -151,12 +153,15 @@ def per_category(study: Study) -> Section:
     return Section("by-category", "Per category", headings.by_category(pairs), blocks)
 
 
-def qualitative(study: Study) -> list[Section]:
-    """No section if the records hold no pictures; `practice` then says so."""
+def qualitative(study: Study, files: Mapping[str, bytes]) -> list[Section]:
+    """No section if the records hold no pictures; `practice` then says so.
+
+    files: of the study, by path.
+    """
     entries = study.records.gallery
     if not entries:
         return []
-    shown = gallery(entries, ordered(study.scores.losses), study.files)
+    shown = gallery(entries, ordered(study.scores.losses), files)
     blocks: list[Block] = [Paragraph(prose.CHOICE_OF_IMAGES)]
     if shown.legend:
         blocks.append(Paragraph(prose.WITHOUT_PHOTOGRAPHS))

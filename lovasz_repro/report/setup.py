@@ -27,7 +27,9 @@ def facts(records: Records) -> list[tuple[str, str]]:
         if (there := _each(name, parts))
     ]
     hardware = [there for key in ("device", "processor") if (there := _each(key, parts))]
-    cores = f", {there} cores" if (there := _each("cores", parts)) else ""
+    cores = _each("cores", parts)
+    if cores:
+        cores = f", {cores} core{'' if cores == '1' else 's'}"
     days = parts[0].get("started"), machine.get("finished")
     dates = [str(day)[:16].replace("T", " ") for day in days if day]
     worked = [part.get("seconds") for part in parts]

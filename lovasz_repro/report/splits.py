@@ -17,7 +17,7 @@ from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.records import UNTRAINED, Json, Records
 from lovasz_repro.report import tables
 from lovasz_repro.report.axes import interval, panels, zero
-from lovasz_repro.report.controls import same_lists
+from lovasz_repro.report.controls import RATES, same_lists, setting
 from lovasz_repro.report.document import Block, Paragraph, Section, Table, listed, signed
 from lovasz_repro.report.drawing import drawing, picture
 from lovasz_repro.report.gain_sources import PRESENCE
@@ -45,7 +45,7 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
     own = same_but_for_split(studies)
     if not own:
         return None
-    study = Study(joined(list(own.values())), {})
+    study = Study(joined(list(own.values())))
     if study.choices.empty:
         return None
     leaders = study.choices["loss"]
@@ -53,11 +53,11 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
     agreed = [
         f"{name} in {int((decisions(scores[name])['loss'] == leaders).sum())}" for name in own
     ]
-    cases = count(len(leaders), "case")
+    cases = f"{len(leaders)} ways to score"
     finished = _splits_of(PAPER_LOSSES, studies, own)
     whole, begun = study, list[Block]()
     if len(finished) > len(own):
-        whole = Study(joined(list(finished.values())), {})
+        whole = Study(joined(list(finished.values())))
         these = f"mean over these {count(len(finished), 'split')}"
         begun.append(Paragraph(_of_more_splits(finished, own, whole.scores)))
         begun.append(_gains(whole, "splits-finished", these))
@@ -71,7 +71,7 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
             f"{listed(list(own))} train the same network on different splits of the same images, "
             "with rates chosen anew in each fold. A category’s number is the mean over the splits. "
             "Intervals include the spread between folds (base network, chosen rates, training "
-            f"run). Alone they have the same best loss: {listed(agreed)} of the {cases}."
+            f"run). Each alone has the same best loss: {listed(agreed)} of the {cases}."
         ),
         tables.decision_table(study.choices),
         gain_picture(study, "splits-gain"),
@@ -147,6 +147,7 @@ def _with_other_rates(studies: Mapping[str, Records], whole: Mapping[str, Record
         folds = {fold for r in before.values() for fold in r.grid.folds}
         if not (
             records.tuning
+            and (rates := setting(records, *RATES))
             and records.folds_per_partition
             and _experiment(records) == _experiment(first)
             and folds == set(records.grid.folds)
@@ -154,7 +155,6 @@ def _with_other_rates(studies: Mapping[str, Records], whole: Mapping[str, Record
         ):
             continue
         kept = [r for k, r in pair.items() if k not in before]
-        rates = records.study["config"]["tuning"]["lrs"]
         text = (
             f"{name} repeats {listed(before)} with a first range of rates from {min(rates):.2g} to "
             f"{max(rates):.2g} for both losses. On the same folds the gain is "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 
 import pandas as pd
@@ -19,14 +18,14 @@ from lovasz_repro.records import Records
 
 
 class Study:
-    """The records of a study, its files by path, and its tables, each made when it is first used.
+    """The records of a study and its tables, each made when it is first used.
 
     of_voc: whether the categories are the paper's: only then its values stand beside ours.
     comparable: whether any loss can be compared to the reference.
     """
 
-    def __init__(self, records: Records, files: Mapping[str, bytes]) -> None:
-        self.records, self.files = records, files
+    def __init__(self, records: Records) -> None:
+        self.records = records
         self.scores = Scores(records)
         classes = records.study.get("config", {}).get("data", {}).get("classes")
         self.of_voc = classes is None or classes == list(CATEGORIES)

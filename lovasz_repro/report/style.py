@@ -50,7 +50,7 @@ MEASURE_LABELS = {
     "hinge": "hinge",
     "soft_jaccard": "soft Jaccard",
     "lovasz_hinge": "Lovász hinge",
-    "image_iou": "image-IoU",
+    "iou": "image-IoU",
     "dataset_iou": "dataset-IoU",
 }
 

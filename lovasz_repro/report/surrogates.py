@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from lovasz_repro import losses
-from lovasz_repro.report.axes import WIDTH
+from lovasz_repro.report.axes import panels
 from lovasz_repro.report.document import (
     Field,
     Paragraph,
@@ -102,11 +102,9 @@ def sweep(share: float) -> Sweep:
     foreground = round(PIXELS * share)
     scores = torch.cat([_quantiles(foreground) + 0.5, _quantiles(PIXELS - foreground) - 0.5])
     target = (torch.arange(PIXELS) < foreground).long()
-    values: dict[str, Array] = {}
     logits = scores + BIASES[:, None]  # (biases, PIXELS)
     targets = target.expand_as(logits)
-    for name, loss in SWEPT.items():
-        values[name] = loss(logits, targets, reduction="none").numpy()
+    values = {name: loss(logits, targets, reduction="none").numpy() for name, loss in SWEPT.items()}
     wrong = (logits > 0) != targets.bool()
     union = (logits > 0) | targets.bool()
     values["jaccard"] = (wrong.sum(1) / union.sum(1)).double().numpy()
@@ -167,7 +165,7 @@ def section() -> Section:
                 "1 − IoU and four training losses over a bias added to all scores, at three shares "
                 "of foreground, each with its least point marked.",
                 "Losses over one bias that is added to all scores; these are normal with variance "
-                "1 around +½ on foreground and −½ on background. Each curve's least point is "
+                "1 around +½ on foreground and −½ on background. Each curve’s least point is "
                 "marked; the dotted line is the bias with the least Jaccard loss, 1 − IoU. "
                 f"{PIXELS:,} pixels at the "
                 "quantiles of the two distributions, nothing drawn at random.",
@@ -203,11 +201,9 @@ def _table(sweeps: list[Sweep]) -> Table:
 @drawing
 def surface(figure: Figure) -> None:
     """The Lovász hinge of two pixels over both scores, one panel a labeling."""
-    values = {labeling: two_pixels(labeling, AXIS) for labeling in LABELINGS}
-    figure.set_size_inches(WIDTH, 6.9)
-    panels = figure.subplots(2, 2, sharex=True, sharey=True)
-    for axes, labeling in zip(panels.ravel(), LABELINGS, strict=True):
-        height = values[labeling]
+    every = panels(figure, 4, 2, 3.45, sharex=True, sharey=True)
+    for axes, labeling in zip(every, LABELINGS, strict=True):
+        height = two_pixels(labeling, AXIS)
         axes.contourf(AXIS, AXIS, height, LEVELS, colors=FILLS)
         lines = axes.contour(AXIS, AXIS, height, LEVELS[1:], colors=INK, linewidths=0.7)
         axes.clabel(lines, fmt="%g", fontsize=9)
@@ -217,9 +213,9 @@ def surface(figure: Figure) -> None:
         axes.grid(visible=False)
         axes.set_xticks([-2, -1, 0, 1, 2])
         axes.set_yticks([-2, -1, 0, 1, 2])
-    for axes in panels[1]:
+    for axes in every[2:]:
         axes.set_xlabel("score of pixel 1")
-    for axes in panels[:, 0]:
+    for axes in every[::2]:
         axes.set_ylabel("score of pixel 2")
 
 
@@ -227,9 +223,8 @@ def surface(figure: Figure) -> None:
 def bias(figure: Figure, sweeps: Sequence[Sweep]) -> None:
     """Each loss over the bias, its least point marked; one panel a share of foreground."""
     looks = {name: style(name) for name in NAMES} | {"jaccard": LossStyle("1 − IoU", INK, "*", "-")}
-    figure.set_size_inches(WIDTH, 3.9)
-    panels = figure.subplots(1, len(sweeps), sharey=True)
-    for axes, one in zip(panels, sweeps, strict=True):
+    every = panels(figure, len(sweeps), len(sweeps), 3.9, sharey=True)
+    for axes, one in zip(every, sweeps, strict=True):
         axes.axvline(one.bias("jaccard"), color=INK, lw=1, ls=(0, (2, 3)), alpha=0.7)
         for name in NAMES:
             look, values, least = looks[name], one.values[name], one.minimiser(name)
@@ -243,7 +238,7 @@ def bias(figure: Figure, sweeps: Sequence[Sweep]) -> None:
         axes.set_xlim(float(BIASES[0]), float(BIASES[-1]))
         axes.set_title(f"{100 * one.share:g} % foreground")
         axes.set_xlabel("bias added to all scores")
-    panels[0].set_ylabel("loss, logarithmic")
+    every[0].set_ylabel("loss, logarithmic")
     figure.legend(
         [Line2D([], [], color=x.color, ls=x.line, marker=x.marker) for x in looks.values()],
         [look.label for look in looks.values()],

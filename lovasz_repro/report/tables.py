@@ -19,7 +19,6 @@ from lovasz_repro.report.document import (
     MISSING,
     Field,
     Table,
-    difference_field,
     gain_field,
     interval,
     level_field,
@@ -56,7 +55,7 @@ def first_table(rows: pd.DataFrame, of_voc: bool = True) -> Table:
                 level_field(row.value, percent, ends, row.value == best["value"]),
                 _paper_field(row.row) if of_voc else MISSING,
                 gain_field(row.difference, row.difference_low, row.difference_high),
-                Field(these or "–", row.difference),
+                Field(these, row.difference) if these else MISSING,
                 level_field(row.present, percent, best=row.present == best["present"]),
                 level_field(row.absent, percent, best=row.absent == best["absent"]),
                 level_field(row.dataset_iou, percent, best=row.dataset_iou == best["dataset_iou"]),
@@ -93,7 +92,7 @@ def measure_table(matrix: pd.DataFrame) -> Table:
     for measure in matrix["measure"].unique():
         is_loss = measure in MEASURES
         write = plain if is_loss else percent
-        label = MEASURE_LABELS.get("image_iou" if measure == "iou" else measure, measure)
+        label = MEASURE_LABELS[measure]
         row = [Field(f"{label}\u00a0↓" if is_loss else f"{label},\u00a0%\u00a0↑")]
         for loss in losses:
             cell = cells[measure, loss]
@@ -234,7 +233,7 @@ def change_of(table: pd.DataFrame, key: str) -> Field:
     if key not in table.index:
         return MISSING
     row = table.loc[key]
-    return difference_field(row["difference"], row["low"], row["high"])
+    return gain_field(row["difference"], row["low"], row["high"])
 
 
 CLAIM_EVIDENCE = {

@@ -89,7 +89,7 @@ def use(choices: pd.DataFrame) -> str:
     if choices.empty:
         return "Which loss to use cannot be said from these records."
     best = choices["loss"].value_counts()
-    first, *others = ordered(best.index)
+    first, *others = sorted(ordered(best.index), key=lambda loss: -best[loss])
     often = [f"the highest mean in {best[first]}", *(f"{the(x)} in {best[x]}" for x in others)]
     rivals = [names.split() for names in choices["not_told_apart"]]
     better = int(choices["untrained_better"].sum())

@@ -116,6 +116,18 @@ class TestBytes:
         assert {name: (runs / name).read_bytes() for name in names} == content
         assert load(out / "records.zip").images.equals(load(runs).images)
 
+    def test_a_cell_that_is_finished_after_the_records_were_read_is_left_out(
+        self, recorded: Path, tmp_path: Path
+    ) -> None:
+        runs = tmp_path / "runs"
+        shutil.copytree(recorded, runs)
+        result = runs / CELL.path / "result.json"
+        content = result.read_bytes()
+        result.unlink()
+        records = load(runs)
+        result.write_bytes(content)
+        assert not [name for name in read_files(runs, records) if name.startswith(f"{CELL.path}/")]
+
     def test_what_an_older_report_left_is_gone(
         self, written: tuple[Path, Path], tmp_path: Path, undrawn: None
     ) -> None:
@@ -296,7 +308,7 @@ class TestContent:
     def test_curves_start_with_the_untrained_network(self, written: tuple[Path, Path]) -> None:
         records = load(written[0])
         table = (
-            binary_table(Study(records, {}))
+            binary_table(Study(records))
             .set_index(["measure", "loss", "step"])["middle"]
             .sort_index()
         )
@@ -418,7 +430,8 @@ class TestIncomplete:
         runs = self.study(tmp_path, stale=[CELL])
         text = text_of(runs)
         own = read_json(runs / "study.json")["hash"][:12]
-        assert f"({own}): 1 of 36; run the study again." in text
+        assert f"({own}), or with another rate or number of steps than is chosen now" in text
+        assert ": 1 of 36; run the study again." in text
         assert str(CELL) in text
 
     def test_a_nan_is_named(self, tmp_path: Path) -> None:
@@ -579,7 +592,7 @@ class TestReadme:
         readme = tmp_path / "README.md"
         readme.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
         report.update_readme(readme, reports)
-        study = Study(load(reports / "head/records.zip"), {})
+        study = Study(load(reports / "head/records.zip"))
         tables = re.findall(r"((?:^\|.*\n)+)", readme.read_text("utf-8"), re.MULTILINE)
         (rows,) = ([line.split(" | ") for line in table.splitlines()[2:]] for table in tables)
         level = {style(row.row).label: row for row in study.headline.itertuples()}
@@ -613,6 +626,26 @@ class TestReadme:
         with pytest.raises(UserError, match=r"bench.README\.md"):
             report.update_readme(readme, tmp_path / "reports")
         assert readme.read_bytes() == before
+
+    def test_runs_are_compared_beside_a_larger_one_that_is_not_whole(
+        self, tmp_path: Path, reports: Path
+    ) -> None:
+        """README's result is the larger one; the table of runs holds whole ones alone."""
+        runs = tmp_path / "runs/begun"
+        shutil.copytree(tmp_path / "runs/head", runs)
+        synthetic.write_study(
+            runs, categories=(*CATEGORIES, "train"), images_per_cell=4, experiment="begun"
+        )
+        (runs / CELL.path / "result.json").unlink()
+        write_bytes(reports / "begun/records.zip", pack(read_files(runs, load(runs))))
+        readme = tmp_path / "README.md"
+        readme.write_text(f"{BEGIN}{END}")
+        (reports / "README.md").write_text(LIST, encoding="utf-8")
+        report.update_readme(readme, reports)
+        assert "[the report of `begun`]" in readme.read_text("utf-8")
+        listed = (reports / "README.md").read_text("utf-8")
+        assert "| [finetune](finetune/report.md) | seed 3 | 3 categories, 2 folds |" in listed
+        assert "| [begun]" not in listed
 
     def test_without_reports_it_says_so(self, tmp_path: Path) -> None:
         readme = tmp_path / "README.md"

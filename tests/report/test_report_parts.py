@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from lovasz_repro.__main__ import main
 from lovasz_repro.files import read_json, write_bytes, write_json
 from lovasz_repro.records import Json, Records, load
-from lovasz_repro.report import headings
+from lovasz_repro.report import figures, headings
 from lovasz_repro.report.archive import pack, read_files
 from lovasz_repro.report.axes import window
 from lovasz_repro.report.markdown import escaped
@@ -128,6 +129,19 @@ def test_the_paper_s_gain_beside_the_interval(low: float, high: float, said: str
     assert "paper" not in _gain(row, of_voc=False)
 
 
+@pytest.mark.parametrize("of_voc", [True, False])
+def test_only_voc_s_own_share_is_marked_for_voc(of_voc: bool) -> None:
+    shares = [0.02, 0.25, 0.5]
+    row = {"loss": "hinge", "difference": 0.01, "low": 0.0, "high": 0.02}
+    figure = Figure()
+    figures.prevalence(pd.DataFrame([{"share": x, **row} for x in shares]), ["hinge"], of_voc)(
+        figure
+    )
+    marks = [text.get_text() for text in figure.axes[0].texts]
+    assert any("VOC" in mark for mark in marks) == of_voc
+    assert "val set here, 50 %" in marks
+
+
 def test_costs_are_medians(tmp_path: Path) -> None:
     write_study(tmp_path, categories=["bird", "boat", "bus"], seeds=(0,), folds=(0,))
     records = load(tmp_path)
@@ -237,12 +251,12 @@ class TestCompare:
             ([(1, 3), (0.5, 2)], "is above zero in e0 and e1"),
             (
                 [(-3, -1), (-2, 1)],
-                "is below zero in e0 and has an interval that includes zero in e1",
+                "is below zero in e0; has an interval that includes zero in e1",
             ),
             (
                 [(1, 3), (-2, -0.5), (-1, 1), (0, 1), (np.nan, np.nan)],
-                "is above zero in e0, is below zero in e1, has an interval that includes zero "
-                "in e2 and e3 and has no interval in e4",
+                "is above zero in e0; is below zero in e1; has an interval that includes zero "
+                "in e2 and e3; has no interval in e4",
             ),
         ],
     )
