@@ -37,6 +37,13 @@ def importing() -> Iterator[None]:
         gc.enable()
 
 
+def cores() -> int:
+    """How many cores this process may use: a cluster may give it a part of the machine's."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def keep_freed_memory() -> None:
     """Let this process reuse the memory that it frees.
 

@@ -27,7 +27,7 @@ def parser() -> ArgumentParser:
         "study, predict, report. `lovasz-repro COMMAND --help` describes every option.",
     )  # fmt: skip
     commands = top.add_subcommands(metavar="COMMAND", title="commands", description=None)
-    device, rounds = Literal["cpu", "cuda"], "the median of so many"
+    device, rounds = Literal["cpu", "cuda"], "rounds timed, whose median is reported"
 
     text = "train and evaluate one cell, and leave its records"
     add = _add(commands, "fit", text, "fit --config FILE --category NAME --loss NAME")
@@ -49,7 +49,7 @@ def parser() -> ArgumentParser:
     add("--check", action="store_true", help=text)
     text = "where cells run: here (see runtime.workers), or on a Ray cluster"
     add("--launcher", type=Literal["local", "ray"], default="local", help=text)
-    text = "of the Ray cluster, if not started here"
+    text = "HOST:PORT of the Ray cluster; default: the one on this machine"
     add("--address", type=str | None, default=None, help=text)
 
     text = "segment images with the network of a cell that kept its weights"
@@ -216,7 +216,7 @@ def explained(error: OptionError, top: ArgumentParser, arguments: Sequence[str])
         is_file = given[1].endswith((".yaml", ".yml"))
         hint = f"; a configuration is given by --config {given[1]}" if is_file else ""
         return f"{given[1]}: not expected here{hint}"
-    if unknown := re.search(r"(?:unrecognized arguments: --|accept option ')([\w.]+)", message):
+    if unknown := re.search(r"(?:unrecognized arguments: --|accept option ')([\w.-]+)", message):
         return f"unknown key {unknown[1]}: {_keys_near(unknown[1], list(_keys(top, arguments)))}"
     if wrong := re.search(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message):
         there = re.findall(r"[\w-]+", wrong[3])
@@ -305,14 +305,9 @@ def _keys(top: ArgumentParser, arguments: Sequence[str]) -> Iterator[str]:
         yield from (n for n in names[-1:] if n != "help" and not n.startswith("print_"))
 
 
-def config_files(arguments: Sequence[str]) -> list[Path]:
-    """The files that `--config` names."""
-    return [Path(value) for flag, value in _values(arguments) if flag == "config"]
-
-
-def _values(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(flag without dashes, value) of `--flag value` and `--flag=value`."""
+def config_files(arguments: Sequence[str]) -> Iterator[Path]:
+    """The files that `--config FILE` or `--config=FILE` names."""
     for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         flag, equals, value = argument.partition("=")
-        if flag.startswith("--"):
-            yield flag[2:], value if equals else following
+        if flag == "--config":
+            yield Path(value if equals else following)

@@ -97,6 +97,11 @@ CELL = ["--category", "bird", "--loss", "hinge"]
     [
         ([*DEMO, *CELL, "--data.rot", "x"], ["unknown key data.rot", "data.root", "data.cache"]),
         ([*DEMO, *CELL, "--stepz", "3"], ["unknown key stepz", "optim", "network"]),
+        (["study", *DEMO[1:], "--dry-rn"], ["unknown key dry-rn: did you mean dry-run"]),
+        (
+            [*DEMO, *CELL, "--network.kind", "deeplabv3_resnet101"],
+            ["network.freeze_batchnorm: deeplabv3_resnet101 always freezes it"],
+        ),
         ([*DEMO, *CELL, "--data.cropsize", "9"], ["did you mean data.crop_size"]),
         (
             [*DEMO, *CELL, "--batch_size", "9"],

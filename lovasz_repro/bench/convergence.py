@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -139,7 +139,7 @@ def _compare(workspace: Workspace, setup: BinarySetup, loss: str, iterations: in
         return module.network, data
 
     start, data = train(None)
-    trained, _ = train(setup.optim(choice.steps))
+    trained, _ = train(replace(workspace.config.optim, steps=choice.steps))
     lowest = deepcopy(trained)
     objective = Objective(data, workspace.config.loss(loss), choice.steps)
     counted = objective.minimise(lowest, iterations)

@@ -7,7 +7,6 @@ image that decodes its files.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from lovasz_repro.bench.plain import Files, Plain
 from lovasz_repro.config import Experiment, Optim
 from lovasz_repro.data.binary import balanced_plan
 from lovasz_repro.data.datamodule import Batch, DataModule, Task
+from lovasz_repro.environment import cores
 from lovasz_repro.models.deeplab import build
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.callbacks import Stopwatch
@@ -212,7 +212,7 @@ class _Setup:
         on_gpu = self.workspace.device.type == "cuda"
         loader = DataLoader(
             dataset, self.optim.batch_size, shuffle=True, drop_last=True,
-            num_workers=min(8, os.cpu_count() or 1), pin_memory=on_gpu,
+            num_workers=min(8, cores()), pin_memory=on_gpu,
         )  # fmt: skip
         clock = _Clock(self.workspace.device)
         with quiet():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from lovasz_repro.data.voc import CATEGORIES
 from lovasz_repro.errors import UserError
@@ -78,8 +78,8 @@ class Data:
             plus 1, so that the network's grid meets the canvas's corners; larger images are
             shrunk to it, smaller ones kept.
         crop_size: side of the training crop in pixels, as above.
-        views: where a part of the network is frozen (network.train: top or head), how many fixed
-            crops of each training image its output is computed for, once; training draws among
+        views: fixed random crops per image. Where a part of the network is frozen (network.train:
+            top or head), its output is computed once for each of them, and training draws among
             them, the same for every loss. 0: the whole image, neither scaled nor cropped.
         scale: smallest and largest random scale of a training image.
         flip: mirror half of the training crops.
@@ -87,7 +87,7 @@ class Data:
         void_in_empty: what void pixels are in an image without the category. The original sets
             everything there to background.
         negatives: val images without the category per val image with it.
-        val_seed: which of them are drawn.
+        val_seed: of the draw of images without the category, for scoring and for holding out.
     """
 
     root: str = "data/voc"
@@ -155,9 +155,9 @@ class Network:
         output_stride: pixels of the image per cell of the output grid; 8 for
             deeplabv3_resnet101, 16 for deeplabv3_mobilenetv2.
         rates: dilation rates of the head's four branches (deeplab_v2 only).
-        score: the binary score of a category. `channel`: its channel of the 21, as the original.
+        score: the binary score of a category. `channel`: its channel, as the original.
             `log_odds`: its channel minus the log-sum-exp of the others, whose zero is where the
-            21-way network itself is undecided.
+            network of all labels itself is undecided.
         train: what a cell trains: `all` of the network, its `top` from the block `split` on, or
             its `head`. The output of what lies before is computed once.
         split: name of the first block that `top` trains, such as blocks.7 (mobilenetv2) or layer4
@@ -189,6 +189,8 @@ class Network:
                 "network.weights: deeplabv3_mobilenetv2 needs its file; `lovasz-repro data weights`"
                 " fetches it"
             )
+        if self.kind != "deeplab_v2" and not self.freeze_batchnorm:
+            raise UserError(f"network.freeze_batchnorm: {self.kind} always freezes it")
         if self.kind == "deeplab_v2" and self.train == "top":
             raise UserError("network.train: top is not possible for deeplab_v2; there is all, head")
 
@@ -199,14 +201,16 @@ class Network:
 
 @dataclass(frozen=True)
 class Optim:
-    """SGD for the binary cells.
+    """SGD of the cells; under `base.optim` that of the base network.
 
     Args:
-        lr: learning rate of the head where `tuning.lrs` is empty, so no rate is chosen.
+        lr: learning rate of the head; of a cell only where `tuning.lrs` is empty, so that no rate
+            is chosen.
         backbone_lr_factor: the backbone's rate as a multiple of the head's.
         momentum: of SGD.
         weight_decay: of SGD.
-        steps: training steps of a cell where `tuning.steps` is empty, so none are chosen.
+        steps: training steps; of a cell only where `tuning.steps` is empty, so that none are
+            chosen.
         batch_size: images a step.
         drop_at: fraction of the steps after which the rate is multiplied by `drop_factor`.
         drop_factor: what the rate is multiplied by after `drop_at` of the steps.
@@ -237,11 +241,12 @@ class Optim:
 
 @dataclass(frozen=True)
 class Base:
-    """How each fold's 21-way base network is made; every cell of the fold starts from it.
+    """How each fold's base network is made; every cell of the fold starts from it.
 
     Args:
-        train: "all" or "head" trains it here with cross-entropy on all 21 labels; "none" takes the
-            network's own 21-way weights (deeplabv3_resnet101, or network.weights with a head).
+        train: "all" or "head" trains it here with cross-entropy on all labels; "none" takes the
+            network's own weights for all labels (deeplabv3_resnet101, or network.weights with a
+            head).
         optim: its schedule.
         seed: of its initialisation and its draws; one base serves all seeds of the cells.
     """
@@ -266,15 +271,14 @@ class Tuning:
 
     Args:
         lrs: the rates tried; empty: `optim.lr` for every loss.
-        extend: how often one more rate is tried beyond the lowest or the highest where that is the
-            best so far, as far from it as its neighbour is on the other side (as a ratio).
+        extend: at most so many further rates. While the best rate is the lowest or the highest
+            tried, one more beyond it is tried, at the ratio that it has to its neighbour.
         steps: training steps of a trial. The rate is chosen at the first of them; the others are
             tried at that rate. Empty: `optim.steps`.
         categories: which categories a (rate, steps) pair is scored on; its score is their mean.
             A multi-class pair is one trial on all labels, scored by mIoU.
         seeds: the k-th category trains with the k-th of these seeds, in turn.
-        holdout: one part in so many of the candidates is held out, each category shared out
-            evenly.
+        holdout: one candidate in so many is held out (5: a fifth), evenly over the categories.
         holdout_list: the candidates are the training images that this list holds too; None: all
             of them. A published network has seen VOC's training images, so with folds of VOC's val
             list this is `val`.
@@ -405,7 +409,3 @@ class Runtime:
         for key in ("cpus_per_cell", "gpus_per_cell"):
             if (value := getattr(self, key)) > 1 and value != int(value):
                 raise UserError(f"runtime.{key}: {value} is neither whole nor below 1, as Ray asks")
-
-    def numeric(self) -> dict[str, Any]:
-        """The values of `NUMERIC`."""
-        return {key: getattr(self, key) for key in NUMERIC}

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from lovasz_repro.data.integrity import check_sums, digests, write_sums
+from lovasz_repro.data.integrity import Digests, check_sums, write_sums
 from lovasz_repro.data.voc import CATEGORIES, VOC, VOID
+from lovasz_repro.environment import cores
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import about
 
@@ -59,15 +60,15 @@ class ImageCache:
     offsets: NDArray[np.int64]
 
     @classmethod
-    def open(cls, voc: VOC, ids: Sequence[str], size: int, root: Path) -> ImageCache:
-        """The cache of these images, built if it does not exist.
+    def open(cls, voc: VOC, contents: Digests, size: int, root: Path) -> ImageCache:
+        """The cache of the images of `contents`, built if it does not exist.
 
         Raises: UserError naming an image or mask that cannot be read, or a damaged array.
         """
-        ids = sorted(set(ids))
-        contents = digests(voc, ids, root)
+        ids = sorted(contents)
+        hashes = [contents[name] for name in ids]
         own = [] if voc.classes == CATEGORIES else [len(voc.classes)]  # `counts` depends on them
-        folder = root / f"images-{size}-{_digest(_FORMAT, size, ids, contents, *own)}"
+        folder = root / f"images-{size}-{_digest(_FORMAT, size, ids, hashes, *own)}"
         _build(folder, lambda building: _decode(voc, ids, size, building))
         return cls(
             folder=folder,
@@ -122,7 +123,7 @@ def _decode(voc: VOC, ids: list[str], size: int, folder: Path) -> None:
         )
         return mask
 
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(cores())
     try:
         decoded = track(pool.map(one, range(count)), "Decoding images", total=count)
         offsets = np.zeros(count + 1, np.int64)

@@ -4,8 +4,6 @@ import hashlib
 import http.client
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,21 +60,8 @@ class Download:
                 )
             return
         part = self.path.with_name(self.path.name + ".part")
-        with self._explained():
-            _receive(self.url, part, console)
-        if not self._matches(part):
-            part.unlink()
-            raise UserError(
-                f"{self.path}: what {self.url} sent is corrupt (its {self.algorithm} sum is not "
-                f"{self.digest}) and was deleted; run the command again."
-            )
-        part.replace(self.path)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn a network error into a UserError that says what to do."""
         try:
-            yield
+            _receive(self.url, part, console)
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and error.errno in DISK:
                 raise  # not the network's fault
@@ -86,6 +71,13 @@ class Download:
                 f"({self.algorithm} {self.digest}), copy it to {self.path}, and run the command "
                 "again."
             ) from error
+        if not self._matches(part):
+            part.unlink()
+            raise UserError(
+                f"{self.path}: what {self.url} sent is corrupt (its {self.algorithm} sum is not "
+                f"{self.digest}) and was deleted; run the command again."
+            )
+        part.replace(self.path)
 
 
 def _receive(url: str, part: Path, console: Console) -> None:

@@ -1,6 +1,5 @@
 """Cross-validation folds of VOC's val list, stratified by category."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lovasz_repro.data.voc import VOC, labels_in
+from lovasz_repro.environment import cores
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import write_bytes
 
@@ -32,7 +32,7 @@ def write_folds(
     }
     if all(path.is_file() for path in paths.values()):
         return
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         labels = list(pool.map(lambda image_id: labels_in(voc.mask(image_id)), val))
     fold_of = [dict(zip(val, share_out(labels, folds, p), strict=True)) for p in range(partitions)]
     for (k, part), path in paths.items():

@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from rich.progress import track
 
 from lovasz_repro import schema
 from lovasz_repro.data.voc import VOC
+from lovasz_repro.environment import cores
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import Json, read_json, sha256, write_json
 
@@ -28,16 +28,18 @@ SAMPLE = 16
 """Blocks of each array that are read when a cache is opened."""
 SUMS = "checksums.json"
 
-Digests = list[tuple[str, str]]
+Digests = Mapping[str, tuple[str, str]]
+"""By id the SHA-256 of its image and of its mask, "" for a missing file."""
 
 
-def digests(voc: VOC, ids: Sequence[str], cache: Path) -> Digests:
-    """The SHA-256 of each id's image and mask, "" for a missing file.
+def digests(voc: VOC, ids: Iterable[str], cache: Path) -> Digests:
+    """The hashes of these images and masks, by ascending id.
 
     A file is read only if its size or one of its times differs from the index in `cache`.
 
     Raises: UserError naming a path that is not a regular file.
     """
+    ids = sorted(set(ids))
     index = cache / f"contents-{sha256(str(voc.folder.resolve()).encode())[:16]}.json"
     known = _known(index)
     paths = [path for name in ids for path in (voc.image_path(name), voc.mask_path(name))]
@@ -47,31 +49,32 @@ def digests(voc: VOC, ids: Sequence[str], cache: Path) -> Digests:
     if changed:
         title = "Reading images and masks"
         quiet = not sys.stdout.isatty()  # it takes a second or two
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             sums = pool.map(lambda i: sha256(paths[i].read_bytes()), changed)
             bar = track(sums, title, len(changed), disable=quiet)
             for i, digest in zip(changed, bar, strict=True):
                 known[keys[i]] = [*states[i], digest]
         write_json(index, {"files": known})
     found = [known[key][3] if state else "" for key, state in zip(keys, states, strict=True)]
-    return list(zip(found[::2], found[1::2], strict=True))
+    return dict(zip(ids, zip(found[::2], found[1::2], strict=True), strict=True))
 
 
-def content_digest(voc: VOC, ids: Sequence[str], cache: Path) -> str:
+def content_digest(voc: VOC, ids: Iterable[str], contents: Digests) -> str:
     """One hash of the contents of these images and masks, which identifies a study's data.
 
     Args:
-        cache: the folder that keeps the hash of each file.
+        contents: their hashes; others may be in it.
 
-    Raises: UserError naming a file that is missing or not regular.
+    Raises: UserError naming a file that is missing.
     """
-    ids = sorted(set(ids))
-    found = digests(voc, ids, cache)
-    for name, pair in zip(ids, found, strict=True):
-        for path, digest in zip((voc.image_path(name), voc.mask_path(name)), pair, strict=True):
+    lines = []
+    for name in sorted(set(ids)):
+        paths = voc.image_path(name), voc.mask_path(name)
+        for path, digest in zip(paths, contents[name], strict=True):
             if not digest:
                 raise UserError(f"{path}: the file is missing.")
-    return sha256("\n".join(" ".join((n, *p)) for n, p in zip(ids, found, strict=True)).encode())
+        lines.append(" ".join((name, *contents[name])))
+    return sha256("\n".join(lines).encode())
 
 
 def _known(index: Path) -> dict[str, list[Any]]:
@@ -143,7 +146,8 @@ def check_cache(cache: Path) -> list[str]:
     if not cache.is_dir():
         raise UserError(f"{cache}: there is no such folder")
     found = [p for kind in ("images-*", "features-*") for p in sorted(cache.glob(kind))]
-    folders = [path for path in found if path.is_dir()]
+    # A cache that is being built has no checksums yet.
+    folders = [path for path in found if path.is_dir() and path.suffix != ".part"]
     if not folders:
         raise UserError(f"{cache}: no cache in it (images-..., features-...)")
     problems = []

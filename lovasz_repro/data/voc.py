@@ -5,14 +5,13 @@ kept in memory. A file that does not fit VOC's layout raises a
 :class:`~lovasz_repro.errors.UserError` that names it.
 """
 
-import os
 import re
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from lovasz_repro.environment import cores
 from lovasz_repro.errors import UserError
 from lovasz_repro.words import count
 
@@ -74,7 +74,8 @@ class VOC:
 
     def list_names(self) -> list[str]:
         """Names of all lists, sorted: ``train``, ``val``, ``fold0_train``, ..."""
-        return sorted(path.stem for path in self.lists_folder.glob("*.txt"))
+        paths = self.lists_folder.glob("[!.]*.txt")  # a killed process may leave hidden files
+        return sorted(path.stem for path in paths)
 
     def ids(self, list_name: str) -> list[str]:
         """The image ids of a list, in the order of its file."""
@@ -204,6 +205,7 @@ def _size(path: Path) -> tuple[int, int] | None:
         return None
 
 
+@cache
 def voc_palette() -> list[int]:
     """VOC's 256 colours as a flat list r, g, b, r, ..., as in the VOC development kit: a label's
     bits go to r, g, b in turn, its lowest bits to the highest of the colour."""
@@ -241,10 +243,11 @@ def check(
     lists, problems = _read_lists(voc)
     ids = sorted(set().union(*lists.values()))
     labels: dict[str, frozenset[int]] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         inspected = pool.map(partial(_inspect, voc), ids)
         bar = track(inspected, "Checking", total=len(ids), console=console)
-        for image_id, (labels[image_id], wrong) in zip(ids, bar, strict=True):
+        for image_id, (found, wrong) in zip(ids, bar, strict=True):
+            labels[image_id] = found
             listed_in = ", ".join(name for name in lists if image_id in lists[name])
             problems += [f"{line} (listed in {listed_in})" for line in wrong]
     console.print(_table(lists, labels, voc.classes))

@@ -23,7 +23,7 @@ from lovasz_repro.training.logs import log_final
 from lovasz_repro.training.loop import fit, make_trainer, saved, test
 from lovasz_repro.training.segmenter import LabelSegmenter, NonFiniteError
 
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False)
 
 
 def base_network(workspace: Workspace, fold: int) -> tuple[DeepLab, str]:

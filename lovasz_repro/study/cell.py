@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -40,7 +40,7 @@ def run_cell(workspace: Workspace, cell: Cell, choice: Choice) -> Json:
     optim = None
     if cell.loss != UNTRAINED:
         every = config.steps(cell.loss, config.optim.validate_every)
-        optim = setup.optim(choice.steps, every)
+        optim = replace(config.optim, steps=choice.steps, validate_every=every)
     module, trainer, data = setup.train(
         cell.loss, choice.lr, cell.seed, train_index, val_index[:: setup.curve_every], optim,
         folder, str(cell), loggers,

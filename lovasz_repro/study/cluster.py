@@ -118,12 +118,12 @@ class RayWorkers(Workers):
 def _anywhere(config: Experiment) -> Experiment:
     """The experiment with absolute paths, for processes that start in other folders."""
     data, network = config.data, config.network
-    weights = network.weights and str(Path(network.weights).resolve())
+    weights = network.weights and str(Path(network.weights).absolute())
     return replace(
         config,
-        runs=str(Path(config.runs).resolve()),
+        runs=str(Path(config.runs).absolute()),
         data=replace(
-            data, root=str(Path(data.root).resolve()), cache=str(Path(data.cache).resolve())
+            data, root=str(Path(data.root).absolute()), cache=str(Path(data.cache).absolute())
         ),
         network=replace(network, weights=weights),
     )

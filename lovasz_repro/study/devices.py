@@ -66,6 +66,8 @@ def on_all(
         stack.callback(_leave)
         try:
             return function(workspace, *arguments)
+        except UserError:  # of this process: the others may have ended with the same one
+            raise
         except Exception as error:
             if died := _died(others, wait=1.0):
                 raise UserError(died) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from lovasz_repro.data.augment import crop
 from lovasz_repro.data.binary import fixed_views
 from lovasz_repro.data.cache import OUTSIDE, computed
 from lovasz_repro.data.reading import Source
+from lovasz_repro.environment import cores
 from lovasz_repro.training.loop import autocast
 
 
@@ -60,7 +60,7 @@ def with_features(
 
     count = len(cache.ids)
     threads = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)  # no other process works while this one does
+    torch.set_num_threads(cores())  # no other process works while this one does
     try:
         source = replace(source, features=computed(cache, what, count, whole, batch)["features"])
         if not data.views:

@@ -27,7 +27,7 @@ from lovasz_repro.study.cell import run_cell
 from lovasz_repro.study.devices import on_all
 from lovasz_repro.study.identity import check_run, open_run
 from lovasz_repro.study.launch import InUseError, Workers, held
-from lovasz_repro.study.machine import Session, note_machine, session
+from lovasz_repro.study.machine import Session, note_machine
 from lovasz_repro.study.overview import write_overview
 from lovasz_repro.study.progress import (
     MEASURE_NAMES,
@@ -44,7 +44,7 @@ from lovasz_repro.study.tuning import chosen, tune
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.words import count, duration
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)
 
 
 def fit(
@@ -60,7 +60,7 @@ def fit(
     cell = Cell(config.known_category(category), name, fold, seed)
     workspace = Workspace(config)
     _check_fold(workspace, "fold", fold)
-    with session(workspace.folder) as here:
+    with Session(workspace.folder) as here:
         with held(workspace.folder, wait=True):
             open_run(workspace, [cell])
             if not again:
@@ -148,7 +148,7 @@ def study(
         check_run(workspace)
         print_plan(workspace, grid, verbose)
         return 0
-    with session(workspace.folder) as here:
+    with Session(workspace.folder) as here:
         with _start(workspace, launcher, address) as workers:
             with held(workspace.folder, wait=True):
                 workers.alone(open_run, grid.cells())
@@ -169,7 +169,7 @@ def study(
             write_overview(workspace.folder)
     console.print(summary(workspace, grid))
     for cell, error in failed.items():
-        console.print(f"[red]failed[/red] {cell}: {error}", soft_wrap=True)
+        console.print(f"failed {cell}: {error}", style="red", soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -292,7 +292,7 @@ def _run(
         here.note_if_free()
         if outcome.error:
             failed[cell] = outcome.error
-            said = f"[red]failed[/red]: {outcome.error}"
+            said = f"failed: {outcome.error}"
         elif outcome.score is None:
             elsewhere += 1
             continue
@@ -302,6 +302,7 @@ def _run(
         console.print(
             f"[{before + number:>{len(str(total))}}/{total}] {cell}: {said}, "
             f"{outcome.seconds:.1f} s, {duration(left)} left",
+            style="red" if outcome.error else None,
             soft_wrap=True,
         )
     if elsewhere:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from lovasz_repro import schema
 from lovasz_repro.config import Experiment
+from lovasz_repro.config.sections import NUMERIC
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import Json, read_json, write_json
 from lovasz_repro.records import Cell
@@ -74,7 +75,7 @@ def _grid(cells: Sequence[Cell], earlier: Json | None = None) -> Json:
 def _settings(config: Experiment) -> Json:
     """The configuration without what depends on the machine, such as paths."""
     settings: Json = json.loads(json.dumps(asdict(config)))  # tuples become lists
-    settings["runtime"] = config.runtime.numeric()
+    settings["runtime"] = {key: settings["runtime"][key] for key in NUMERIC}
     settings["mixtures"] = {}  # a cell's result.json says which it was trained with
     if not config.multiclass:  # as in records from before there was another task
         del settings["task"]

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from lovasz_repro import files
 from lovasz_repro.config import Experiment
+from lovasz_repro.environment import cores
 from lovasz_repro.errors import UserError
 from lovasz_repro.study.devices import end_with_parent
 from lovasz_repro.study.workspace import Workspace
@@ -77,7 +78,7 @@ class Workers:
                 yield job, function(self.workspace, job)
             return
         config = pickle.dumps(self.workspace.config)
-        threads = max(1, (os.cpu_count() or 1) // self.workspace.config.runtime.workers)
+        threads = max(1, cores() // self.workspace.config.runtime.workers)
         futures = {self._pool.submit(call, config, threads, function, job): job for job in jobs}
         try:
             for future in as_completed(futures):
@@ -140,7 +141,7 @@ def _locked(folder: Path, wait: bool) -> Iterator[None]:
         held_by = f"process {there.get('pid', '?')} on {there.get('host', '?')}"
         if not wait:
             raise InUseError(f"{folder} is in use by {held_by}") from error
-        Console(stderr=True).print(f"{folder} is in use by {held_by}; waiting for it")
+        Console(stderr=True, markup=False).print(f"{folder} is in use by {held_by}; waiting for it")
         lock.acquire()
     try:
         files.write_json(owner, {"pid": os.getpid(), "host": socket.gethostname()})

@@ -10,8 +10,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -53,12 +52,26 @@ def _continued(machine: Json, there: Json) -> Json:
 class Session:
     """A command's working time on a run, which is added to `machine.json`.
 
-    Pauses between commands do not count; time that two commands share counts once.
+    Pauses between commands do not count; time that two commands share counts once. Use it as a
+    context manager, which notes the time however the command ends.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._since: datetime.datetime | None = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if not self.begun:
+            return
+        if kind is None:
+            with held(self._folder, wait=True):
+                self.note()
+        else:
+            with suppress(OSError, UserError):  # keep the error that ended the command
+                self.note_if_free()
 
     @property
     def begun(self) -> bool:
@@ -88,22 +101,6 @@ class Session:
         next note then adds it."""
         with suppress(InUseError), held(self._folder):
             self.note()
-
-
-@contextmanager
-def session(folder: Path) -> Iterator[Session]:
-    """A command's work on the run in `folder`; its time is noted in any case."""
-    here = Session(folder)
-    try:
-        yield here
-    except BaseException:
-        if here.begun:
-            with suppress(OSError, UserError):  # keep the error that ended the command
-                here.note_if_free()
-        raise
-    if here.begun:
-        with held(folder, wait=True):
-            here.note()
 
 
 def _now() -> datetime.datetime:

@@ -112,19 +112,21 @@ class Canvases(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     Attributes:
         broken: the error of each such image, by index.
+        decoded: the others as they are in their files, until `Writer` takes them.
     """
 
     def __init__(self, paths: Sequence[Path], trained: Trained) -> None:
         self.paths = paths
         self.size: int = trained.settings["data"].image_size
         self.broken: dict[int, str] = {}
+        self.decoded: dict[int, NDArray[np.uint8]] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         try:
-            image = read(self.paths[index])
+            image = self.decoded[index] = read(self.paths[index])
         except UserError as error:
             self.broken[index] = str(error)
             image = np.zeros((1, 1, 3), np.uint8)
@@ -170,15 +172,16 @@ class Writer(BasePredictionWriter):
         assert batch_indices is not None
         for index, logits in zip(batch_indices, prediction, strict=True):
             if index not in self.canvases.broken:
-                self._write(self.canvases.paths[index], logits)
+                image = self.canvases.decoded.pop(index)
+                self._write(self.canvases.paths[index], image, logits)
 
-    def _write(self, path: Path, logits: Tensor) -> None:
-        """Write the files of one image. logits: (H, W)."""
+    def _write(self, path: Path, rgb: NDArray[np.uint8], logits: Tensor) -> None:
+        """Write the files of one image. rgb: (H, W, 3); logits: (H, W)."""
         mask = logits > self.threshold
         name = f"{path.stem}.png"
         with files.atomic(self.out / "masks" / name) as temporary:
             save_mask(temporary, mask.byte().mul(self.label).numpy())
-        image = torch.from_numpy(read(path).transpose(2, 0, 1).copy())
+        image = torch.from_numpy(rgb.transpose(2, 0, 1).copy())
         if mask.any():
             colour = tuple(voc_palette()[3 * self.label : 3 * self.label + 3])
             image = draw_segmentation_masks(image, mask, alpha=0.5, colors=[colour])

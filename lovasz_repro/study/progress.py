@@ -18,7 +18,7 @@ from lovasz_repro.study.tuning import chosen, missing_trials, read
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.words import count, duration
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)
 MEASURE_NAMES = {"image_iou": "image-IoU", "miou": "mIoU"}
 
 
@@ -163,8 +163,8 @@ def print_plan(workspace: Workspace, grid: Grid, verbose: bool) -> None:
     else:
         console.print(f"expected for all: {workspace.config.expected}")
     for fold in grid.folds:
-        there = (workspace.base_folder(fold) / "result.json").exists()
-        console.print(f"base network of fold {fold}: {'there' if there else 'to be made'}")
+        there = "there" if is_made(workspace, fold) else "to be made"
+        console.print(f"base network of fold {fold}: {there}")
     trials = len(missing_trials(workspace))
     console.print(f"tuning: {trials} trials to run, or more" if trials else "tuning: done")
     if lacking := lacking_weights(workspace, cells):

@@ -98,12 +98,6 @@ class CellSetup(Generic[Module]):
     ) -> None:
         """Write the predictions of a tested module, if the task shows them."""
 
-    def optim(self, steps: int, validate_every: int | None = None) -> Optim:
-        """The configuration's schedule with other steps and, if given, other validations."""
-        optim = self.workspace.config.optim
-        every = optim.validate_every if validate_every is None else validate_every
-        return replace(optim, steps=steps, validate_every=every)
-
     def train(
         self, loss: str, lr: float, seed: int, train_index: Index, val_index: Index,
         optim: Optim | None, folder: Path | None, title: str, loggers: Sequence[Logger] = (),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from rich.console import Console
@@ -29,7 +30,7 @@ from lovasz_repro.study.setup import cell_setup
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.segmenter import NonFiniteError
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)
 
 FILE = "tuning.json"
 
@@ -242,7 +243,7 @@ def run_trial(workspace: Workspace, trial: Trial) -> float | None:
     training diverged."""
     setup = cell_setup(workspace, trial.category, trial.fold)
     train_index, _, held_out = setup.indices()
-    optim = setup.optim(trial.steps, trial.steps)
+    optim = replace(workspace.config.optim, steps=trial.steps, validate_every=trial.steps)
     title = f"{trial.loss} at {trial.lr:g}: {trial.category}"
     try:
         module, _, _ = setup.train(

@@ -21,7 +21,7 @@ from lovasz_repro.data.binary import SamplePlan, balanced_selection, check_both
 from lovasz_repro.data.cache import ImageCache
 from lovasz_repro.data.datamodule import DataModule, Task
 from lovasz_repro.data.folds import share_out
-from lovasz_repro.data.integrity import content_digest
+from lovasz_repro.data.integrity import Digests, content_digest, digests
 from lovasz_repro.data.reading import Source
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.environment import keep_freed_memory
@@ -94,6 +94,13 @@ class Workspace:
         return folds
 
     @cached_property
+    def contents(self) -> Digests:
+        """The hashes of all images and masks that the lists of a fold name."""
+        kinds = ("train", "val")
+        ids = {name for fold in self.folds for kind in kinds for name in self.list_ids(kind, fold)}
+        return digests(self.voc, ids, Path(self.config.data.cache))
+
+    @cached_property
     def data(self) -> Json:
         """The data entry of `study.json`: all folds' lists and the weights, with hashes.
 
@@ -113,7 +120,7 @@ class Workspace:
                 lists[name] = {
                     "images": len(ids),
                     "sha256": digest,
-                    "content": content_digest(self.voc, ids, Path(self.config.data.cache)),
+                    "content": content_digest(self.voc, ids, self.contents),
                 }
         weights = []
         for path in dict.fromkeys(map(self.config.network.weights_of, self.folds)):
@@ -132,16 +139,8 @@ class Workspace:
 
     @cached_property
     def images(self) -> ImageCache:
-        config = self.config
-        ids = {
-            name
-            for kind in ("train", "val")
-            for fold in self.folds
-            for name in self.list_ids(kind, fold)
-        }
-        return ImageCache.open(
-            self.voc, sorted(ids), config.data.image_size, Path(config.data.cache)
-        )
+        data = self.config.data
+        return ImageCache.open(self.voc, self.contents, data.image_size, Path(data.cache))
 
     def holdout(self, fold: int) -> NDArray[np.int64]:
         """The images of a fold's training list that nothing is trained on; see `config.Tuning`.

@@ -191,7 +191,8 @@ def _resumable(path: Path, identity: str) -> Path | None:
             return path
         others = [part for part in there.split("; ") if part not in identity.split("; ")]
         reason = f"is of {', '.join(others) or there}"
-    Console(stderr=True).print(f"{path} {reason}; training starts over", soft_wrap=True)
+    console = Console(stderr=True, markup=False)
+    console.print(f"{path} {reason}; training starts over", soft_wrap=True)
     path.unlink(missing_ok=True)  # the process of another device may have been first
     return None
 

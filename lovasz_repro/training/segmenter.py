@@ -38,7 +38,7 @@ from lovasz_repro.training.metrics import (
 
 
 class NonFiniteError(UserError):
-    """The training loss became infinite or NaN."""
+    """A loss, a measure or a weight became infinite or NaN."""
 
 
 class Segmenter(pl.LightningModule):
@@ -93,17 +93,14 @@ class Segmenter(pl.LightningModule):
         raise NotImplementedError
 
     def configure_optimizers(self) -> Any:
-        groups = [{"params": self.network, "lr": self.lr, "name": "head"}]
-        if isinstance(self.network, DeepLab):
+        parts = [("head", self.network, self.lr)]
+        if isinstance(own := self.network, DeepLab):
             slow = self.lr * self.optim.backbone_lr_factor
-            groups = [
-                {"params": self.network.backbone, "lr": slow, "name": "backbone"},
-                {"params": self.network.head, "lr": self.lr, "name": "head"},
-            ]
-        for group in groups:
-            module: Any = group["params"]
-            group["params"] = [p for p in module.parameters() if p.requires_grad]
-        groups = [group for group in groups if group["params"]]  # a head alone has no backbone
+            parts = [("backbone", own.backbone, slow), ("head", own.head, self.lr)]
+        groups = []
+        for name, part, lr in parts:
+            if trained := [p for p in part.parameters() if p.requires_grad]:
+                groups.append({"params": trained, "lr": lr, "name": name})
         optimizer = torch.optim.SGD(
             groups, momentum=self.optim.momentum, weight_decay=self.optim.weight_decay
         )

@@ -57,6 +57,13 @@ def test_unknown_list_names_those_there_are(voc: VOC) -> None:
         voc.ids("trainval")
 
 
+def test_a_hidden_file_is_no_list(voc: VOC) -> None:
+    """`files.atomic` leaves such a file where it is killed."""
+    there = voc.list_names()
+    (voc.lists_folder / ".fold0_train.host-1.part.txt").write_text("val_000001\n")
+    assert voc.list_names() == there
+
+
 def test_list_may_have_windows_line_ends_and_blank_lines(voc: VOC) -> None:
     (voc.lists_folder / "val.txt").write_bytes(b"val_000001\r\n\r\nval_000000\r\n")
     assert voc.ids("val") == ["val_000001", "val_000000"]

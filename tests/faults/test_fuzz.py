@@ -19,6 +19,7 @@ import torch
 
 from lovasz_repro.config import Experiment
 from lovasz_repro.data.cache import ImageCache, computed
+from lovasz_repro.data.integrity import digests
 from lovasz_repro.data.shapes import generate
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import UserError
@@ -152,7 +153,7 @@ def _cache(shapes: Path) -> Target:
     root = shapes / "other"
 
     def read() -> Any:
-        cache = ImageCache.open(voc, ids, 33, root)
+        cache = ImageCache.open(voc, digests(voc, ids, root), 33, root)
         arrays = {name: np.asarray(v) for name, v in vars(cache).items() if name != "folder"}
         features = computed(cache, ["a network"], len(ids), _features, 2)
         return arrays, {name: np.asarray(value) for name, value in features.items()}

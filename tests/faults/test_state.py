@@ -19,7 +19,7 @@ from lovasz_repro.__main__ import main
 from lovasz_repro.config import Network
 from lovasz_repro.data import integrity
 from lovasz_repro.data.cache import ImageCache
-from lovasz_repro.data.integrity import check_cache, content_digest
+from lovasz_repro.data.integrity import check_cache, content_digest, digests
 from lovasz_repro.data.voc import VOC
 from lovasz_repro.errors import DISK, UserError
 from lovasz_repro.files import read_json, write_json
@@ -45,7 +45,13 @@ def voc(shapes_root: Path, tmp_path: Path) -> VOC:
 
 
 def opened(voc: VOC) -> ImageCache:
-    return ImageCache.open(voc, voc.ids("fold0_val"), 81, voc.folder / "cache")
+    root = voc.folder / "cache"
+    return ImageCache.open(voc, digests(voc, voc.ids("fold0_val"), root), 81, root)
+
+
+def content(voc: VOC) -> str:
+    ids = voc.ids("fold0_val")
+    return content_digest(voc, ids, digests(voc, ids, voc.folder / "cache"))
 
 
 def flip(path: Path, at: int) -> None:
@@ -79,11 +85,11 @@ def replace_mask(voc: VOC) -> Path:
 )  # fmt: skip
 def test_masks_of_equal_length(voc: VOC) -> None:
     ids = voc.ids("fold0_val")
-    before, digest = opened(voc), content_digest(voc, ids, voc.folder / "cache")
+    before, digest = opened(voc), content(voc)
     replace_mask(voc)
     after = opened(voc)
     assert after.folder != before.folder
-    assert content_digest(voc, ids, voc.folder / "cache") != digest
+    assert content(voc) != digest
     index = int(after.indices(ids[:1])[0])
     assert set(np.unique(after.native_mask(index))) == {0, 5}
     assert set(np.unique(before.native_mask(index))) != {0, 5}
@@ -93,7 +99,7 @@ def test_contents_are_read_again_only_where_a_file_changed(
     voc: VOC, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids, cache = voc.ids("fold0_val"), voc.folder / "cache"
-    first = content_digest(voc, ids, cache)
+    first = content(voc)
     read: list[Path] = []
     original = Path.read_bytes
 
@@ -102,14 +108,14 @@ def test_contents_are_read_again_only_where_a_file_changed(
         return original(self)
 
     monkeypatch.setattr(Path, "read_bytes", counting)
-    assert content_digest(voc, ids, cache) == first
+    assert content(voc) == first
     assert not read
     os.utime(voc.image_path(ids[3]))
-    assert content_digest(voc, ids, cache) == first  # the same bytes, written again
+    assert content(voc) == first  # the same bytes, written again
     assert read == [voc.image_path(ids[3])]
     (index,) = cache.glob("contents-*.json")
     index.write_text("{}")  # an index that was lost only costs reading
-    assert content_digest(voc, ids, cache) == first
+    assert content(voc) == first
     assert len(read) == 1 + 2 * len(ids)
 
 
@@ -130,6 +136,9 @@ def test_cached_array(voc: VOC, name: str, capsys: pytest.CaptureFixture[str]) -
     assert main(["data", "check", "--cache", str(cache)]) == 1
     assert f"{folder / name}: damaged" in capsys.readouterr().out
     shutil.rmtree(folder)
+    folder.with_name(f"{folder.name}.part").mkdir()  # another process builds it, or was killed
+    with pytest.raises(UserError, match="no cache in it"):
+        check_cache(cache)
     opened(voc)
     assert check_cache(cache) == []
 

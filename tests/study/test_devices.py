@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,8 +16,12 @@ import pytest
 import torch
 
 from lovasz_repro.__main__ import main
+from lovasz_repro.config import Experiment
+from lovasz_repro.config.sections import Runtime
 from lovasz_repro.files import read_json
 from lovasz_repro.records import load
+from lovasz_repro.study.devices import on_all
+from lovasz_repro.training.segmenter import NonFiniteError
 from tests.helpers.studies import command, contents
 
 FEW = [
@@ -56,6 +61,26 @@ def test_two_devices_train_what_one_does(shared: Path, shapes_root: Path, tmp_pa
     assert {str(file.relative_to(shared)) for file in (shared / "base").rglob("*")} == {
         str(file.relative_to(alone)) for file in (alone / "base").rglob("*")
     }
+
+
+class Place:
+    """A workspace with nothing but its configuration and rank."""
+
+    def __init__(self, config: Experiment, rank: int = 0) -> None:
+        self.config, self.rank = config, rank
+
+
+def _diverge(place: Place) -> None:
+    """The first device notices last, when the process of the second has ended."""
+    while any(child.is_alive() for child in multiprocessing.active_children()):
+        time.sleep(0.02)
+    raise NonFiniteError("training loss nan between steps 0 and 2")
+
+
+def test_a_training_that_diverges_is_said_of_itself_not_of_its_devices() -> None:
+    config = Experiment(name="two", runtime=Runtime(devices=2, strategy="ddp"))
+    with pytest.raises(NonFiniteError, match="training loss nan"):
+        on_all(Place(config), _diverge)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import torch
 from lovasz_repro.files import read_json
 from lovasz_repro.study import machine
 from lovasz_repro.study.launch import held
-from lovasz_repro.study.machine import FILE, Session, describe_machine, note_machine, session
+from lovasz_repro.study.machine import FILE, Session, describe_machine, note_machine
 from lovasz_repro.study.workspace import Workspace
 from tests.helpers.studies import tiny
 
@@ -107,7 +107,7 @@ def test_the_time_of_a_run_is_that_of_its_commands(
     def minutes() -> float:
         return float(read_json(folder / FILE)["seconds"]) / 60
 
-    with session(folder) as here:
+    with Session(folder) as here:
         begin(here, "2026-01-01 10:00")
         clock("2026-01-01 10:30")
         here.note_if_free()
@@ -118,7 +118,7 @@ def test_the_time_of_a_run_is_that_of_its_commands(
             assert minutes() == 30
         clock("2026-01-01 11:00")
     assert minutes() == 60
-    with suppress(KeyboardInterrupt), session(folder) as here:
+    with suppress(KeyboardInterrupt), Session(folder) as here:
         begin(here, "2026-01-09 10:00")  # more than a week later
         clock("2026-01-09 10:10")
         raise KeyboardInterrupt
@@ -127,9 +127,9 @@ def test_the_time_of_a_run_is_that_of_its_commands(
     begin(killed, "2026-01-09 11:00")
     clock("2026-01-09 11:20")
     killed.note_if_free()
-    with session(folder) as one:
+    with Session(folder) as one:
         begin(one, "2026-01-09 12:00")
-        with session(folder) as other:
+        with Session(folder) as other:
             begin(other, "2026-01-09 12:05")
             clock("2026-01-09 12:10")
             one.note_if_free()
@@ -141,20 +141,20 @@ def test_the_time_of_a_run_is_that_of_its_commands(
     there = read_json(folder / FILE)
     assert there["started"].startswith("2026-01-01T10:00")
     assert there["finished"].startswith("2026-01-09T12:30")
-    with session(folder) as here:
+    with Session(folder) as here:
         begin(here, "2026-01-09 13:00", commit="b")
         clock("2026-01-09 13:05")
     there = read_json(folder / FILE)
     assert [part["seconds"] for part in (*there["earlier"], there)] == [120 * 60, 5 * 60]
-    with session(folder) as here:  # with a clock that was set back
+    with Session(folder) as here:  # with a clock that was set back
         begin(here, "2026-01-08 13:00", commit="b")
         clock("2026-01-08 13:01")
     assert minutes() == 6
 
 
 def test_a_command_without_work_notes_nothing(tmp_path: Path, clock: Callable[..., None]) -> None:
-    with session(tmp_path):
+    with Session(tmp_path):
         pass
-    with pytest.raises(KeyboardInterrupt), session(tmp_path):
+    with pytest.raises(KeyboardInterrupt), Session(tmp_path):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())

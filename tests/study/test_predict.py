@@ -16,7 +16,7 @@ from lovasz_repro.__main__ import main
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json, sha256
 from lovasz_repro.records import Cell
-from lovasz_repro.study import kept
+from lovasz_repro.study import kept, predict
 from lovasz_repro.study.kept import FILE, best_cells, load_cell
 from tests.helpers.places import ROOT
 from tests.helpers.synthetic import write_study
@@ -202,7 +202,17 @@ def test_a_broken_image_does_not_stop_the_others(
     for name in "bce":
         (folder / f"{name}.jpg").write_bytes((folder / "a.jpg").read_bytes()[:300])
     command = ["predict", "--cell", str(finished / CELL), "--out", str(out), "--batch", "2"]
-    assert main([*command, str(folder)]) == 1
+    decoded = []
+    original = predict.read
+
+    def counting(path: Path) -> Any:
+        decoded.append(path.stem)
+        return original(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "read", counting)
+        assert main([*command, str(folder)]) == 1
+    assert decoded == list("abcde")  # each once
     said = capsys.readouterr()
     assert said.out == f"2 images: masks and overlays in {out}\n"
     named = [f"lovasz-repro: {folder / name}.jpg: cannot be decoded" for name in "bce"]

@@ -236,6 +236,35 @@ def test_dry_run_says_what_is_left(
     assert not any(tmp_path.iterdir())
 
 
+def test_dry_run_says_that_a_base_without_its_network_is_made(
+    finished: Path, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after unpacking a report's records.zip, which holds no networks."""
+    shutil.copytree(finished, tmp_path / "demo")
+    planned = [*command(shapes_root, tmp_path), "--dry-run"]
+    assert main(planned) == 0
+    assert "base network of fold 0: there" in capsys.readouterr().out
+    (tmp_path / "demo/base/fold0/network.pt").unlink()
+    assert main(planned) == 0
+    assert "base network of fold 0: to be made" in capsys.readouterr().out
+
+
+def test_a_cell_s_error_is_printed_as_it_is(
+    finished: Path, shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Brackets in it are no markup."""
+
+    def broken(*_: object) -> None:
+        raise ValueError("cannot read [/tmp/x] or [red]y")
+
+    shutil.copytree(finished, tmp_path / "demo")
+    monkeypatch.setattr(module, "run_cell", broken)
+    assert main([*command(shapes_root, tmp_path), "--cells.seeds", "[0, 1]"]) == 1
+    said = capsys.readouterr().out
+    assert said.count("ValueError: cannot read [/tmp/x] or [red]y") == 12  # and again at the end
+
+
 def test_fit_that_diverges_says_so_in_one_line(
     shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
