@@ -110,8 +110,8 @@ class Experiment:
             for steps in {self.optim.validate_every, self.optim.steps, *self.tuning.steps}:
                 if steps * self.optim.batch_size % self.batch_size(loss):
                     raise UserError(
-                        f"cells.losses: {loss} cannot see the images of {steps} steps of "
-                        f"{self.optim.batch_size} in whole steps"
+                        f"cells.losses: {loss}: {steps} steps of {self.optim.batch_size} images "
+                        f"are no whole number of steps of {self.batch_size(loss)}"
                     )
 
     def _check_sizes(self) -> None:
@@ -127,7 +127,11 @@ class Experiment:
         for key in ("image_size", "crop_size"):
             if getattr(self.data, key) % stride != 1:
                 size = getattr(self.data, key)
-                raise UserError(f"data.{key}: {size} is not a multiple of {stride}, plus 1")
+                below = (size - 1) // stride * stride + 1
+                raise UserError(
+                    f"data.{key}: {size} is not a multiple of {stride}, plus 1; {below} and "
+                    f"{below + stride} are"
+                )
 
     @property
     def folder(self) -> Path:

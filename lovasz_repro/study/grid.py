@@ -244,7 +244,7 @@ def _attempt(
         with held(folder, wait=wait):
             if not again and not to_run(workspace, [cell]):  # another process was faster
                 return Outcome()
-            # An older result under other settings would be taken for this one's after a crash.
+            # failed.json is read only where there is no result, such as one under other settings.
             (folder / "result.json").unlink(missing_ok=True)
             try:
                 choice, _ = chosen(workspace, cell.loss, cell.fold)

@@ -155,6 +155,10 @@ def stored_base(folder: Path, network: Network, labels: int) -> tuple[DeepLab, s
     Raises: UserError if it is missing, damaged or not the one that `result.json` describes.
     """
     file = files.regular(folder / "network.pt")
+    if not file.exists():
+        raise UserError(
+            f"{file}: missing (records.zip holds no networks); the study makes it again"
+        )
     base = build(network, labels=labels, pretrained=False)
     try:
         base.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))

@@ -149,7 +149,7 @@ def test_weights_are_what_result_json_says(finished: Path) -> None:
         ),
         (lambda run: (run / CELL / FILE).write_bytes(b"x"), "not the file that result.json"),
         (lambda run: (run / CELL / "result.json").unlink(), "not the folder of a finished cell"),
-        (lambda run: (run / "base/fold0/network.pt").unlink(), "network.pt: cannot be loaded"),
+        (lambda run: (run / "base/fold0/network.pt").unlink(), "network.pt: missing"),
     ],
 )
 def test_what_is_wrong_with_a_cell_is_said_in_one_line(
