@@ -1,4 +1,4 @@
-"""Two studies on different splits of the images, together: against counts from their records."""
+"""Studies on different splits of the images, together: against counts from their records."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lovasz_repro.analysis.scores import Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE, gains
 from lovasz_repro.records import Records, load
 from lovasz_repro.report.splits import (
+    _of_more_splits,
     _splits_of,
     _with_other_rates,
     joined,
@@ -25,9 +26,8 @@ from tests.helpers import recount
 from tests.helpers.places import ROOT
 
 REPORTS = ROOT / "reports"
-PAIR = ("finetune", "finetune_repeat")
-THIRD = "finetune_third"
-NAMES = ("head", "head_voc", "finetune", "finetune_180", "finetune_channel", "finetune_repeat")
+SPLITS = ("finetune", "finetune_repeat", "finetune_third")
+NAMES = ("head", "head_voc", "finetune_180", "finetune_channel", *SPLITS)
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +37,22 @@ def studies() -> dict[str, Records]:
 
 @pytest.fixture(scope="module")
 def choices(studies: dict[str, Records]) -> pd.DataFrame:
-    return decisions(Scores(joined([studies[name] for name in PAIR])))
+    return decisions(Scores(joined([studies[name] for name in SPLITS])))
 
 
 def levels(column: str, present: bool) -> pd.DataFrame:
-    """(categories, losses): the mean over both studies of each one's mean."""
+    """(categories, losses): the mean over the studies of each one's mean."""
     found = []
-    for name in PAIR:
+    for name in SPLITS:
         rows = recount.images(REPORTS / name / "records.zip")
         rows = rows[rows["has_category"] == 1] if present else rows
         found.append(recount.by_category(rows, column))
-    return (found[0] + found[1]).dropna(axis="columns") / 2
+    return sum(found[1:], found[0]).dropna(axis="columns") / len(found)
 
 
 def test_studies_of_one_network_on_different_lists_are_found(studies: dict[str, Records]) -> None:
-    assert tuple(same_but_for_split(studies)) == PAIR
-    others = {name: studies[name] for name in NAMES if name not in PAIR}
+    assert tuple(same_but_for_split(studies)) == SPLITS
+    others = {name: studies[name] for name in NAMES if name not in SPLITS}
     assert section(others, {}) is None
     unsaid = {name: replace(own, study=own.study | {"config": {}}) for name, own in studies.items()}
     assert same_but_for_split(unsaid) == {}
@@ -76,25 +76,48 @@ def test_a_study_that_is_not_whole_is_left_out(studies: dict[str, Records]) -> N
 
 def test_with_other_rates_to_choose_from(studies: dict[str, Records]) -> None:
     """What a study that repeats two splits changes: counted by hand from the records."""
-    names = ("finetune_third", "finetune_wide")
-    every = studies | {name: load(REPORTS / name / "records.zip", gallery=False) for name in names}
+    wide = load(REPORTS / "finetune_wide/records.zip", gallery=False)
+    every = studies | {"finetune_wide": wide}
     whole = same_but_for_split(every)
-    assert tuple(_splits_of(PAPER_LOSSES, every, whole)) == (*PAIR, THIRD)
+    assert tuple(whole) == SPLITS
     (text,) = _with_other_rates(every, whole)
     gain = {}
-    for name in (*PAIR, *names):
+    for name in (*SPLITS, "finetune_wide"):
         rows = recount.images(REPORTS / name / "records.zip")
         levels = recount.by_category(rows, "iou")
         gain[name] = (levels["lovasz_hinge"] - levels["cross_entropy"]).mean()
-    wide = gain["finetune_wide"]
+    after = gain["finetune_wide"]
     before = (gain["finetune_repeat"] + gain["finetune_third"]) / 2
     assert "finetune_wide repeats finetune_repeat and finetune_third with a first range" in text
-    assert f"On the same folds the gain is {points(wide)} points [" in text
+    assert f"On the same folds the gain is {points(after)} points [" in text
     assert f"with the rates chosen before it was {points(before)} points [" in text
-    assert f"over all 6 folds is {points((gain['finetune'] + 2 * wide) / 3)} points [" in text
+    assert f"over all 6 folds is {points((gain['finetune'] + 2 * after) / 3)} points [" in text
 
     del every["finetune_third"]  # then its folds 4 and 5 would be compared with nothing
-    assert _with_other_rates(every, whole) == []
+    assert _with_other_rates(every, same_but_for_split(every)) == []
+
+
+def test_a_split_that_has_finished_the_paper_s_losses_only(studies: dict[str, Records]) -> None:
+    """It is not in the table, but its losses are compared over all splits."""
+    own = studies[SPLITS[-1]]
+    left = [cell for cell in own.grid.cells() if cell.loss in ("soft_jaccard", "mixed")]
+    begun = replace(
+        own,
+        missing=left,
+        results={cell: x for cell, x in own.results.items() if cell not in left},
+        images=own.images[~own.images["loss"].isin(["soft_jaccard", "mixed"])],
+    )
+    every = studies | {SPLITS[-1]: begun}
+    whole = same_but_for_split(every)
+    assert tuple(whole) == SPLITS[:2]
+    finished = _splits_of(PAPER_LOSSES, every, whole)
+    assert tuple(finished) == SPLITS
+    scores = Scores(joined(list(finished.values())))
+    text = _of_more_splits(finished, whole, scores)
+    assert "have finished cross-entropy, hinge and the Lovász hinge, finetune_third only" in text
+    for against in ("cross-entropy", "hinge"):
+        change = gains(scores, Arm("lovasz_hinge"), Arm(against.replace("-", "_"))).mean()
+        assert f"{points(change)} points [" in text
 
 
 def test_a_study_of_several_partitions_keeps_them_apart(studies: dict[str, Records]) -> None:
@@ -114,30 +137,30 @@ def test_other_folds_of_the_same_lists_are_another_split(
 ) -> None:
     own = studies["finetune_repeat"]
     third = replace(own, study=own.study | {"grid": own.study["grid"] | {"folds": folds}})
-    found = same_but_for_split({**{name: studies[name] for name in PAIR}, "third": third})
+    first = {name: studies[name] for name in SPLITS[:2]}
+    found = same_but_for_split({**first, "third": third})
     assert ("third" in found) == joins
-    assert set(found) >= set(PAIR)
+    assert set(found) >= set(first)
 
 
 def test_the_intervals_of_before(studies: dict[str, Records]) -> None:
     """With the splits given: the sentence that reports/README.md keeps of the rule of before."""
-    both = Scores(joined([studies[name] for name in PAIR]))
+    both = Scores(joined([studies[name] for name in SPLITS[:2]]))
     found = {}
     lovasz = "lovasz_hinge"
     for loss, subset in ((lovasz, "present"), (lovasz, "absent"), ("soft_jaccard", "all")):
         gain = gains(both, Arm(loss), Arm(REFERENCE), subset).to_numpy()
         ends = (points(float(end)) for end in mean_interval(gain))
         found[loss, subset] = f"{points(gain.mean())} [{', '.join(ends)}]"
-    three = [load(REPORTS / name / "records.zip", gallery=False) for name in (*PAIR, THIRD)]
-    every = Scores(joined(three))
+    every = Scores(joined([studies[name] for name in SPLITS]))
     for against in (REFERENCE, "hinge"):
         gain = gains(every, Arm(lovasz), Arm(against)).to_numpy()
         ends = (points(float(end)) for end in mean_interval(gain))
         found[against, "three"] = f"{points(gain.mean())} [{', '.join(ends)}]"
     text = " ".join((REPORTS / "README.md").read_text("utf-8").split())
     assert (
-        f"Over three splits the gain over cross-entropy would be {found[REFERENCE, 'three']} and "
-        f"over hinge {found['hinge', 'three']}:"
+        "Over the three splits the gain over cross-entropy would be "
+        f"{found[REFERENCE, 'three']} and over hinge {found['hinge', 'three']}:"
     ) in text
     assert (
         f"the gain with the category was {found['lovasz_hinge', 'present']} before, without it "
