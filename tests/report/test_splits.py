@@ -11,7 +11,7 @@ from lovasz_repro.analysis.claims import PAPER_LOSSES
 from lovasz_repro.analysis.decide import decisions
 from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import Arm, Scores
-from lovasz_repro.analysis.stats import REFERENCE, gains
+from lovasz_repro.analysis.stats import REFERENCE, compare, gains
 from lovasz_repro.records import Records, load
 from lovasz_repro.report.splits import (
     _of_more_splits,
@@ -95,6 +95,33 @@ def test_with_other_rates_to_choose_from(studies: dict[str, Records]) -> None:
 
     del every["finetune_third"]  # then its folds 4 and 5 would be compared with nothing
     assert _with_other_rates(every, same_but_for_split(every)) == []
+
+
+def test_soft_jaccard_against_cross_entropy_with_the_wide_range(
+    studies: dict[str, Records],
+) -> None:
+    """Of folds 2 to 5 the cells of cross-entropy are those of finetune_wide."""
+    wide = load(REPORTS / "finetune_wide/records.zip", gallery=False).images
+    taken = [studies[SPLITS[0]]]
+    for own in (studies[name] for name in SPLITS[1:]):
+        of_wide = (wide["loss"] == REFERENCE) & wide["fold"].isin(own.grid.folds)
+        rest = own.images[own.images["loss"] != REFERENCE]
+        taken.append(replace(own, images=pd.concat([rest, wide[of_wide]], ignore_index=True)))
+    found = []
+    for records in ([studies[name] for name in SPLITS], taken):
+        row = compare(Scores(joined(records)), Arm("soft_jaccard"), Arm(REFERENCE))
+        found.append(f"{points(row['difference'])} [{points(row['low'])}, {points(row['high'])}]")
+    protocol = " ".join((ROOT / "experiments/README.md").read_text("utf-8").split())
+    assert f"against cross-entropy, is {found[0]}, and {found[1]} against the cross-" in protocol
+    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert f"with the wide range its gain is {found[1].replace(' [', ' points [')}." in text
+    table = pd.read_csv(REPORTS / "compare/tables/splits-table.csv").query("subset == 'all'")
+    assert list(table.loc[table["low"] > 0, "loss"]) == ["soft_jaccard"]
+    tried = {
+        loss: {trial["lr"] for trial in studies[SPLITS[2]].tuning["fold4"][loss]["trials"]}
+        for loss in ("soft_jaccard", REFERENCE)
+    }
+    assert max(tried["soft_jaccard"]) > 1e-4 >= max(tried[REFERENCE])
 
 
 def test_a_split_that_has_finished_the_paper_s_losses_only(studies: dict[str, Records]) -> None:
