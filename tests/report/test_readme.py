@@ -182,19 +182,6 @@ def test_what_the_splits_say_together(text: str, compared: str) -> None:
         assert low < 0 < high < 100 * gain_of[name]
 
 
-def test_what_the_third_split_says_alone() -> None:
-    """The means are counted by hand; the intervals are its report's."""
-    rows = recount.images(REPORTS / "finetune_third/records.zip")
-    shown = pd.read_csv(REPORTS / "finetune_third/tables/image-iou.csv", index_col="row")
-    ends = shown.loc["lovasz_hinge", ["difference_low", "difference_high"]]
-    other = ends_of("against hinge the gain is", words("reports/finetune_third/report.md"))
-    than = [points(gain(rows, over).mean() / 100) for over in ("cross_entropy", "hinge")]
-    assert (
-        f"the Lovász hinge gains {than[0]} points over cross-entropy "
-        f"[{', '.join(map(points, ends))}] and {than[1]} over hinge [{other}]."
-    ) in words("experiments/README.md")
-
-
 def test_what_other_runs_show(runs: str) -> None:
     """The table of reports/README.md has the interval; the levels are counted here."""
     assert "No change by 180 steps, float32 or training the whole network is told apart" in runs

@@ -97,6 +97,21 @@ def test_with_other_rates_to_choose_from(studies: dict[str, Records]) -> None:
     assert _with_other_rates(every, same_but_for_split(every)) == []
 
 
+def test_what_the_third_split_says_alone(studies: dict[str, Records]) -> None:
+    """The first of the announced questions: categories random, folds given."""
+    scores = Scores(studies[SPLITS[2]])
+    assert scores.partitions == 1
+    found = [compare(scores, Arm("lovasz_hinge"), Arm(x)) for x in (REFERENCE, "hinge")]
+    text = " ".join((ROOT / "experiments/README.md").read_text("utf-8").split())
+    change, than_hinge = (
+        [points(row[name]) for name in ("difference", "low", "high")] for row in found
+    )
+    assert (
+        f"the Lovász hinge gains {change[0]} points over cross-entropy [{', '.join(change[1:])}] "
+        f"and {than_hinge[0]} over hinge [{', '.join(than_hinge[1:])}]."
+    ) in text
+
+
 def test_soft_jaccard_against_cross_entropy_with_the_wide_range(
     studies: dict[str, Records],
 ) -> None:

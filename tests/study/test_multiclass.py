@@ -475,7 +475,7 @@ def test_bootstrap_is_that_of_a_plain_loop() -> None:
     ("losses", "said"),
     [
         (["lovasz_hinge"], "there is no 'lovasz_hinge'"),
-        (["lovasz_softmax.batch3"], "cannot see the images of"),
+        (["lovasz_softmax.batch3"], "are no whole number of steps of"),
         (["lovasz_softmax.batch0"], "there is no 'lovasz_softmax.batch0'"),
     ],
 )
