@@ -205,6 +205,8 @@ def test_the_header_names_every_commit_that_made_cells(tmp_path: Path) -> None:
     assert said["Wall-clock"] == "2 h 30 min"
     assert said["Hardware"] == f"cpu, Abacus and {machine['processor']}, {machine['cores']} cores"
     assert f"torch 0.9 and {machine['torch']}, " in said["Versions"]
+    write_json(tmp_path / "machine.json", {**machine, "cores": 1})
+    assert dict(facts(load(tmp_path)))["Hardware"] == f"cpu, {machine['processor']}, 1 core"
 
 
 def test_seeds_are_listed(records: Records) -> None:

@@ -93,6 +93,10 @@ def test_with_other_rates_to_choose_from(studies: dict[str, Records]) -> None:
     assert f"with the rates chosen before it was {points(before)} points [" in text
     assert f"over all 6 folds is {points((gain['finetune'] + 2 * after) / 3)} points [" in text
 
+    config = wide.study["config"] | {"tuning": wide.study["config"]["tuning"] | {"lrs": []}}
+    given = replace(wide, study=wide.study | {"config": config})  # with an older tuning.json
+    assert _with_other_rates(every | {"finetune_wide": given}, whole) == []
+
     del every["finetune_third"]  # then its folds 4 and 5 would be compared with nothing
     assert _with_other_rates(every, same_but_for_split(every)) == []
 
