@@ -178,6 +178,7 @@ def same(one: Records, other: Records, group: str, key: str) -> bool:
 
 
 def setting(records: Records, group: str, key: str) -> Any:
+    """A value of the study's configuration; None if it is not recorded."""
     return records.study.get("config", {}).get(group, {}).get(key)
 
 

@@ -87,14 +87,13 @@ def operating(parts: pd.DataFrame) -> str:
 
 def prevalence(table: pd.DataFrame) -> str:
     """The loss with the highest gain at VOC's own share of images with the category."""
-    share = NATURAL
-    rows = table[(table["share"] == share) & (table["loss"] != UNTRAINED)]
+    rows = table[(table["share"] == NATURAL) & (table["loss"] != UNTRAINED)]
     if rows.empty:
         return "No gain to set against the share of images with the category"
     best = rows.loc[rows["difference"].idxmax()]
     if not best["low"] > 0:
         text = (
-            f"At {100 * share:g}\u00a0% of images with the category no loss is clearly ahead of "
+            f"At {100 * NATURAL:g}\u00a0% of images with the category no loss is clearly ahead of "
             "cross-entropy"
         )
         own = rows[(rows["loss"] == LOVASZ) & (rows["high"] < 0)]
@@ -102,7 +101,7 @@ def prevalence(table: pd.DataFrame) -> str:
             text += f"; the Lovász hinge’s difference to it is {with_interval(own.iloc[0])}"
         return text
     return (
-        f"At {100 * share:g}\u00a0% of images with the category {the(best['loss'])} is ahead, by "
+        f"At {100 * NATURAL:g}\u00a0% of images with the category {the(best['loss'])} is ahead, by "
         f"{with_interval(best)}"
     )
 

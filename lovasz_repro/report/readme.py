@@ -145,17 +145,18 @@ def _result(every: dict[Path, Records], root: Path) -> str:
     if main is None:
         return "\n".join(answers) or NOTHING
     name, link = main.name, links[main]
-    study, source = Study(every[main]), f"From [the report of `{name}`]({link}/report.md)."
+    records, source = every[main], f"From [the report of `{name}`]({link}/report.md)."
     figure = f"{link}/figures/gain.svg"
     together = main.parent / "compare"
     own = same_but_for_split(_binary(every, first=main))
     if own and (together / SPLITS_FIGURE).is_file():
-        study = Study(joined(list(own.values())))
+        records = joined(list(own.values()))
         folder = Path(os.path.relpath(together, root)).as_posix()
         name = listed(list(own))
         reports = listed([f"[`{x}`]({links[main.parent / x]}/report.md)" for x in own])
         source = f"From {reports}, [taken together]({folder}/report.md)."
         figure = f"{folder}/{SPLITS_FIGURE}"
+    study = Study(records)
     lines = [
         f"- **{title}.** {escaped(text)}"
         for title, text in zip(VERDICT_TITLES, verdict(study), strict=True)

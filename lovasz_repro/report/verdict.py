@@ -46,8 +46,8 @@ def _gain(differences: pd.DataFrame, of_voc: bool) -> str:
         text += " The interval includes zero."
     if of_voc:
         paper = quoted.gain(LOVASZ)
-        places = {"above": paper > row["high"], "below": paper < row["low"]}
-        where = "".join(f", {place} the interval" for place, there in places.items() if there)
+        place = "above" if paper > row["high"] else "below" if paper < row["low"] else ""
+        where = f", {place} the interval" if place else ""
         text += f" The paper’s gain is {points(paper)}{quoted.SIGN}{where}."
     return text
 

@@ -98,7 +98,7 @@ class Segmenter(pl.LightningModule):
             slow = self.lr * self.optim.backbone_lr_factor
             parts = [("backbone", own.backbone, slow), ("head", own.head, self.lr)]
         groups = []
-        for name, part, lr in parts:
+        for name, part, lr in parts:  # a backbone may have nothing to train
             if trained := [p for p in part.parameters() if p.requires_grad]:
                 groups.append({"params": trained, "lr": lr, "name": name})
         optimizer = torch.optim.SGD(

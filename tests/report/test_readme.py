@@ -175,7 +175,7 @@ def test_what_the_splits_say_together(text: str, compared: str) -> None:
     ) in text
     gain_of = {row: quoted.IMAGE_IOU["lovasz_hinge"] - quoted.IMAGE_IOU[row] for row in PAPER}
     assert f"the paper reports {'† and '.join(map(points, gain_of.values()))}†." in text
-    # "Not at its size", and "undecided".
+    # "No gain as large as the paper's", and "undecided".
     ends = {"cross_entropy": f"{points(row['low'])}, {points(row['high'])}", "hinge": other}
     for name, said in ends.items():
         low, high = (float(end.replace("−", "-")) for end in said.split(", "))
