@@ -125,7 +125,9 @@ case ${1:-} in
     step "Arrows between rooms" lint-imports
     [[ -d ../shared/voc ]] || echo "tests on real data are left out: there is no ../shared/voc"
     # A file's tests share what they make, so they stay in one process. Each needs 1 to 3 GB.
-    step "Tests" python -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+    # They start in the order of tests/conftest.py.
+    step "Tests" python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+        --no-loadscope-reorder "$@"
     exit
     ;;
 --dry-run | --dry_run)
@@ -190,6 +192,9 @@ if [[ -n $dry ]]; then
     echo "then: lovasz-repro report --runs $runs --out $report"
     ! has_data || lacks_weights || "${study[@]}" "$dry"
     exit
+fi
+if [[ $expected == *GPU* && $(path_of device) != cpu ]] && ! has_gpu; then
+    fail "$experiment needs a GPU, and torch sees none (is the driver too old?); --runtime.device cpu takes the CPU"
 fi
 if ! has_data; then
     if [[ $experiment == demo ]]; then

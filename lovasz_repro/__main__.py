@@ -154,11 +154,12 @@ def _experiment(options: Namespace) -> Experiment:
 
 
 def _print_paths(experiment: Experiment) -> None:
-    """Print what run_all.sh must prepare for a study, one `key: value` per line."""
+    """Print what run_all.sh must prepare for a study or look for, one `key: value` per line."""
     voc = experiment.data.classes == list(CATEGORIES)
     print(f"data: {experiment.data.root}")
     print(f"classes: {'voc' if voc else 'own'}")
     print(f"weights: {experiment.network.weights or ''}")
+    print(f"device: {experiment.runtime.device}")
     print(f"runs: {Path(experiment.runs) / experiment.name}")
 
 

@@ -27,6 +27,16 @@ torch.set_num_threads(
 )
 
 
+LONGEST = ("test_report", "test_stopped", "test_damaged", "test_devices", "test_cli", "test_launch",
+           "test_study", "test_losses", "test_run_all", "test_notebook")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first: else one of several processes has the last alone."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def threads() -> Iterator[None]:
     """A study may set how many threads torch has; the next module's tests have what they had."""

@@ -16,6 +16,7 @@ import yaml
 
 from lovasz_repro.__main__ import main
 from lovasz_repro.config import Network
+from lovasz_repro.data.shapes import generate
 from lovasz_repro.files import read_json
 from lovasz_repro.losses import LOSSES, hinge
 from lovasz_repro.models.deeplab import build
@@ -25,7 +26,7 @@ from tests.helpers.places import ROOT
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
 SHORT = [
     "--base.optim.steps=2", "--base.optim.validate_every=2", "--base.optim.batch_size=2",
-    "--optim.steps=2", "--optim.validate_every=1", "--optim.batch_size=2",
+    "--optim.steps=2", "--optim.validate_every=2", "--optim.batch_size=2",
     "--data.image_size=65", "--data.crop_size=65", "--runtime.device=cpu",
     "--runtime.precision=32-true", "--tuning.lrs=[]", "--tuning.steps=[]",
     "--data.train_list=fold{fold}_train", "--data.val_list=fold{fold}_val", "--cells.folds=[0]",
@@ -331,7 +332,12 @@ def test_fit_names_a_damaged_file(
     assert f"{image}.{named}" in capsys.readouterr().err
 
 
-def test_data_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert generate.__kwdefaults__["train"] > generate.__kwdefaults__["val"] > 6
+    for name, few in (("train", 8), ("val", 6)):
+        monkeypatch.setitem(generate.__kwdefaults__, name, few)
     root = ["--root", str(tmp_path / "s")]
     assert main(["data", "shapes", *root]) == 0
     assert main(["data", "check", *root]) == 0

@@ -14,7 +14,7 @@ import pytest
 from tests.helpers.places import ROOT
 
 STUB = """#!/bin/sh
-[ "$1" = -c ] && case "$2" in *sys.prefix*) echo "$HOME"; exit;; esac
+[ "$1" = -c ] && case "$2" in *sys.prefix*) echo "$HOME"; exit;; *torch.cuda*) exit $NO_GPU;; esac
 case " $* " in *" --check "*) exec $REAL -m lovasz_repro "$@";; esac
 echo "$(basename "$0") $*" >> "$HOME/calls"
 """
@@ -33,10 +33,11 @@ class Machine:
             (folder / "bin" / name).write_text(STUB)
             (folder / "bin" / name).chmod(0o755)
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, gpu: bool = True) -> subprocess.CompletedProcess[str]:
         environment = {
             "PATH": f"{self.folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(self.folder),
+            "NO_GPU": str(int(not gpu)),
             "VIRTUAL_ENV": str(self.folder),
             "REAL": sys.executable,
             "PYTHONPATH": str(ROOT),
@@ -93,6 +94,15 @@ def test_the_report_is_that_of_the_run(
         study,
         f"lovasz-repro report --runs {runs} --out {report}",
     ]
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_anything_is_downloaded(machine: Machine) -> None:
+    done = machine.run("paper", gpu=False)
+    assert done.returncode == 1
+    assert "paper needs a GPU, and torch sees none" in done.stderr
+    assert not any("lovasz-repro" in call for call in machine.calls)
+    assert machine.run("paper", "--runtime.device", "cpu", gpu=False).returncode == 0
+    assert any("lovasz-repro data fetch" in call for call in machine.calls)
 
 
 def test_own_data_is_looked_for_where_the_file_says(machine: Machine) -> None:

@@ -99,17 +99,26 @@ def bench_gpu(device: str, rounds: int, out: Path) -> list[Row]:
         device: cuda, or cpu for a tiny version, which writes cpu.csv and leaves the README.
         rounds: a figure is the median over these; each times all entries of a case in turn.
 
-    Raises: UserError if there is no CUDA GPU.
+    A case that fails is left out, with its error on stderr.
+
+    Raises: UserError if there is no CUDA GPU, or every case fails.
     """
     on_gpu = device == "cuda"
     if on_gpu and not torch.cuda.is_available():
         raise UserError("bench gpu: no CUDA GPU was found; --device cpu runs a tiny version")
     where = torch.device(device)
     hardware = bench.hardware(where)
-    rows = [
-        *_losses(bench.CASES if on_gpu else TINY_CASES, where, rounds, hardware),
-        *_steps(STEPS if on_gpu else TINY_STEPS, where, rounds, hardware),
-    ]
+    cases = bench.CASES if on_gpu else TINY_CASES
+    steps = STEPS if on_gpu else TINY_STEPS
+    rows: list[Row] = []
+    for case in (*cases, *steps):
+        measured = _losses if isinstance(case, bench.Case) else _steps
+        try:
+            rows += measured(case, where, rounds, hardware)
+        except RuntimeError as error:  # out of memory, or no deterministic algorithm
+            Console(stderr=True, markup=False).print(f"{case}: {error}; left out")
+    if not rows:
+        raise UserError("bench gpu: nothing could be measured; the errors are above")
     _print(rows)
     name = f"gpu {torch.cuda.get_device_name(where)}" if on_gpu else "cpu"
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -119,21 +128,17 @@ def bench_gpu(device: str, rounds: int, out: Path) -> list[Row]:
     return rows
 
 
-def _losses(
-    cases: Sequence[bench.Case], device: torch.device, rounds: int, hardware: str
-) -> Iterator[Row]:
-    for case in cases:
-        ours = MULTICLASS if case.classes > 1 else TRAINED
-        for row in bench.bench_case(case, device, rounds):
-            check = ""
-            name = row.loss.split(",")[0]  # without the type of its labels
-            if name in ours:
-                same = same_bits(ours[name], case, device)
-                check = "same bits twice" if same else "other bits"
-            yield Row(
-                hardware, row.case, row.loss, row.milliseconds, row.times_floor, row.megabytes,
-                check,
-            )  # fmt: skip
+def _losses(case: bench.Case, device: torch.device, rounds: int, hardware: str) -> Iterator[Row]:
+    ours = MULTICLASS if case.classes > 1 else TRAINED
+    for row in bench.bench_case(case, device, rounds):
+        check = ""
+        name = row.loss.split(",")[0]  # without the type of its labels
+        if name in ours:
+            same = same_bits(ours[name], case, device)
+            check = "same bits twice" if same else "other bits"
+        yield Row(
+            hardware, row.case, row.loss, row.milliseconds, row.times_floor, row.megabytes, check
+        )
 
 
 def same_bits(loss: Loss, case: bench.Case, device: torch.device) -> bool:
@@ -147,20 +152,17 @@ def same_bits(loss: Loss, case: bench.Case, device: torch.device) -> bool:
     return torch.equal(first, second)
 
 
-def _steps(
-    steps: Sequence[Step], device: torch.device, rounds: int, hardware: str
-) -> Iterator[Row]:
+def _steps(step: Step, device: torch.device, rounds: int, hardware: str) -> Iterator[Row]:
     repeats = 10 if device.type == "cuda" else 1
-    for step in steps:
-        with deterministic():  # as every training
-            calls = [training_step(step, loss, device)[1] for loss in TRAINED.values()]
-            seconds = bench.time_in_turn(calls, rounds, repeats)
-            for name, call, taken in zip(TRAINED, calls, seconds, strict=True):
-                ratio, megabytes = taken / seconds[0], bench.peak_bytes(call, device) / 1e6
-                check = ""
-                if device.type == "cuda":
-                    check = "waits for the GPU" if waits(call) else "does not wait"
-                yield Row(hardware, str(step), name, 1000 * taken, ratio, megabytes, check)
+    with deterministic():  # as every training
+        calls = [training_step(step, loss, device)[1] for loss in TRAINED.values()]
+        seconds = bench.time_in_turn(calls, rounds, repeats)
+        for name, call, taken in zip(TRAINED, calls, seconds, strict=True):
+            ratio, megabytes = taken / seconds[0], bench.peak_bytes(call, device) / 1e6
+            check = ""
+            if device.type == "cuda":
+                check = "waits for the GPU" if waits(call) else "does not wait"
+            yield Row(hardware, str(step), name, 1000 * taken, ratio, megabytes, check)
 
 
 def training_step(

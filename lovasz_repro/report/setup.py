@@ -18,8 +18,8 @@ def facts(records: Records) -> list[tuple[str, str]]:
     if machine.get("dirty") is not None:
         state += ", with uncommitted changes" if machine["dirty"] else ", clean"
     earlier = machine.get("earlier", [])
-    if earlier:
-        state += f"; began at {listed(map(commit, earlier))}"
+    if others := dict.fromkeys(x for x in map(commit, earlier) if x != commit(machine)):
+        state += f"; began at {listed(others)}"
     parts = (*earlier, machine)
     versions = [
         f"{name} {there}"

@@ -22,9 +22,8 @@ import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from lovasz_repro import files
+from lovasz_repro import environment, files
 from lovasz_repro.config import Experiment
-from lovasz_repro.environment import cores
 from lovasz_repro.errors import UserError
 from lovasz_repro.study.devices import end_with_parent
 from lovasz_repro.study.workspace import Workspace
@@ -78,7 +77,7 @@ class Workers:
                 yield job, function(self.workspace, job)
             return
         config = pickle.dumps(self.workspace.config)
-        threads = max(1, cores() // self.workspace.config.runtime.workers)
+        threads = max(1, environment.cores() // self.workspace.config.runtime.workers)
         futures = {self._pool.submit(call, config, threads, function, job): job for job in jobs}
         try:
             for future in as_completed(futures):
@@ -102,6 +101,7 @@ def call(config: bytes, threads: int, function: Callable[[Workspace, Any], Any],
 @lru_cache(maxsize=1)
 def workspace_of(config: bytes, threads: int) -> Workspace:
     """The workspace of this worker process, kept from job to job."""
+    environment.prepare()  # Ray starts its processes without these variables
     torch.set_num_threads(threads)
     experiment: Experiment = pickle.loads(config)  # of the process that started this one
     return Workspace(experiment)

@@ -38,10 +38,10 @@ def note_machine(workspace: Workspace, _: object = None) -> None:
 
 
 def _continued(machine: Json, there: Json) -> Json:
-    """`machine` after an earlier machine.json: it keeps that one's times if commit and processor
-    are the same, and else lists that one under `earlier`."""
+    """`machine` after an earlier machine.json: it keeps that one's times if commit, processor
+    and device are the same, and else lists that one under `earlier`."""
     earlier = there.get("earlier", [])
-    if all(there.get(key) == machine.get(key) for key in ("commit", "processor")):
+    if all(there.get(key) == machine.get(key) for key in ("commit", "processor", "device")):
         times = ("started", "finished", "seconds")
         machine |= {key: there[key] for key in times if key in there}
     else:

@@ -32,6 +32,9 @@ from lovasz_repro.study.features import with_features
 from lovasz_repro.training.logs import make_loggers
 from lovasz_repro.training.loop import device_type
 
+NETWORK_BYTES = 10 << 30
+"""Memory of a GPU that a training needs beside the data; more than ResNet-101's at 321²."""
+
 
 class Workspace:
     """An experiment with its data and networks. Each is opened when first used.
@@ -186,10 +189,15 @@ class Workspace:
                 source = with_features(
                     source, frozen, digest, self.config.data, self.config.runtime, self.device
                 )
-            if self.device.type == "cuda":
+            # Where no training starts from the images they are read once, to score a base.
+            trained_on = frozen is not None or "all" in (
+                self.config.base.train,
+                self.config.network.train,
+            )
+            if self.device.type == "cuda" and trained_on:
                 size = sum(rows.nbytes for rows in source.needed().values())
                 free = torch.cuda.mem_get_info(self.device)[0] / self.config.runtime.workers
-                if size < free / 2:  # room for the network
+                if size < max(free / 2, free - NETWORK_BYTES):
                     source = source.resident(self.device)
             self._sources[key] = source
         return self._sources[key]

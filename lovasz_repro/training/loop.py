@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from lovasz_repro.training.segmenter import Segmenter
 EXPECTED = (
     "Checkpoint directory .* exists and is not empty",  # it is the cell's folder, resumed or not
     "Found .* module.* in eval mode",  # the frozen BatchNorm
+    "GPU available but not used",  # runtime.device: cpu
     "The '.*_dataloader' does not have many workers",  # see `reading.loader`
     ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 with torch 2.15
 )
@@ -45,7 +47,7 @@ def make_trainer(
 
     Args:
         title: of the progress bar.
-        folder: of the checkpoint, which every validation overwrites; None: no checkpoint.
+        folder: of the `Checkpoint`; None: no checkpoint.
         identity: what identifies this training, in parts joined by "; ". Learning rate and steps
             are added here.
     """
@@ -53,7 +55,7 @@ def make_trainer(
     every: list[pl.Callback] = [Stopwatch(), StepBar(title, optim.steps), *callbacks]
     if folder:
         every.append(
-            ModelCheckpoint(
+            Checkpoint(
                 dirpath=folder, filename="resume", enable_version_counter=False, save_top_k=1,
                 every_n_epochs=1, save_on_train_epoch_end=True,
             )
@@ -226,6 +228,27 @@ def saved(value: Any) -> bytes:
 
 _DIGEST = 64
 """Characters of a SHA-256."""
+
+
+class Checkpoint(ModelCheckpoint):
+    """Writes the checkpoint at each validation. One of more than `LARGE` bytes takes seconds, so
+    before the last step it is written at most every `SPACING` seconds."""
+
+    LARGE = 1 << 27
+    SPACING = 120.0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        due = last or not self._is_new_and_large()
+        if trainer.strategy.broadcast(due):  # all devices take part in a checkpoint
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def _is_new_and_large(self) -> bool:
+        try:
+            there = (Path(str(self.dirpath)) / f"{self.filename}.ckpt").stat()
+        except FileNotFoundError:
+            return False
+        return there.st_size > self.LARGE and time.time() - there.st_mtime < self.SPACING
 
 
 class Checkpoints(TorchCheckpointIO):

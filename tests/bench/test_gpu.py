@@ -35,6 +35,23 @@ def test_the_tiny_version_times_losses_and_steps(out: Path) -> None:
     assert set(ours["check"]) == {"same bits twice"}
 
 
+def test_what_cannot_be_measured_is_left_out_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    command = ["bench", "gpu", "--device", "cpu", "--rounds", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr(gpu, "training_step", fails)
+    assert main(command) == 0
+    assert "step of test_resnet, 2x65x65: out of memory; left out" in capsys.readouterr().err
+    table = pd.read_csv(tmp_path / "cpu.csv")
+    assert set(table["case"]) == {str(case) for case in gpu.TINY_CASES}
+    monkeypatch.setattr(gpu, "_losses", fails)
+    assert main(command) == 1
+    assert "nothing could be measured" in capsys.readouterr().err
+
+
 def test_the_table_of_the_readme(out: Path, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("<!-- gpu:begin --><!-- gpu:end -->")

@@ -284,9 +284,10 @@ def test_real_sample_passes() -> None:
     assert check(REAL / "voc", Console(file=StringIO())) == []
 
 
-@needs_real
-def test_folds_of_real_val_are_even_in_every_category(tmp_path: Path) -> None:
-    real = VOC(REAL / "voc")
+def test_folds_of_real_val_are_even_in_every_category(
+    partitioned_root: Path, tmp_path: Path
+) -> None:
+    real = VOC(partitioned_root)
     for name in ("JPEGImages", "SegmentationClassAug"):
         (tmp_path / name).symlink_to(real.folder / name)
     voc = VOC(tmp_path)
@@ -301,10 +302,11 @@ def test_folds_of_real_val_are_even_in_every_category(tmp_path: Path) -> None:
     assert np.ptp(counts, axis=0).max() <= 2
 
 
-@needs_real
-def test_the_lists_of_the_committed_reports_follow_from_the_committed_ids(tmp_path: Path) -> None:
+def test_the_lists_of_the_committed_reports_follow_from_the_committed_ids(
+    partitioned_root: Path, tmp_path: Path
+) -> None:
     """With `experiments/lists` anyone who has VOC trains and scores on the reports' images."""
-    real = VOC(REAL / "voc")
+    real = VOC(partitioned_root)
     for name in ("JPEGImages", "SegmentationClassAug"):
         (tmp_path / name).symlink_to(real.folder / name)
     voc = VOC(tmp_path)

@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import glob
 import importlib
-import multiprocessing
 import os
 import re
 import signal
@@ -23,6 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
+from tests.helpers.forked import context
 from tests.helpers.studies import contents
 
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -61,15 +61,16 @@ class Strike:
     """What happens at the `nth` call of a function, before it does anything.
 
     where: module and attribute, "lovasz_repro.records.cells:write_json".
-    does: kill or terminate the process; fill the disk `path`; truncate the file that the pattern
-        `path` finds; make what this and every later call returns not a number.
+    does: kill, terminate or interrupt (Ctrl-C) the process; fill the disk `path`; truncate the
+        file that the pattern `path` finds; make what this and every later call returns not a
+        number.
     on: only calls count whose first argument, a path, holds this regular expression.
     """
 
     where: str
     nth: int = 1
     on: str = ""
-    does: Literal["kill", "terminate", "fill", "truncate", "nan"] = "kill"
+    does: Literal["kill", "terminate", "interrupt", "fill", "truncate", "nan"] = "kill"
     path: str = ""
 
     def arm(self) -> None:
@@ -101,6 +102,10 @@ class Strike:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "terminate":
                 os.kill(os.getpid(), signal.SIGTERM)
+            case "interrupt":
+                # A shell's background jobs, this one perhaps, ignore it.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                os.kill(os.getpid(), signal.SIGINT)
             case "fill":
                 fill(Path(self.path))
             case "truncate":
@@ -149,7 +154,17 @@ class Clock:
         vars(machine)["datetime"] = SimpleNamespace(datetime=Shifted, UTC=datetime.UTC)
 
 
-Armed = Strike | Published | Clock
+@dataclass(frozen=True)
+class Undrawn:
+    """Leaves the figures of a report empty."""
+
+    def arm(self) -> None:
+        from lovasz_repro.report import drawing
+
+        vars(drawing)["_svg"] = lambda draw: b"<svg/>"
+
+
+Armed = Strike | Published | Clock | Undrawn
 
 
 BALLAST = "ballast"
@@ -186,8 +201,7 @@ class Commands:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.faults.warm"])
+        self._context = context()
         self._count = 0
 
     def start(self, arguments: Sequence[str], *strikes: Armed) -> Running:

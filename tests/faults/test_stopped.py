@@ -11,9 +11,39 @@ from pathlib import Path
 import pytest
 
 from lovasz_repro.files import sha256
-from tests.faults.harness import BALLAST, Armed, Commands, Fault, Published, Strike, Study, shows
+from tests.faults.harness import (
+    BALLAST,
+    Armed,
+    Commands,
+    Fault,
+    Published,
+    Strike,
+    Study,
+    Undrawn,
+    shows,
+)
+from tests.helpers import studies
 from tests.helpers.archives import Server
-from tests.helpers.studies import command, contents
+from tests.helpers.studies import contents
+
+
+def command(shapes_root: Path, runs: Path) -> list[str]:
+    """One category: what follows a strike is the same for each."""
+    return [*studies.command(shapes_root, runs), "--cells.categories", "[bird]"]
+
+
+@pytest.fixture(scope="module")
+def finished(run: Commands, shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of this study when nothing disturbed it."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    ended = run(command(shapes_root, runs))
+    assert ended.status == 0, ended.said
+    return runs / "demo"
+
+
+@pytest.fixture
+def study(run: Commands, shapes_root: Path, finished: Path, tmp_path: Path) -> Study:
+    return Study(run, command(shapes_root, tmp_path), tmp_path / "demo", finished)
 
 
 @dataclass(frozen=True)
@@ -133,7 +163,7 @@ def test_study(
 @shows(*faults(REPORT))
 def test_report(run: Commands, finished: Path, folder: Path, kind: str, report: Path) -> None:
     out = folder / "report"
-    stop_and_resume(run, report_of(finished, out), REPORT, kind, folder)
+    stop_and_resume(run, report_of(finished, out), REPORT, kind, folder, Undrawn())
     assert files(out) == files(report)
 
 
@@ -153,7 +183,7 @@ def files(folder: Path) -> dict[str, str]:
 def report(run: Commands, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of the undisturbed study."""
     out = tmp_path_factory.mktemp("report")
-    ended = run(report_of(finished, out))
+    ended = run(report_of(finished, out), Undrawn())
     assert ended.status == 0, ended.said
     return out
 
@@ -222,7 +252,20 @@ def test_sigterm(
     assert ended.status == 143, ended.said
     assert "lovasz-repro: stopped; the same command goes on from here" in ended.said
     assert "Traceback" not in ended.said
-    assert not (tmp_path / "demo" / "failed.json").exists()
+    assert not list((tmp_path / "demo").rglob("failed.json"))
+    assert run(study).status == 0
+    assert contents(tmp_path / "demo") == contents(finished)
+
+
+@pytest.mark.parametrize("where", [STEP, at("lovasz_repro.study.grid:run_cell", 2)])
+def test_ctrl_c(
+    run: Commands, shapes_root: Path, finished: Path, tmp_path: Path, where: Strike
+) -> None:
+    study = command(shapes_root, tmp_path)
+    ended = run(study, replace(where, does="interrupt"))
+    assert ended.status == 130, ended.said
+    assert "lovasz-repro: stopped; the same command goes on from here" in ended.said
+    assert "Traceback" not in ended.said
     assert run(study).status == 0
     assert contents(tmp_path / "demo") == contents(finished)
 
@@ -247,7 +290,7 @@ def test_read_only(
     ]
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     for arguments, folder in commands:
-        run(arguments, published).is_one_line(str(folder), "Read-only file system")
+        run(arguments, published, Undrawn()).is_one_line(str(folder), "Read-only file system")
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     study, _ = commands[0]
     assert run(study).status == 0

@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pytorch_lightning.accelerators import CUDAAccelerator
 from sklearn.metrics import jaccard_score
 
 from lovasz_repro.data.binary import SamplePlan
@@ -22,8 +23,10 @@ from lovasz_repro.files import read_json
 from lovasz_repro.records import UNTRAINED, Cell
 from lovasz_repro.records.cells import IMAGE_COLUMNS
 from lovasz_repro.study.base import base_network
+from lovasz_repro.study.launch import held
 from lovasz_repro.study.setup import BinarySetup
 from lovasz_repro.study.workspace import Workspace
+from lovasz_repro.training import loop
 from lovasz_repro.training.segmenter import BinarySegmenter, NonFiniteError, Segmenter
 from tests.helpers.studies import Killed, kill_at, run, tiny
 
@@ -73,7 +76,7 @@ def test_thumbnails_agree_with_the_records(finished: Path, shapes_root: Path) ->
         assert said - slack <= mask.sum() / shrunk <= said + void + slack
 
 
-@pytest.mark.parametrize("stop_at", [1, 2, 3, 5])
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
 def test_stopped_and_resumed_gives_the_same_bytes(
     finished: Path, shapes_root: Path, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +94,37 @@ def test_stopped_and_resumed_gives_the_same_bytes(
     assert len(steps) == 6 - stop_at // 2 * 2  # goes on at the last validation
     for name in ("images.csv", "curve.csv", "result.json", "predictions.npz"):
         assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(("spacing", "steps"), [(0.0, [2, 4, 6]), (1e6, [2, 6])])
+def test_large_checkpoints_are_written_less_often(
+    shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spacing: float,
+    steps: list[int],
+) -> None:  # fmt: skip
+    """The first, and the one before the evaluation, are always written."""
+    config = tiny(shapes_root, tmp_path)
+    workspace = Workspace(config)
+    with held(workspace.folder):
+        base_network(workspace, 0)
+    monkeypatch.setattr(loop.Checkpoint, "LARGE", 0)
+    monkeypatch.setattr(loop.Checkpoint, "SPACING", spacing)
+    written = []
+    original = loop.write_checkpoint
+
+    def noting(path: Path, checkpoint: dict[str, Any]) -> None:
+        written.append(checkpoint["global_step"])
+        original(path, checkpoint)
+
+    monkeypatch.setattr(loop, "write_checkpoint", noting)
+    run(config, CELL)
+    assert written == steps
+
+
+def test_a_gpu_that_is_not_used_is_no_warning(
+    shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
+    run(tiny(shapes_root, tmp_path), CELL)  # warnings are errors
 
 
 def _count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -79,10 +79,10 @@ def test_steps_do_not_wait_for_the_gpu(shapes_root: Path, tmp_path: Path) -> Non
     waits = []
     for steps in (40, 80):
         config = on_gpu(shapes_root, tmp_path / str(steps), steps=steps, every=steps)
-        torch.cuda.set_sync_debug_mode("warn")
         try:
             with warnings.catch_warnings(record=True) as seen:
                 warnings.simplefilter("always")
+                torch.cuda.set_sync_debug_mode("warn")  # it warns itself
                 run(config, CELL)
         finally:
             torch.cuda.set_sync_debug_mode("default")

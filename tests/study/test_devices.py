@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,10 @@ from lovasz_repro.config import Experiment
 from lovasz_repro.config.sections import Runtime
 from lovasz_repro.files import read_json
 from lovasz_repro.records import load
+from lovasz_repro.study import devices
 from lovasz_repro.study.devices import on_all
 from lovasz_repro.training.segmenter import NonFiniteError
+from tests.helpers.forked import forking
 from tests.helpers.studies import command, contents
 
 FEW = [
@@ -30,6 +33,12 @@ FEW = [
     "--base.optim.lr", "1e-9", "--network.freeze_batchnorm", "true",
 ]  # fmt: skip
 TWO = ["--runtime.devices", "2", "--runtime.strategy", "ddp"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked() -> Iterator[None]:
+    with forking(devices):
+        yield
 
 
 @pytest.fixture(scope="module")

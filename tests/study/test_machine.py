@@ -62,6 +62,7 @@ def test_a_study_that_goes_on_at_another_commit_names_both(
         now = {
             "commit": commit,
             "processor": "x86",
+            "device": "cpu",
             "started": f"2026-01-0{'abc'.index(commit[0]) + 1}T10:00:00Z",
         }
         monkeypatch.setattr(machine, "describe_machine", lambda device, now=now: dict(now))
@@ -75,6 +76,11 @@ def test_a_study_that_goes_on_at_another_commit_names_both(
     there = read_json(workspace.folder / "machine.json")
     assert [e["processor"] for e in there["earlier"]] == ["x86"] * 3
     assert there["processor"] == "arm"
+    now["device"] = "a GPU"
+    note_machine(workspace)
+    there = read_json(workspace.folder / "machine.json")
+    assert [e["device"] for e in there["earlier"]] == ["cpu"] * 4
+    assert there["device"] == "a GPU"
 
 
 @pytest.fixture

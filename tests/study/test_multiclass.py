@@ -335,6 +335,7 @@ def test_report_by_the_command_line(finished: Path, tmp_path: Path) -> None:
             assert path.read_bytes() == (again / path.relative_to(out)).read_bytes(), path
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_readme_and_list_name_the_verdict(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("<!-- results:begin -->\n<!-- results:end -->\n")
     reports = tmp_path / "reports"

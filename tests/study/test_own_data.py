@@ -74,6 +74,7 @@ def config(root: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_of_ones_own_classes(
     config: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,9 +57,9 @@ def test_images_to_choose_on_are_neither_trained_on_nor_scored(
         if path.stem not in ("demo", "paper", "multiclass_paper"):
             names = workspace.config.data.classes
             assert all(workspace.present(name)[held_out].sum() >= 5 for name in names)
-    if workspace.config.tuning.holdout_list == "val":
-        # The published network has seen VOC's training images.
-        assert set(np.array(workspace.images.ids)[held_out]) <= set(VOC(root).ids("val"))
+        if workspace.config.tuning.holdout_list == "val":
+            # The published network has seen VOC's training images.
+            assert set(np.array(workspace.images.ids)[held_out]) <= set(VOC(root).ids("val"))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

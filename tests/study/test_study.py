@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,10 +21,11 @@ from lovasz_repro.files import read_json, write_json
 from lovasz_repro.records import UNTRAINED, Cell, load
 from lovasz_repro.report import gallery
 from lovasz_repro.study import grid as module
-from lovasz_repro.study import machine
+from lovasz_repro.study import launch, machine
 from lovasz_repro.study.tuning import rates_tried
 from lovasz_repro.study.workspace import Workspace
 from lovasz_repro.training.segmenter import BinarySegmenter
+from tests.helpers.forked import forking
 from tests.helpers.studies import command, contents
 
 
@@ -346,27 +345,15 @@ def test_studies_of_one_folder_share_its_cells(
     assert contents(folder) == contents(finished)
 
 
-def test_ctrl_c_says_how_to_go_on(shapes_root: Path, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-m", "lovasz_repro", *command(shapes_root, tmp_path)]
-    with subprocess.Popen(
-        arguments, stderr=subprocess.PIPE, text=True,
-        # A shell's background jobs, this one perhaps, ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:  # fmt: skip
-        while not (tmp_path / "demo" / "base" / "fold0" / "resume.ckpt").exists():
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
-        assert "the same command goes on from here" in process.stderr.read()
-    assert process.returncode == 130
-
-
 def test_worker_processes_leave_the_same_bytes(
     finished: Path, shapes_root: Path, tmp_path: Path
 ) -> None:
-    assert main([*command(shapes_root, tmp_path), "--runtime.workers", "2"]) == 0
+    with forking(launch):
+        assert main([*command(shapes_root, tmp_path), "--runtime.workers", "2"]) == 0
     assert contents(tmp_path / "demo") == contents(finished)
+    # TensorBoard names its files by the process.
+    events = (tmp_path / "demo/tensorboard").rglob("events.*")
+    assert len({path.name.split(".")[-2] for path in events}) >= 2
 
 
 def test_a_study_refuses_masks_that_were_edited(
