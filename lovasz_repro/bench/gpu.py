@@ -108,13 +108,13 @@ def bench_gpu(device: str, rounds: int, out: Path) -> list[Row]:
         raise UserError("bench gpu: no CUDA GPU was found; --device cpu runs a tiny version")
     where = torch.device(device)
     hardware = bench.hardware(where)
-    cases = bench.CASES if on_gpu else TINY_CASES
-    steps = STEPS if on_gpu else TINY_STEPS
     rows: list[Row] = []
-    for case in (*cases, *steps):
-        measured = _losses if isinstance(case, bench.Case) else _steps
+    for case in (*bench.CASES, *STEPS) if on_gpu else (*TINY_CASES, *TINY_STEPS):
         try:
-            rows += measured(case, where, rounds, hardware)
+            if isinstance(case, Step):
+                rows += _steps(case, where, rounds, hardware)
+            else:
+                rows += _losses(case, where, rounds, hardware)
         except RuntimeError as error:  # out of memory, or no deterministic algorithm
             Console(stderr=True, markup=False).print(f"{case}: {error}; left out")
     if not rows:

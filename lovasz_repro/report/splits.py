@@ -13,8 +13,7 @@ from lovasz_repro.analysis.claims import LOVASZ, PAPER_LOSSES
 from lovasz_repro.analysis.decide import decisions
 from lovasz_repro.analysis.prevalence import NATURAL
 from lovasz_repro.analysis.scores import Arm, Scores
-from lovasz_repro.analysis.stats import REFERENCE
-from lovasz_repro.records import UNTRAINED, Json, Records
+from lovasz_repro.records import Json, Records
 from lovasz_repro.report import tables
 from lovasz_repro.report.axes import interval, panels, zero
 from lovasz_repro.report.controls import RATES, same_lists, setting
@@ -29,7 +28,6 @@ from lovasz_repro.words import count
 
 SUBSETS = {"all": "all", **PRESENCE}
 ON = SUBSETS | {"all": "on all images"}
-PAIR = (REFERENCE, LOVASZ)
 CHOSEN = {
     "both_chosen": "all, both thresholds chosen",
     "oracle": "with the category, each image’s own best threshold",
@@ -54,14 +52,7 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
         f"{name} in {int((decisions(scores[name])['loss'] == leaders).sum())}" for name in own
     ]
     cases = f"{len(leaders)} ways to score"
-    finished = _splits_of(PAPER_LOSSES, studies, own)
-    whole, begun = study, list[Block]()
-    if len(finished) > len(own):
-        whole = Study(joined(list(finished.values())))
-        these = f"mean over these {count(len(finished), 'split')}"
-        begun.append(Paragraph(_of_more_splits(finished, own, whole.scores)))
-        begun.append(_gains(whole, "splits-finished", these))
-    folds = tables.fold_table(whole.records, whole.scores.random_folds, SUBSETS)
+    folds = tables.fold_table(study.records, study.scores.random_folds, SUBSETS)
     lead, *rest = verdict(study)
     levels = tables.first_table(study.headline, study.of_voc)
     blocks: list[Block] = [
@@ -77,8 +68,7 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
         gain_picture(study, "splits-gain"),
         replace(levels, name="splits-levels"),
         _gains(study, "splits-table", "mean over the splits"),
-        *begun,
-        *map(Paragraph, _with_other_rates(studies, own)),
+        *_with_fewer_rates(studies, own),
         folds,
     ]
     by_fold = folds.data[folds.data["loss"] == LOVASZ]
@@ -86,8 +76,9 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
         blocks.append(_rate_picture(by_fold))
     if study.of_voc:
         blocks.append(Paragraph(FOOTNOTE, note=True))
+    splits = count(study.scores.partitions, "split")
     title = (
-        f"Over {count(len(own), 'split')} together {the(most)} has the highest mean in "
+        f"Over {splits} together {the(most)} has the highest mean in "
         f"{int((leaders == most).sum())} of {cases}"
     )
     return Section("splits", "Several splits", title, blocks)
@@ -119,93 +110,29 @@ def _gains(study: Study, name: str, what: str) -> Table:
     )
 
 
-def _of_more_splits(
-    finished: Mapping[str, Records], whole: Mapping[str, Records], together: Scores
-) -> str:
-    """The gains over the splits that have finished the paper's losses, some of them only these.
+def _with_fewer_rates(studies: Mapping[str, Records], own: Mapping[str, Records]) -> list[Block]:
+    """The gains with the studies of the same splits that had the fewest rates to choose from; none
+    if these are `own`.
 
-    finished: with the cells of these losses alone, the whole ones among them.
-    together: the scores of all of these.
+    own: the studies of the section.
     """
-    begun = [name for name in finished if name not in whole]
-    alone = [f"on {name}, its folds given, {_over(Scores(finished[name]))}" for name in begun]
-    return (
-        f"{count(len(finished), 'split')} have finished {listed(map(the, PAPER_LOSSES))}, "
-        f"{listed(begun)} only these. Over all of them the Lovász hinge gains "
-        f"{_over(together)}; {listed(alone)}."
+    narrow = same_but_for_split(studies, most_rates=False)
+    if narrow.keys() == own.keys():
+        return []
+    study = Study(joined(list(narrow.values())))
+    others = listed(name for name in narrow if name not in own)
+    instead = listed(name for name in own if name not in narrow)
+    over = listed(
+        f"{with_interval(stats.compare(study.scores, Arm(LOVASZ), Arm(loss)))} over {the(loss)}"
+        for loss in PAPER_LOSSES
+        if loss != LOVASZ and loss in study.scores.present
     )
-
-
-def _with_other_rates(studies: Mapping[str, Records], whole: Mapping[str, Records]) -> list[str]:
-    """A sentence on each study that repeats some of the splits with other rates to choose from."""
-    found = []
-    pair = _splits_of(PAIR, studies, whole)
-    first = next(iter(whole.values()))
-    for name, records in studies.items():
-        limited = _limited(records, PAIR)
-        before = {k: r for k, r in pair.items() if same_lists(r, records)}
-        folds = {fold for r in before.values() for fold in r.grid.folds}
-        if not (
-            records.tuning
-            and (rates := setting(records, *RATES))
-            and records.folds_per_partition
-            and _experiment(records) == _experiment(first)
-            and folds == set(records.grid.folds)
-            and _finished(PAIR, limited)
-        ):
-            continue
-        kept = [r for k, r in pair.items() if k not in before]
-        text = (
-            f"{name} repeats {listed(before)} with a first range of rates from {min(rates):.2g} to "
-            f"{max(rates):.2g} for both losses. On the same folds the gain is "
-            f"{_gain(Scores(limited))}; with the rates chosen before it was "
-            f"{_gain(Scores(joined(list(before.values()))))}."
-        )
-        if kept:
-            count_folds = len(folds) + sum(len(r.grid.folds) for r in kept)
-            text += (
-                f" With it in their place the gain over all {count_folds} folds is "
-                f"{_gain(Scores(joined([*kept, limited])))}."
-            )
-        found.append(text)
-    return found
-
-
-def _splits_of(
-    losses: Sequence[str], studies: Mapping[str, Records], whole: Mapping[str, Records]
-) -> dict[str, Records]:
-    """`same_but_for_split` of the studies that have finished these losses, with their cells alone;
-    the whole ones first."""
-    every = {name: _limited(studies[name], losses) for name in (*whole, *studies)}
-    return same_but_for_split({name: r for name, r in every.items() if _finished(losses, r)})
-
-
-def _finished(losses: Sequence[str], limited: Records) -> bool:
-    return limited.whole and set(losses) <= set(limited.grid.losses)
-
-
-def _over(scores: Scores) -> str:
-    """The gains of the Lovász hinge over the paper's other losses."""
-    return listed(f"{_gain(scores, x)} over {the(x)}" for x in PAPER_LOSSES if x != LOVASZ)
-
-
-def _gain(scores: Scores, against: str = REFERENCE) -> str:
-    """Of the Lovász hinge over another loss."""
-    return with_interval(stats.compare(scores, Arm(LOVASZ), Arm(against)))
-
-
-def _limited(records: Records, losses: Sequence[str]) -> Records:
-    """The study as one of these losses and the network before fine-tuning."""
-    kept = [x for x in records.grid.losses if x in (*losses, UNTRAINED)]
-    return replace(
-        records,
-        study=records.study | {"grid": records.study["grid"] | {"losses": kept}},
-        images=records.images[records.images["loss"].isin(kept)],
-        results={cell: x for cell, x in records.results.items() if cell.loss in kept},
-        missing=[cell for cell in records.missing if cell.loss in kept],
-        failed={cell: error for cell, error in records.failed.items() if cell.loss in kept},
-        stale=[cell for cell in records.stale if cell.loss in kept],
+    text = (
+        f"{others} ran on the folds of {instead}, with fewer learning rates to choose from first. "
+        f"In place of {instead} they give the Lovász hinge a gain of {over}."
     )
+    what = f"with {others} in place of {instead}"
+    return [Paragraph(text), _gains(study, "splits-fewer-rates", what)]
 
 
 def _rate_picture(gains: pd.DataFrame) -> Block:
@@ -246,24 +173,43 @@ def _over_rates(figure: Figure, gains: pd.DataFrame) -> None:
     figure.axes[0].set_ylabel("gain over cross-entropy, points")
 
 
-def same_but_for_split(studies: Mapping[str, Records]) -> dict[str, Records]:
+def same_but_for_split(
+    studies: Mapping[str, Records], *, most_rates: bool = True
+) -> dict[str, Records]:
     """The first group of studies with the same network and data but different lists; empty if there
     is none.
 
-    Left out are a study that repeats the split itself (its intervals already hold the spread
-    between its folds), one whose rates were not chosen, and one that lacks a cell, or a loss of the
-    group's first.
+    Of those on the same lists, the one with the most learning rates to choose from first
+    (`tuning.lrs`) counts, of equals the first. Left out are studies whose rates were not chosen,
+    that lack a cell, or a category or loss of the group's largest.
+
+    Args:
+        most_rates: False for the fewest.
     """
     groups: dict[str, dict[str, Records]] = {}
     for name, records in studies.items():
-        if records.folds_per_partition or not records.tuning:
-            continue
-        group = groups.setdefault(_experiment(records), {})
-        whole = all(set(r.grid.losses) <= set(records.grid.losses) for r in group.values())
-        if whole and not any(same_lists(records, other) for other in group.values()):
-            group[name] = records
-    complete = ({k: r for k, r in own.items() if r.whole} for own in groups.values())
-    return next((group for group in complete if len(group) > 1), {})
+        if records.whole and records.tuning:
+            groups.setdefault(_experiment(records), {})[name] = records
+    for group in groups.values():
+        largest = max(group.values(), key=lambda r: len(r.grid.categories) * len(r.grid.losses))
+        order = sorted(group, key=lambda name: _first_rates(group[name]), reverse=most_rates)
+        found: dict[str, Records] = {}
+        for name in order:
+            grid = group[name].grid
+            if (
+                set(grid.categories) >= set(largest.grid.categories)
+                and set(grid.losses) >= set(largest.grid.losses)
+                and not any(same_lists(group[name], other) for other in found.values())
+            ):
+                found[name] = group[name]
+        if len(found) > 1:
+            return {name: records for name, records in group.items() if name in found}
+    return {}
+
+
+def _first_rates(records: Records) -> int:
+    """How many learning rates there were to choose from before any was added."""
+    return len(setting(records, *RATES) or [])
 
 
 def _experiment(records: Records) -> str:

@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +34,12 @@ def images(archive: Path, file: str = "images.csv") -> pd.DataFrame:
             table = pd.read_csv(io.BytesIO(content.read(name.replace("result.json", file))))
             tables.append(table.assign(category=category, loss=loss, fold=fold, seed=seed))
     return pd.concat(tables, ignore_index=True)
+
+
+def partitions(archives: Sequence[Path]) -> list[pd.DataFrame]:
+    """The images' rows of each pair of folds: a partition of the images."""
+    every = map(images, archives)
+    return [own for rows in every for _, own in rows.groupby(rows["fold"] // 2)]
 
 
 def by_category(rows: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -235,6 +236,16 @@ def test_a_reader_sees_old_bytes_until_the_write_is_whole(tmp_path: Path) -> Non
         assert temporary.suffix == ".csv"
         assert not path.exists()
     assert path.read_bytes() == b"whole"
+
+
+def test_a_file_is_flushed_before_it_takes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a machine that loses power could keep the name and lose the bytes."""
+    there = []
+    monkeypatch.setattr(os, "fsync", lambda file: there.append((tmp_path / "x").exists()))
+    write_bytes(tmp_path / "x", b"new")
+    assert there == [False]
 
 
 def test_equal_values_are_equal_bytes(tmp_path: Path) -> None:

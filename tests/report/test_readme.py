@@ -20,7 +20,8 @@ from tests.helpers import recount
 from tests.helpers.places import ROOT
 
 REPORTS = ROOT / "reports"
-SPLITS = ("finetune", "finetune_repeat", "finetune_third")
+SPLITS = ("finetune", "finetune_wide")
+ANNOUNCED = ("finetune", "finetune_repeat", "finetune_third")
 PAPER = ("cross_entropy", "hinge")
 
 
@@ -79,6 +80,10 @@ def gain(rows: pd.DataFrame, over: str = "cross_entropy", loss: str = "lovasz_hi
     return 100 * (levels[loss] - levels[over])
 
 
+def partitions(*reports: str) -> list[pd.DataFrame]:
+    return recount.partitions([REPORTS / name / "records.zip" for name in reports])
+
+
 def folds(name: str) -> pd.DataFrame:
     """A row per fold: the rate chosen for cross-entropy, and the gain of the Lovász hinge."""
     tuned = stored(name, "tuning.json")
@@ -92,6 +97,17 @@ def folds(name: str) -> pd.DataFrame:
     )
 
 
+def rates(report: str) -> pd.Series:
+    """The chosen learning rates by fold and loss."""
+    tuned = stored(report, "tuning.json")
+    chosen = {
+        (fold, loss): entry["lr"]
+        for fold, own in tuned.items() if isinstance(own, dict)
+        for loss, entry in own.items()
+    }  # fmt: skip
+    return pd.Series(chosen).sort_index()
+
+
 def in_points(values: pd.Series) -> list[str]:
     return [points(value / 100) for value in values]
 
@@ -99,12 +115,12 @@ def in_points(values: pd.Series) -> list[str]:
 def test_the_gain_falls_as_the_rate_of_cross_entropy_rises(text: str) -> None:
     every = pd.concat(map(folds, SPLITS))
     assert len(every) == 6
-    assert every["rate"].rank().corr(every["all"].rank()) < -0.9
-    low, high = (sorted(every[(every["rate"] > 1e-4) == above]["all"]) for above in (False, True))
-    assert len(low) == 4
-    least, *_, most = in_points(pd.Series(low))
-    assert f"{least} to {most} points in the four folds with at most 1e-4" in text
-    assert f"{' and '.join(in_points(pd.Series(high)))} in the two with 3.3e-4" in text
+    low, high = (every[(every["rate"] > 1e-4) == above]["all"] for above in (False, True))
+    assert len(low) == len(high) == 3
+    assert low.min() > high.max()
+    (least, most), (lowest, highest) = (in_points(own.agg(["min", "max"])) for own in (low, high))
+    assert f"{least} to {most} points in the three folds with at most 1e-4" in text
+    assert f"{lowest} to {highest} in the three with 3.3e-4" in text
 
 
 def test_folds_whose_rates_are_swapped_swap_their_gains(text: str) -> None:
@@ -113,6 +129,7 @@ def test_folds_whose_rates_are_swapped_swap_their_gains(text: str) -> None:
     (slow, first), (fast, second) = zip(before["rate"], in_points(before["all"]), strict=True)
     then = in_points(pd.Series([swapped[4], swapped[5]]))
     assert f"{first} fell to {then[0]}, and {second} rose to {then[1]}." in text
+    assert f"at a rate {fast / slow:.0f} times higher or lower" in text
     assert f"So it was: {then[0]} on fold 4, {then[1]} on fold 5" in words("experiments/README.md")
     with zipfile.ZipFile(REPORTS / "finetune_rates/records.zip") as content:
         for fold, rate in ((4, fast), (5, slow)):
@@ -120,24 +137,27 @@ def test_folds_whose_rates_are_swapped_swap_their_gains(text: str) -> None:
             assert json.loads(content.read(name))["lr"] == rate
 
 
-def test_with_one_range_of_rates_for_all_folds(text: str, compared: str) -> None:
+def test_the_splits_as_they_were_announced(text: str, compared: str) -> None:
     """The means are counted by hand; the intervals are the comparison page's."""
-    wide, main = (gains(name)[1] for name in ("finetune_wide", "finetune"))
-    before = sum(gains(name)[1] for name in SPLITS[1:]) / 2
-    on_same = ends_of("On the same folds the gain is", compared)
-    in_all = ends_of("the gain over all 6 folds is", compared)
-    shown = f"{points(wide.mean() / 100)} points [{on_same}]"
-    was = ends_of("with the rates chosen before it was", compared)
-    assert f"their gain falls from {points(before.mean() / 100)} [{was}] to {shown}" in text
-    every = (main + 2 * wide) / 3
-    said = f"is {points(every.mean() / 100)} [{in_all}]."
-    assert f"in all six folds, the gain over cross-entropy {said}" in text
-    assert f"the gain is {shown.replace(' points', '')}" in words("experiments/README.md")
-    old, new = pd.concat(map(folds, SPLITS[1:])), folds("finetune_wide")
-    changed = old["rate"].to_numpy() != new["rate"].to_numpy()
-    assert list(old["all"][changed]) == [old["all"].max()]  # the fold with the largest gain
-    assert list(new["rate"][changed]) > list(old["rate"][changed])
-    assert "because one fold of four takes a higher rate for cross-entropy" in text
+    for over, said in (("cross_entropy", "cross-entropy"), ("hinge", "hinge")):
+        mean = sum(gain(rows, over).mean() for rows in partitions(*ANNOUNCED)) / 300
+        ends = re.search(rf"{re.escape(points(mean))} points \[([^]]*)\] over {said}", compared)
+        assert ends
+        assert f"{points(mean)} [{ends[1]}] over {said}" in text
+    table = pd.read_csv(REPORTS / "compare/tables/splits-fewer-rates.csv").query("subset == 'all'")
+    row = table.set_index("loss").loc["soft_jaccard"]
+    change, *ends = (points(row[name]) for name in ("difference", "low", "high"))
+    assert f"soft Jaccard's over cross-entropy is {change} [{', '.join(ends)}]" in text
+    assert "The second and third split first tried rates up to 1e-4 only." in text
+    for name in ANNOUNCED[1:]:
+        assert max(stored(name, "study.json")["config"]["tuning"]["lrs"]) == 1e-4
+    old, new = pd.concat(map(rates, ANNOUNCED[1:])), rates("finetune_wide")
+    assert old.index.equals(new.index)
+    changed = [(fold, loss) for (fold, loss), lr in new.items() if lr != old[fold, loss]]
+    assert {fold for fold, _ in changed} == {"fold4"}
+    assert sorted(loss for _, loss in changed) == ["cross_entropy", "hinge"]
+    assert all(new[place] > old[place] for place in changed)
+    assert "one fold of six takes a higher rate for cross-entropy and hinge." in text
 
 
 def test_the_rates_that_readme_advises(text: str) -> None:
@@ -160,7 +180,8 @@ def test_the_rates_that_readme_advises(text: str) -> None:
 
 def test_what_the_splits_say_together(text: str, compared: str) -> None:
     """The means are counted by hand; the intervals are the comparison page's."""
-    splits = [recount.images(REPORTS / name / "records.zip") for name in SPLITS]
+    splits = partitions(*SPLITS)
+    assert len(splits) == 3
 
     def mean(over: str) -> str:
         return points(sum(gain(rows, over).mean() for rows in splits) / len(splits) / 100)
@@ -250,10 +271,10 @@ def test_how_more_steps_did(runs: str) -> None:
             trials = pd.DataFrame(entry["trials"]).query("lr == @entry['lr']")
             means = trials.groupby("steps")["image_iou"].mean()
             choices.append(means[180] - means[60])
-    repeated = stored("finetune_repeat", "tuning.json")
+    repeated = stored("finetune_wide", "tuning.json")
     folds = [own for own in repeated.values() if isinstance(own, dict)]
     assert {entry["steps"] for own in folds for entry in own.values()} == {60}
-    assert "The other splits use 60." in runs
+    assert "`finetune_wide` uses 60." in runs
     assert len(choices) == 10
     assert "In most cells the loss still falls then." in runs
     for name in SPLITS:

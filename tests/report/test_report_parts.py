@@ -216,7 +216,7 @@ def test_seeds_are_listed(records: Records) -> None:
 
 class TestCompare:
     @pytest.fixture
-    def reports(self, tmp_path: Path, undrawn: None) -> list[Path]:
+    def reports(self, tmp_path: Path) -> list[Path]:
         for name, effect in (("weak", 0.2), ("strong", 0.0)):
             runs = tmp_path / "runs" / name
             base = {"lovasz_hinge": effect, "untrained": -effect}
@@ -268,6 +268,7 @@ class TestCompare:
         table = intervals(*ends).assign(experiment=[f"e{place}" for place in range(len(ends))])
         assert headings.agreement(table) == said
 
+    @pytest.mark.usefixtures("undrawn")
     def test_a_report_without_the_untrained_network_is_named(
         self, reports: list[Path], tmp_path: Path
     ) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from lovasz_repro.analysis.claims import PAPER_LOSSES
 from lovasz_repro.analysis.decide import decisions
 from lovasz_repro.analysis.resample import mean_interval
 from lovasz_repro.analysis.scores import Arm, Scores
 from lovasz_repro.analysis.stats import REFERENCE, compare, gains
 from lovasz_repro.records import Records, load
+from lovasz_repro.report.document import Paragraph, Table
 from lovasz_repro.report.splits import (
-    _of_more_splits,
-    _splits_of,
-    _with_other_rates,
+    _with_fewer_rates,
     joined,
     same_but_for_split,
     section,
@@ -26,8 +25,10 @@ from tests.helpers import recount
 from tests.helpers.places import ROOT
 
 REPORTS = ROOT / "reports"
-SPLITS = ("finetune", "finetune_repeat", "finetune_third")
-NAMES = ("head", "head_voc", "finetune_180", "finetune_channel", *SPLITS)
+SPLITS = ("finetune", "finetune_wide")
+ANNOUNCED = ("finetune", "finetune_repeat", "finetune_third")
+OTHERS = ("head", "head_voc", "finetune_180", "finetune_channel")
+NAMES = (*OTHERS, *ANNOUNCED, "finetune_wide")
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +41,23 @@ def choices(studies: dict[str, Records]) -> pd.DataFrame:
     return decisions(Scores(joined([studies[name] for name in SPLITS])))
 
 
-def levels(column: str, present: bool) -> pd.DataFrame:
-    """(categories, losses): the mean over the studies of each one's mean."""
-    found = []
-    for name in SPLITS:
-        rows = recount.images(REPORTS / name / "records.zip")
-        rows = rows[rows["has_category"] == 1] if present else rows
-        found.append(recount.by_category(rows, column))
+def levels(names: Sequence[str], column: str, present: bool = False) -> pd.DataFrame:
+    """(categories, losses): the mean over the partitions of each one's mean."""
+    found = [
+        recount.by_category(rows[rows["has_category"] == 1] if present else rows, column)
+        for rows in recount.partitions([REPORTS / name / "records.zip" for name in names])
+    ]
+    assert len(found) == 3
     return sum(found[1:], found[0]).dropna(axis="columns") / len(found)
 
 
 def test_studies_of_one_network_on_different_lists_are_found(studies: dict[str, Records]) -> None:
+    """finetune_wide has the lists of two others, and more rates to choose from."""
     assert tuple(same_but_for_split(studies)) == SPLITS
-    others = {name: studies[name] for name in NAMES if name not in SPLITS}
-    assert section(others, {}) is None
+    backwards = dict(reversed(studies.items()))
+    assert set(same_but_for_split(backwards)) == set(SPLITS)
+    assert tuple(same_but_for_split(studies, most_rates=False)) == ANNOUNCED
+    assert section({name: studies[name] for name in OTHERS}, {}) is None
     unsaid = {name: replace(own, study=own.study | {"config": {}}) for name, own in studies.items()}
     assert same_but_for_split(unsaid) == {}
     own = studies["finetune_repeat"]
@@ -61,49 +65,60 @@ def test_studies_of_one_network_on_different_lists_are_found(studies: dict[str, 
     assert same_but_for_split({"finetune": studies["finetune"], "other": again}) == {}
 
 
-def test_a_study_that_is_not_whole_is_left_out(studies: dict[str, Records]) -> None:
-    """The first may have fewer losses: then those of both are compared."""
+def test_a_study_that_is_not_whole_or_smaller_is_left_out(studies: dict[str, Records]) -> None:
     whole, own = studies["finetune"], studies["finetune_repeat"]
-    fewer = own.study["grid"] | {"losses": own.study["grid"]["losses"][1:]}
-    lacking = replace(own, study=own.study | {"grid": fewer})
-    assert same_but_for_split({"finetune": whole, "other": lacking}) == {}
-    assert set(same_but_for_split({"other": lacking, "finetune": whole})) == {"other", "finetune"}
+    for part in ("losses", "categories"):
+        fewer = own.study["grid"] | {part: own.study["grid"][part][1:]}
+        lacking = replace(own, study=own.study | {"grid": fewer})
+        assert same_but_for_split({"finetune": whole, "other": lacking}) == {}
+        assert same_but_for_split({"other": lacking, "finetune": whole}) == {}
     cell = own.grid.cells()[0]
     for lack in ({"missing": [cell]}, {"failed": {cell: "lost"}}, {"stale": [cell]}):
         begun = replace(own, **lack)
         assert same_but_for_split({"finetune": whole, "other": begun}) == {}
+    wide = replace(studies["finetune_wide"], missing=[cell])
+    assert tuple(same_but_for_split(studies | {"finetune_wide": wide})) == ANNOUNCED
 
 
-def test_with_other_rates_to_choose_from(studies: dict[str, Records]) -> None:
-    """What a study that repeats two splits changes: counted by hand from the records."""
-    wide = load(REPORTS / "finetune_wide/records.zip", gallery=False)
-    every = studies | {"finetune_wide": wide}
-    whole = same_but_for_split(every)
-    assert tuple(whole) == SPLITS
-    (text,) = _with_other_rates(every, whole)
-    gain = {}
-    for name in (*SPLITS, "finetune_wide"):
-        rows = recount.images(REPORTS / name / "records.zip")
-        levels = recount.by_category(rows, "iou")
-        gain[name] = (levels["lovasz_hinge"] - levels["cross_entropy"]).mean()
-    after = gain["finetune_wide"]
-    before = (gain["finetune_repeat"] + gain["finetune_third"]) / 2
-    assert "finetune_wide repeats finetune_repeat and finetune_third with a first range" in text
-    assert f"On the same folds the gain is {points(after)} points [" in text
-    assert f"with the rates chosen before it was {points(before)} points [" in text
-    assert f"over all 6 folds is {points((gain['finetune'] + 2 * after) / 3)} points [" in text
+def test_with_fewer_rates_to_choose_from(studies: dict[str, Records]) -> None:
+    """What the splits as first announced say: counted by hand from the records."""
+    own = same_but_for_split(studies)
+    text, table = _with_fewer_rates(studies, own)
+    assert isinstance(text, Paragraph)
+    assert isinstance(table, Table)
+    assert text.text.startswith(
+        "finetune_repeat and finetune_third ran on the folds of finetune_wide, with fewer"
+    )
+    counted = levels(ANNOUNCED, "iou")
+    rows = table.data[table.data["subset"] == "all"].set_index("loss")
+    for loss, row in rows.iterrows():
+        gain = counted[loss] - counted[REFERENCE]
+        assert row["difference"] == pytest.approx(gain.mean())
+    for against in (REFERENCE, "hinge"):
+        gain = counted["lovasz_hinge"] - counted[against]
+        assert f"{points(gain.mean())} points [" in text.text
+    without = {name: own for name, own in studies.items() if name != "finetune_wide"}
+    assert _with_fewer_rates(without, same_but_for_split(without)) == []
 
-    config = wide.study["config"] | {"tuning": wide.study["config"]["tuning"] | {"lrs": []}}
-    given = replace(wide, study=wide.study | {"config": config})  # with an older tuning.json
-    assert _with_other_rates(every | {"finetune_wide": given}, whole) == []
 
-    del every["finetune_third"]  # then its folds 4 and 5 would be compared with nothing
-    assert _with_other_rates(every, same_but_for_split(every)) == []
+def test_what_the_announced_splits_say() -> None:
+    """In the protocol: the intervals are the comparison page's."""
+    protocol = " ".join((ROOT / "experiments/README.md").read_text("utf-8").split())
+    table = pd.read_csv(REPORTS / "compare/tables/splits-fewer-rates.csv")
+    rows = table[table["subset"] == "all"].set_index("loss")
+    low_high = {
+        loss: f"[{points(row['low'])}, {points(row['high'])}]" for loss, row in rows.iterrows()
+    }
+    for loss, said in (
+        ("lovasz_hinge", "the Lovász hinge gains {} points over cross-entropy {}"),
+        ("soft_jaccard", "soft Jaccard against cross-entropy, is {} {}"),
+    ):
+        assert said.format(points(rows.loc[loss, "difference"]), low_high[loss]) in protocol
 
 
 def test_what_the_third_split_says_alone(studies: dict[str, Records]) -> None:
     """The first of the announced questions: categories random, folds given."""
-    scores = Scores(studies[SPLITS[2]])
+    scores = Scores(studies["finetune_third"])
     assert scores.partitions == 1
     found = [compare(scores, Arm("lovasz_hinge"), Arm(x)) for x in (REFERENCE, "hinge")]
     text = " ".join((ROOT / "experiments/README.md").read_text("utf-8").split())
@@ -116,58 +131,8 @@ def test_what_the_third_split_says_alone(studies: dict[str, Records]) -> None:
     ) in text
 
 
-def test_soft_jaccard_against_cross_entropy_with_the_wide_range(
-    studies: dict[str, Records],
-) -> None:
-    """Of folds 2 to 5 the cells of cross-entropy are those of finetune_wide."""
-    wide = load(REPORTS / "finetune_wide/records.zip", gallery=False).images
-    taken = [studies[SPLITS[0]]]
-    for own in (studies[name] for name in SPLITS[1:]):
-        of_wide = (wide["loss"] == REFERENCE) & wide["fold"].isin(own.grid.folds)
-        rest = own.images[own.images["loss"] != REFERENCE]
-        taken.append(replace(own, images=pd.concat([rest, wide[of_wide]], ignore_index=True)))
-    found = []
-    for records in ([studies[name] for name in SPLITS], taken):
-        row = compare(Scores(joined(records)), Arm("soft_jaccard"), Arm(REFERENCE))
-        found.append(f"{points(row['difference'])} [{points(row['low'])}, {points(row['high'])}]")
-    protocol = " ".join((ROOT / "experiments/README.md").read_text("utf-8").split())
-    assert f"against cross-entropy, is {found[0]}, and {found[1]} against the cross-" in protocol
-    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
-    assert f"with the wide range its gain is {found[1].replace(' [', ' points [')}." in text
-    table = pd.read_csv(REPORTS / "compare/tables/splits-table.csv").query("subset == 'all'")
-    assert list(table.loc[table["low"] > 0, "loss"]) == ["soft_jaccard"]
-    tried = {
-        loss: {trial["lr"] for trial in studies[SPLITS[2]].tuning["fold4"][loss]["trials"]}
-        for loss in ("soft_jaccard", REFERENCE)
-    }
-    assert max(tried["soft_jaccard"]) > 1e-4 >= max(tried[REFERENCE])
-
-
-def test_a_split_that_has_finished_the_paper_s_losses_only(studies: dict[str, Records]) -> None:
-    """It is not in the table, but its losses are compared over all splits."""
-    own = studies[SPLITS[-1]]
-    left = [cell for cell in own.grid.cells() if cell.loss in ("soft_jaccard", "mixed")]
-    begun = replace(
-        own,
-        missing=left,
-        results={cell: x for cell, x in own.results.items() if cell not in left},
-        images=own.images[~own.images["loss"].isin(["soft_jaccard", "mixed"])],
-    )
-    every = studies | {SPLITS[-1]: begun}
-    whole = same_but_for_split(every)
-    assert tuple(whole) == SPLITS[:2]
-    finished = _splits_of(PAPER_LOSSES, every, whole)
-    assert tuple(finished) == SPLITS
-    scores = Scores(joined(list(finished.values())))
-    text = _of_more_splits(finished, whole, scores)
-    assert "have finished cross-entropy, hinge and the Lovász hinge, finetune_third only" in text
-    for against in ("cross-entropy", "hinge"):
-        change = gains(scores, Arm("lovasz_hinge"), Arm(against.replace("-", "_"))).mean()
-        assert f"{points(change)} points [" in text
-
-
 def test_a_study_of_several_partitions_keeps_them_apart(studies: dict[str, Records]) -> None:
-    wide = load(REPORTS / "finetune_wide/records.zip", gallery=False)
+    wide = studies["finetune_wide"]
     for several in ([studies["finetune"], wide], [wide, studies["finetune"]]):
         every = joined(several)
         assert sorted(every.grid.folds) == list(range(6))
@@ -183,7 +148,7 @@ def test_other_folds_of_the_same_lists_are_another_split(
 ) -> None:
     own = studies["finetune_repeat"]
     third = replace(own, study=own.study | {"grid": own.study["grid"] | {"folds": folds}})
-    first = {name: studies[name] for name in SPLITS[:2]}
+    first = {name: studies[name] for name in ANNOUNCED[:2]}
     found = same_but_for_split({**first, "third": third})
     assert ("third" in found) == joins
     assert set(found) >= set(first)
@@ -191,22 +156,25 @@ def test_other_folds_of_the_same_lists_are_another_split(
 
 def test_the_intervals_of_before(studies: dict[str, Records]) -> None:
     """With the splits given: the sentence that reports/README.md keeps of the rule of before."""
-    both = Scores(joined([studies[name] for name in SPLITS[:2]]))
+    both = Scores(joined([studies[name] for name in ANNOUNCED[:2]]))
     found = {}
     lovasz = "lovasz_hinge"
     for loss, subset in ((lovasz, "present"), (lovasz, "absent"), ("soft_jaccard", "all")):
         gain = gains(both, Arm(loss), Arm(REFERENCE), subset).to_numpy()
         ends = (points(float(end)) for end in mean_interval(gain))
         found[loss, subset] = f"{points(gain.mean())} [{', '.join(ends)}]"
-    every = Scores(joined([studies[name] for name in SPLITS]))
-    for against in (REFERENCE, "hinge"):
-        gain = gains(every, Arm(lovasz), Arm(against)).to_numpy()
-        ends = (points(float(end)) for end in mean_interval(gain))
-        found[against, "three"] = f"{points(gain.mean())} [{', '.join(ends)}]"
+    for names in (SPLITS, ANNOUNCED):
+        every = Scores(joined([studies[name] for name in names]))
+        for against in (REFERENCE, "hinge"):
+            gain = gains(every, Arm(lovasz), Arm(against)).to_numpy()
+            ends = (points(float(end)) for end in mean_interval(gain))
+            found[against, names[1]] = f"{points(gain.mean())} [{', '.join(ends)}]"
     text = " ".join((REPORTS / "README.md").read_text("utf-8").split())
     assert (
-        "Over the three splits the gain over cross-entropy would be "
-        f"{found[REFERENCE, 'three']} and over hinge {found['hinge', 'three']}:"
+        "In README's table the gain over cross-entropy would be "
+        f"{found[REFERENCE, SPLITS[1]]} and over hinge {found['hinge', SPLITS[1]]}; over the "
+        "splits as first announced "
+        f"{found[REFERENCE, ANNOUNCED[1]]} and {found['hinge', ANNOUNCED[1]]}."
     ) in text
     assert (
         f"the gain with the category was {found['lovasz_hinge', 'present']} before, without it "
@@ -219,7 +187,7 @@ def test_the_intervals_of_before(studies: dict[str, Records]) -> None:
 def test_a_category_is_the_mean_over_the_splits(
     choices: pd.DataFrame, tuned: str, present: bool
 ) -> None:
-    counted = levels(f"{tuned}iou", present)
+    counted = levels(SPLITS, f"{tuned}iou", present)
     case = (choices["empty_images"] != present) & (choices["tunable"] == bool(tuned))
     row = choices[case & (choices["metric"] == "per_image")].iloc[0]
     means = counted.drop(columns="untrained").mean()
