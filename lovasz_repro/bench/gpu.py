@@ -109,7 +109,10 @@ def bench_gpu(device: str, rounds: int, out: Path) -> list[Row]:
     where = torch.device(device)
     hardware = bench.hardware(where)
     rows: list[Row] = []
-    for case in (*bench.CASES, *STEPS) if on_gpu else (*TINY_CASES, *TINY_STEPS):
+    cases: list[bench.Case | Step] = (
+        [*bench.CASES, *STEPS] if on_gpu else [*TINY_CASES, *TINY_STEPS]
+    )
+    for case in cases:
         try:
             if isinstance(case, Step):
                 rows += _steps(case, where, rounds, hardware)

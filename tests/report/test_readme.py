@@ -146,8 +146,8 @@ def test_the_splits_as_they_were_announced(text: str, compared: str) -> None:
         assert f"{points(mean)} [{ends[1]}] over {said}" in text
     table = pd.read_csv(REPORTS / "compare/tables/splits-fewer-rates.csv").query("subset == 'all'")
     row = table.set_index("loss").loc["soft_jaccard"]
-    change, *ends = (points(row[name]) for name in ("difference", "low", "high"))
-    assert f"soft Jaccard's over cross-entropy is {change} [{', '.join(ends)}]" in text
+    change, low, high = (points(row[name]) for name in ("difference", "low", "high"))
+    assert f"soft Jaccard's over cross-entropy is {change} [{low}, {high}]" in text
     assert "The second and third split first tried rates up to 1e-4 only." in text
     for name in ANNOUNCED[1:]:
         assert max(stored(name, "study.json")["config"]["tuning"]["lrs"]) == 1e-4
