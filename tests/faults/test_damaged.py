@@ -72,7 +72,7 @@ def test_image_truncated(run: Commands, shapes_root: Path, finished: Path, tmp_p
 @shows(
     Fault("a cached array truncated while a study reads it",
           "the system ends the process (SIGBUS); the next run names the file",
-          "the steps since the last validation",
+          "the steps since the last checkpoint",
           "delete the cache's folder, then the same command"),
 )  # fmt: skip
 def test_cache_truncated(run: Commands, shapes_root: Path, finished: Path, tmp_path: Path) -> None:

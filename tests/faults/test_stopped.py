@@ -78,7 +78,7 @@ FETCH = [
 ]
 STUDY = [
     Place("the cache's build", "the build", DECODE, at("lovasz_repro.data.cache:_array")),
-    Place("a base network's training", "the steps since its last validation", STEP, STEP),
+    Place("a base network's training", "the steps since its last checkpoint", STEP, STEP),
     Place(
         "the write of a checkpoint", "the steps since the one before",
         at("pathlib:Path.replace", 2, r"cells/.*\.resume.*\.part\.ckpt"),
@@ -232,7 +232,7 @@ def test_killed_at_random_moments(study: Study) -> None:
     Fault(
         "SIGTERM, as SLURM sends before it kills",
         "“stopped; the same command goes on from here”, status 143",
-        "the steps since the last validation",
+        "the steps since the last checkpoint",
     )
 )
 @pytest.mark.parametrize(
