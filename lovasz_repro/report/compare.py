@@ -25,6 +25,7 @@ from lovasz_repro.report.document import (
     Paragraph,
     Section,
     Table,
+    listed,
     percent,
 )
 from lovasz_repro.report.drawing import drawing, picture
@@ -68,11 +69,11 @@ def compare(reports: Sequence[Path], out: Path) -> Document:
         for name, one in scores.items()
         for subset in SUBSETS
     }
-    parts = [_gains(gains, links), splits.section(studies, scores), _base(scores, gains)]
+    parts = [_gains(gains, scores, links), splits.section(studies, scores), _base(scores, gains)]
     return Document("The experiments side by side", facts, [p for p in parts if p], banner)
 
 
-def _gains(gains: Gains, links: Sequence[Link]) -> Section:
+def _gains(gains: Gains, scores: dict[str, Scores], links: Sequence[Link]) -> Section:
     """links: to the reports, behind the first table."""
     names = list(dict.fromkeys(name for name, _ in gains))
     rows = [own.assign(experiment=name, subset=part) for (name, part), own in gains.items()]
@@ -83,6 +84,8 @@ def _gains(gains: Gains, links: Sequence[Link]) -> Section:
     own = table[table["loss"] == LOVASZ].groupby("subset", sort=False)
     said = {part: headings.agreement(rows) for part, rows in own}
     title = f"The Lovász hinge’s gain over cross-entropy {said.get('all', 'is not known')}"
+    random = [name for name, one in scores.items() if one.partitions > 1]
+    spread = f" In {listed(random)} it includes the spread between folds." if random else ""
     blocks: list[Block] = [
         Paragraph(f"On {SUBSETS[part]} the gain {text}.")
         for part, text in said.items()
@@ -93,7 +96,7 @@ def _gains(gains: Gains, links: Sequence[Link]) -> Section:
             "gains",
             f"Gain in image-IoU over cross-entropy in {', '.join(names)}, by loss.",
             "Gain in image-IoU over cross-entropy, mean over categories with 95 % "
-            "interval, one panel per experiment.",
+            f"interval, one panel per experiment.{spread}",
             figures.forests(
                 [(name, gains[name, "all"]) for name in names], "gain over cross-entropy, points"
             ),

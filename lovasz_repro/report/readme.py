@@ -16,7 +16,7 @@ from lovasz_repro.report import bench_tables, multiclass, prose, tables
 from lovasz_repro.report.controls import controls_table
 from lovasz_repro.report.document import listed
 from lovasz_repro.report.markdown import escaped, table
-from lovasz_repro.report.splits import joined, same_but_for_split
+from lovasz_repro.report.splits import joined, partitions_of, same_but_for_split
 from lovasz_repro.report.study_tables import Study
 from lovasz_repro.report.verdict import verdict
 from lovasz_repro.words import count
@@ -27,7 +27,8 @@ CONTROLS = (
     "Each other whole run of the binary experiment beside the study that it differs least from. "
     "*Gain*: image-IoU of the Lovász hinge minus that of cross-entropy in this run, in points. "
     "*There*: the same in the other study, on the same categories. *Difference*: gain minus there, "
-    "with its 95 % interval over categories. First on all images, then on those with the category."
+    "with its 95 % interval over categories. First on all images, then on those with the category. "
+    "Exactly zero: the same cells."
 )
 SPLITS_FIGURE = "figures/splits-gain.svg"
 TABLE_1_COLUMNS = (0, 2, 1, 3, 5, 6)  # loss, paper, here, gain, with and without the category
@@ -153,7 +154,10 @@ def _result(every: dict[Path, Records], root: Path) -> str:
         records = joined(list(own.values()))
         folder = Path(os.path.relpath(together, root)).as_posix()
         name = listed(list(own))
-        reports = listed([f"[`{x}`]({links[main.parent / x]}/report.md)" for x in own])
+        reports = listed(
+            f"[`{x}`]({links[main.parent / x]}/report.md) ({count(partitions_of(r), 'split')})"
+            for x, r in own.items()
+        )
         source = f"From {reports}, [taken together]({folder}/report.md)."
         figure = f"{folder}/{SPLITS_FIGURE}"
     study = Study(records)

@@ -48,8 +48,9 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
         return None
     leaders = study.choices["loss"]
     most = leaders.mode().iloc[0]
+    parts = [f"{name} ({count(partitions_of(records), 'split')})" for name, records in own.items()]
     agreed = [
-        f"{name} in {int((decisions(scores[name])['loss'] == leaders).sum())}" for name in own
+        f"{name} alone in {int((decisions(scores[name])['loss'] == leaders).sum())}" for name in own
     ]
     cases = f"{len(leaders)} ways to score"
     folds = tables.fold_table(study.records, study.scores.random_folds, SUBSETS)
@@ -59,10 +60,10 @@ def section(studies: Mapping[str, Records], scores: Mapping[str, Scores]) -> Sec
         Paragraph(lead, lead=True),
         *map(Paragraph, rest),
         Paragraph(
-            f"{listed(list(own))} train the same network on different splits of the same images, "
+            f"{listed(parts)} train the same network on different splits of the same images, "
             "with rates chosen anew in each fold. A category’s number is the mean over the splits. "
             "Intervals include the spread between folds (base network, chosen rates, training "
-            f"run). Each alone has the same best loss: {listed(agreed)} of the {cases}."
+            f"run). The best loss of all together is also that of {listed(agreed)} of the {cases}."
         ),
         tables.decision_table(study.choices),
         gain_picture(study, "splits-gain"),
@@ -128,8 +129,8 @@ def _with_fewer_rates(studies: Mapping[str, Records], own: Mapping[str, Records]
         if loss != LOVASZ and loss in study.scores.present
     )
     text = (
-        f"{others} ran on the folds of {instead}, with fewer learning rates to choose from first. "
-        f"In place of {instead} they give the Lovász hinge a gain of {over}."
+        f"{others} ran on the folds of {instead} with a narrower first range of learning rates. "
+        f"Taken in its place, they give the Lovász hinge a gain of {over}."
     )
     what = f"with {others} in place of {instead}"
     return [Paragraph(text), _gains(study, "splits-fewer-rates", what)]
@@ -225,6 +226,11 @@ def _places(records: Records) -> dict[int, tuple[int, int]]:
     if not size:
         return {fold: (0, place) for place, fold in enumerate(folds)}
     return {fold: divmod(fold, size) for fold in folds}
+
+
+def partitions_of(records: Records) -> int:
+    """How many partitions of the images into folds a study has."""
+    return len({partition for partition, _ in _places(records).values()})
 
 
 def joined(studies: Sequence[Records]) -> Records:

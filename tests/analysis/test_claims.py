@@ -11,19 +11,13 @@ from lovasz_repro.analysis.claims import Claim, claims
 from lovasz_repro.analysis.scores import Arm, Scores
 from lovasz_repro.analysis.stats import these_interval
 from lovasz_repro.records import MEASURES, Cell, Grid, Records, load
-from tests.helpers.synthetic import CATEGORIES, EFFECT, write_study
+from tests.helpers.synthetic import EFFECT, known, write_study
 
 KEYS = ["best_image_iou", "own_measure", "carry_over", "small_objects", "gap_filling"]
 
 
-def study(
-    runs: Path,
-    effect: Mapping[str, float] = EFFECT,
-    losses: tuple[str, ...] = MEASURES,
-    categories: tuple[str, ...] = CATEGORIES[:8],
-) -> Records:
-    write_study(runs, categories=categories, losses=losses, seeds=[0], effect=effect)
-    return load(runs)
+def study(effect: Mapping[str, float] = EFFECT, losses: tuple[str, ...] = MEASURES) -> Records:
+    return known(effect, losses)
 
 
 def judged(records: Records) -> dict[str, Claim]:
@@ -35,8 +29,8 @@ def judged(records: Records) -> dict[str, Claim]:
 @pytest.mark.parametrize(
     ("shift", "verdict"), [(0.12, "reproduced"), (-0.12, "not reproduced"), (0.0, "undecided")]
 )
-def test_verdicts_follow_a_known_effect(tmp_path: Path, shift: float, verdict: str) -> None:
-    found = judged(study(tmp_path, {"lovasz_hinge": shift}))
+def test_verdicts_follow_a_known_effect(shift: float, verdict: str) -> None:
+    found = judged(study({"lovasz_hinge": shift}))
     for key in ("best_image_iou", "carry_over", "gap_filling"):
         claim = found[key]
         assert claim.verdict == verdict
@@ -46,8 +40,8 @@ def test_verdicts_follow_a_known_effect(tmp_path: Path, shift: float, verdict: s
     assert found["small_objects"].verdict == ("not reproduced" if shift < 0 else "undecided")
 
 
-def test_each_loss_is_best_on_its_own_measure_until_one_is_not(tmp_path: Path) -> None:
-    records = study(tmp_path)
+def test_each_loss_is_best_on_its_own_measure_until_one_is_not() -> None:
+    records = study()
     assert judged(records)["own_measure"].verdict == "reproduced"
     images = records.images.copy()
     # Soft Jaccard is not in the paper's table: whatever it does, no claim of the paper changes.
@@ -62,8 +56,8 @@ def test_each_loss_is_best_on_its_own_measure_until_one_is_not(tmp_path: Path) -
     assert "Soft Jaccard is left out" in changed.explanation
 
 
-def test_small_objects_gain_most_when_they_do(tmp_path: Path) -> None:
-    records = study(tmp_path)
+def test_small_objects_gain_most_when_they_do() -> None:
+    records = study()
     images = records.images.copy()
     small = (images["loss"] == "lovasz_hinge") & images["object_fraction"].between(1e-9, 0.03)
     images.loc[small, "iou"] += 0.4
@@ -72,8 +66,8 @@ def test_small_objects_gain_most_when_they_do(tmp_path: Path) -> None:
     )
 
 
-def test_small_objects_that_lose_least_do_not_gain(tmp_path: Path) -> None:
-    records = study(tmp_path)
+def test_small_objects_that_lose_least_do_not_gain() -> None:
+    records = study()
     images = records.images.copy()
     images.loc[images["loss"] == "lovasz_hinge", "iou"] -= 0.3
     small = (images["loss"] == "lovasz_hinge") & images["object_fraction"].between(1e-9, 0.03)
@@ -83,8 +77,8 @@ def test_small_objects_that_lose_least_do_not_gain(tmp_path: Path) -> None:
     assert claim.explanation.startswith("No quarter gains; the smallest objects lose least (−")
 
 
-def test_small_objects_must_gain_more_than_each_other_quarter(tmp_path: Path) -> None:
-    records = study(tmp_path, {"lovasz_hinge": 0.12})
+def test_small_objects_must_gain_more_than_each_other_quarter() -> None:
+    records = study({"lovasz_hinge": 0.12})
     images = records.images.copy()
     halves = images["object_fraction"].where(images["has_category"] > 0)
     middle = halves.groupby(images["category"]).transform("median")
@@ -94,8 +88,8 @@ def test_small_objects_must_gain_more_than_each_other_quarter(tmp_path: Path) ->
     assert claim.hardest == "gain on the smallest quarter minus gain on the second"
 
 
-def test_a_lower_threshold_alone_fills_no_gaps(tmp_path: Path) -> None:
-    records = study(tmp_path, {"lovasz_hinge": 0.12})
+def test_a_lower_threshold_alone_fills_no_gaps() -> None:
+    records = study({"lovasz_hinge": 0.12})
     assert judged(records)["gap_filling"].verdict == "reproduced"
     images = records.images.copy()
     keys = ["category", "fold", "seed", "id"]
@@ -109,8 +103,8 @@ def test_a_lower_threshold_alone_fills_no_gaps(tmp_path: Path) -> None:
     assert claim.hardest == "recall with both thresholds chosen"
 
 
-def test_the_interval_for_these_categories_is_of_the_hardest_rival(tmp_path: Path) -> None:
-    records = study(tmp_path, {"lovasz_hinge": 0.12, "hinge": 0.1})
+def test_the_interval_for_these_categories_is_of_the_hardest_rival() -> None:
+    records = study({"lovasz_hinge": 0.12, "hinge": 0.1})
     scores = Scores(records)
     claim = claims(scores)[0]
     assert claim.hardest == "against hinge"
@@ -119,28 +113,28 @@ def test_the_interval_for_these_categories_is_of_the_hardest_rival(tmp_path: Pat
     assert ends[0] < claim.effect < ends[1]
 
 
-def test_another_loss_that_is_better_does_not_touch_the_paper_s_claim(tmp_path: Path) -> None:
+def test_another_loss_that_is_better_does_not_touch_the_paper_s_claim() -> None:
     effect = {"lovasz_hinge": 0.12, "soft_jaccard": 0.3}
-    assert judged(study(tmp_path, effect))["best_image_iou"].verdict == "reproduced"
+    assert judged(study(effect))["best_image_iou"].verdict == "reproduced"
 
 
-def test_the_strongest_rival_decides(tmp_path: Path) -> None:
-    claim = judged(study(tmp_path, {"lovasz_hinge": 0.12, "hinge": 0.12}))["best_image_iou"]
+def test_the_strongest_rival_decides() -> None:
+    claim = judged(study({"lovasz_hinge": 0.12, "hinge": 0.12}))["best_image_iou"]
     assert claim.verdict == "undecided"
     assert "1 of 2" in claim.explanation
     assert "against hinge" in claim.explanation
 
 
-def test_losses_without_any_difference_are_undecided(tmp_path: Path) -> None:
-    records = study(tmp_path)
+def test_losses_without_any_difference_are_undecided() -> None:
+    records = study()
     same = records.images.assign(**{name: 0.5 for name in ("iou", *MEASURES)})
     found = judged(Records(**{**vars(records), "images": same}))
     for key in ("best_image_iou", "own_measure", "carry_over", "small_objects"):
         assert (found[key].verdict, found[key].effect) == ("undecided", 0)
 
 
-def test_missing_losses_are_named(tmp_path: Path) -> None:
-    found = judged(study(tmp_path, losses=("cross_entropy", "lovasz_hinge")))
+def test_missing_losses_are_named() -> None:
+    found = judged(study(losses=("cross_entropy", "lovasz_hinge")))
     assert found["carry_over"].verdict != "undecided"
     for key in ("best_image_iou", "own_measure"):
         assert found[key].verdict == "undecided"

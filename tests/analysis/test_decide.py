@@ -17,17 +17,13 @@ from lovasz_repro.analysis.stats import REFERENCE
 from lovasz_repro.records import UNTRAINED, Cell, Records, load
 from lovasz_repro.report.verdict import natural, use
 from lovasz_repro.words import points
-from tests.helpers.synthetic import CATEGORIES, write_study
+from tests.helpers.synthetic import CATEGORIES, known, write_study
 
 LOSSES = (REFERENCE, "hinge", LOVASZ, UNTRAINED)
 
 
-def study(
-    runs: Path, effect: Mapping[str, float], losses: tuple[str, ...] = LOSSES, **options: object
-) -> Records:
-    categories = CATEGORIES[:8]
-    write_study(runs, categories=categories, losses=losses, seeds=[0], effect=effect, **options)  # type: ignore[arg-type]
-    return load(runs)
+def study(effect: Mapping[str, float], losses: tuple[str, ...] = LOSSES) -> Records:
+    return known(effect, losses)
 
 
 def answers(records: Records) -> dict[str, Question]:
@@ -35,8 +31,8 @@ def answers(records: Records) -> dict[str, Question]:
 
 
 class TestDecisions:
-    def test_the_highest_mean_is_used(self, tmp_path: Path) -> None:
-        records = study(tmp_path, {LOVASZ: 0.2, UNTRAINED: -0.2})
+    def test_the_highest_mean_is_used(self) -> None:
+        records = study({LOVASZ: 0.2, UNTRAINED: -0.2})
         table = decisions(Scores(records))
         assert len(table) == len(SITUATIONS) == 8
         assert (table["loss"] == LOVASZ).all()
@@ -58,31 +54,31 @@ class TestDecisions:
                 alike += [loss] if low <= 0 <= high else []
             assert row.not_told_apart.split() == alike
 
-    def test_a_loss_that_is_equal_is_not_told_apart(self, tmp_path: Path) -> None:
-        records = study(tmp_path, {LOVASZ: 0.2, "hinge": 0.2})
+    def test_a_loss_that_is_equal_is_not_told_apart(self) -> None:
+        records = study({LOVASZ: 0.2, "hinge": 0.2})
         for row in decisions(Scores(records)).itertuples():
             assert {row.loss, *row.not_told_apart.split()} >= {LOVASZ, "hinge"}
 
-    def test_not_training_is_never_used_and_is_said_to_be_better(self, tmp_path: Path) -> None:
-        table = decisions(Scores(study(tmp_path, {UNTRAINED: 0.3})))
+    def test_not_training_is_never_used_and_is_said_to_be_better(self) -> None:
+        table = decisions(Scores(study({UNTRAINED: 0.3})))
         assert UNTRAINED not in set(table["loss"])
         assert table["untrained_better"].all()
 
-    def test_cross_entropy_has_no_gain_over_itself(self, tmp_path: Path) -> None:
-        records = study(tmp_path, {REFERENCE: 0.3})
+    def test_cross_entropy_has_no_gain_over_itself(self) -> None:
+        records = study({REFERENCE: 0.3})
         table = decisions(Scores(records))
         assert (table["loss"] == REFERENCE).all()
         assert table["difference"].isna().all()
         assert "cross-entropy has the highest mean in 8. The best loss is " in use(table)
 
-    def test_one_loss_is_no_choice(self, tmp_path: Path) -> None:
-        records = study(tmp_path, {}, (LOVASZ, UNTRAINED))
+    def test_one_loss_is_no_choice(self) -> None:
+        records = study({}, (LOVASZ, UNTRAINED))
         table = decisions(Scores(records))
         assert table.empty
         assert "cannot be said" in use(table)
 
-    def test_the_sentence_counts_the_cases(self, tmp_path: Path) -> None:
-        table = decisions(Scores(study(tmp_path, {LOVASZ: 0.2})))
+    def test_the_sentence_counts_the_cases(self) -> None:
+        table = decisions(Scores(study({LOVASZ: 0.2})))
         table["loss"] = [LOVASZ] * 2 + [REFERENCE] * 6
         table["not_told_apart"] = ""
         highest = "cross-entropy has the highest mean in 6 and the Lovász hinge in 2. "
@@ -97,41 +93,41 @@ class TestDecisions:
             "fine-tuning at all is better."
         )
 
-    def test_at_the_natural_share_the_gain_is_another(self, tmp_path: Path) -> None:
-        table = prevalence_gains(Scores(study(tmp_path, {LOVASZ: 0.2})))
+    def test_at_the_natural_share_the_gain_is_another(self) -> None:
+        table = prevalence_gains(Scores(study({LOVASZ: 0.2})))
         row = table[(table["loss"] == LOVASZ) & (table["share"] == NATURAL)].iloc[0]
         assert f"would be {points(row['difference'])} points [" in natural(table)
         assert natural(table[table["loss"] != LOVASZ]) == ""
 
 
 class TestQuestions:
-    def test_another_loss_beats_it(self, tmp_path: Path) -> None:
-        found = answers(study(tmp_path, {LOVASZ: 0.02, "hinge": 0.3}))["any_better"]
+    def test_another_loss_beats_it(self) -> None:
+        found = answers(study({LOVASZ: 0.02, "hinge": 0.3}))["any_better"]
         assert (found.answer, found.loss, found.winners) == ("yes", "hinge", ["hinge"])
         assert found.low > 0
 
-    def test_no_loss_beats_it(self, tmp_path: Path) -> None:
-        found = answers(study(tmp_path, {LOVASZ: 0.3}))["any_better"]
+    def test_no_loss_beats_it(self) -> None:
+        found = answers(study({LOVASZ: 0.3}))["any_better"]
         assert (found.answer, found.winners, found.asked) == ("no", [], 2)
         assert found.high < 0
 
-    def test_training_against_none(self, tmp_path: Path) -> None:
-        records = study(tmp_path / "up", {LOVASZ: 0.2, UNTRAINED: -0.05})
+    def test_training_against_none(self) -> None:
+        records = study({LOVASZ: 0.2, UNTRAINED: -0.05})
         found = answers(records)
         for key, column in (("untrained", "iou"), ("untrained_tuned", "tuned_iou")):
             assert (found[key].answer, found[key].asked) == ("yes", 3)
             means = records.images.groupby("loss")[column].mean()
             best = means.drop(UNTRAINED).max() - means[UNTRAINED]
             assert found[key].effect == pytest.approx(best)
-        far = answers(study(tmp_path / "far", {UNTRAINED: -0.3}))
+        far = answers(study({UNTRAINED: -0.3}))
         assert (far["untrained"].answer, far["untrained"].asked) == ("open", 0)
         assert "below predicting nothing" in far["untrained"].note
         assert far["untrained_tuned"].answer == "yes"
-        worse = answers(study(tmp_path / "down", {UNTRAINED: 0.3}))
+        worse = answers(study({UNTRAINED: 0.3}))
         assert {worse[key].answer for key in ("untrained", "untrained_tuned")} == {"no"}
 
-    def test_dataset_iou_against_image_iou(self, tmp_path: Path) -> None:
-        records = study(tmp_path, {LOVASZ: 0.2})
+    def test_dataset_iou_against_image_iou(self) -> None:
+        records = study({LOVASZ: 0.2})
         assert answers(records)["dataset_iou"].answer == "yes"
         images = records.images.copy()
         images.loc[images["loss"] == LOVASZ, "fp"] += 50_000
@@ -144,6 +140,7 @@ class TestQuestions:
         missing = [
             Cell(c, x, f, 0) for c in categories for x in (LOVASZ, UNTRAINED) for f in (0, 1)
         ]
-        for found in answers(study(tmp_path, {}, missing=missing)).values():
+        write_study(tmp_path, categories=categories, losses=LOSSES, seeds=[0], missing=missing)
+        for found in answers(load(tmp_path)).values():
             assert found.answer == "open"
             assert found.note

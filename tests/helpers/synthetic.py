@@ -6,6 +6,8 @@ loss shifts image-IoU by a known `effect`, and that shift varies with the catego
 
 from __future__ import annotations
 
+import functools
+import tempfile
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from lovasz_repro.config import Cells, Experiment, Optim, Tuning
 from lovasz_repro.files import write_json
-from lovasz_repro.records import MEASURES, UNTRAINED, Cell, Grid, Json
+from lovasz_repro.records import MEASURES, UNTRAINED, Cell, Grid, Json, Records, load
 from lovasz_repro.records.cells import CURVE_COLUMNS, write_cell
 from lovasz_repro.study.identity import _settings
 
@@ -174,6 +176,23 @@ def write_study(
             write_one(runs, cell, images_per_cell, shift, digest, lr)
     if gallery:
         write_json(runs / "gallery/gallery.json", {"images": list(gallery)})
+
+
+def known(
+    effect: Mapping[str, float], losses: Sequence[str], categories: Sequence[str] = CATEGORIES[:8]
+) -> Records:
+    """The records of a whole study of one seed; do not change them."""
+    return _known(tuple(effect.items()), tuple(losses), tuple(categories))
+
+
+@functools.cache
+def _known(
+    effect: tuple[tuple[str, float], ...], losses: tuple[str, ...], categories: tuple[str, ...]
+) -> Records:
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Path(folder)
+        write_study(runs, categories=categories, losses=losses, seeds=(0,), effect=dict(effect))
+        return load(runs)
 
 
 def write_one(runs: Path, cell: Cell, count: int, effect: float, digest: str, lr: float) -> None:

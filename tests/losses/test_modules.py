@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from typing import Any
@@ -60,34 +59,6 @@ def test_a_wrong_setting_is_refused_when_the_loss_is_made(
 def test_an_unknown_reduction_is_refused(loss: str) -> None:
     with pytest.raises(ValueError, match="reduction must be mean or none, got 'sum'"):
         getattr(losses, loss)(torch.zeros(1, 2, 2), torch.ones(1, 2, 2), reduction="sum")
-
-
-STATE = """
-import logging, os
-import pytorch_lightning, torch
-from lightning_utilities.core.rank_zero import rank_zero_only
-
-def state():
-    return (
-        dict(os.environ), rank_zero_only.rank, torch.are_deterministic_algorithms_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory, torch.get_num_threads(),
-        float(torch.tensor(1e-40) * 1), torch.initial_seed(),
-        [logging.getLogger(name).level for name in ("pytorch_lightning", "lightning_fabric")],
-    )
-
-before = state()
-import lovasz_repro.__main__, lovasz_repro.bench.steps, lovasz_repro.study.grid
-assert state() == before, (before, state())
-"""
-
-
-def test_importing_the_package_changes_no_global_state() -> None:
-    slurm = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "study"}
-    environment = {**os.environ, **slurm}
-    done = subprocess.run(
-        [sys.executable, "-c", STATE], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 BINARY = [

@@ -540,10 +540,11 @@ def test_zero_bias_has_no_minus() -> None:
 
 
 class TestReadme:
-    @pytest.fixture
-    def reports(self, tmp_path: Path) -> Path:
+    @pytest.fixture(scope="class")
+    def made(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("made")
         for name, generated in (("head", False), ("demo", True), ("finetune", False)):
-            runs = tmp_path / "runs" / name
+            runs = folder / "runs" / name
             synthetic.write_study(
                 runs,
                 categories=CATEGORIES,
@@ -552,8 +553,13 @@ class TestReadme:
                 experiment=name,
                 generated=generated,
             )
-            archive = tmp_path / "reports" / name / "records.zip"
+            archive = folder / "reports" / name / "records.zip"
             write_bytes(archive, pack(read_files(runs, load(runs))))
+        return folder
+
+    @pytest.fixture
+    def reports(self, made: Path, tmp_path: Path) -> Path:
+        shutil.copytree(made, tmp_path, dirs_exist_ok=True)
         return tmp_path / "reports"
 
     def test_a_study_of_heads_is_the_result_only_for_want_of_another(self) -> None:

@@ -87,7 +87,7 @@ def test_with_fewer_rates_to_choose_from(studies: dict[str, Records]) -> None:
     assert isinstance(text, Paragraph)
     assert isinstance(table, Table)
     assert text.text.startswith(
-        "finetune_repeat and finetune_third ran on the folds of finetune_wide, with fewer"
+        "finetune_repeat and finetune_third ran on the folds of finetune_wide with a narrower"
     )
     counted = levels(ANNOUNCED, "iou")
     rows = table.data[table.data["subset"] == "all"].set_index("loss")
@@ -165,16 +165,20 @@ def test_the_intervals_of_before(studies: dict[str, Records]) -> None:
         found[loss, subset] = f"{points(gain.mean())} [{', '.join(ends)}]"
     for names in (SPLITS, ANNOUNCED):
         every = Scores(joined([studies[name] for name in names]))
-        for against in (REFERENCE, "hinge"):
-            gain = gains(every, Arm(lovasz), Arm(against)).to_numpy()
-            ends = (points(float(end)) for end in mean_interval(gain))
-            found[against, names[1]] = f"{points(gain.mean())} [{', '.join(ends)}]"
+        for loss, against in ((lovasz, REFERENCE), (lovasz, "hinge"), ("soft_jaccard", REFERENCE)):
+            gain = gains(every, Arm(loss), Arm(against)).to_numpy()
+            low, high = map(float, mean_interval(gain))
+            assert (low > 0) == ((against, names) != ("hinge", SPLITS))
+            ends = f"[{points(low)}, {points(high)}]"
+            found[loss, against, names[1]] = f"{points(gain.mean())} {ends}"
     text = " ".join((REPORTS / "README.md").read_text("utf-8").split())
     assert (
         "In README's table the gain over cross-entropy would be "
-        f"{found[REFERENCE, SPLITS[1]]} and over hinge {found['hinge', SPLITS[1]]}; over the "
-        "splits as first announced "
-        f"{found[REFERENCE, ANNOUNCED[1]]} and {found['hinge', ANNOUNCED[1]]}."
+        f"{found[lovasz, REFERENCE, SPLITS[1]]}, just above zero, soft Jaccard's "
+        f"{found['soft_jaccard', REFERENCE, SPLITS[1]]}, and the gain over hinge "
+        f"{found[lovasz, 'hinge', SPLITS[1]]}; with the rates first tried "
+        f"{found[lovasz, REFERENCE, ANNOUNCED[1]]} over cross-entropy and "
+        f"{found[lovasz, 'hinge', ANNOUNCED[1]]} over hinge."
     ) in text
     assert (
         f"the gain with the category was {found['lovasz_hinge', 'present']} before, without it "

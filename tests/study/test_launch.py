@@ -52,15 +52,41 @@ def test_options_that_do_not_fit(
     assert said in capsys.readouterr().err
 
 
+STATE = """
+import logging, os
+import pytorch_lightning, torch
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+def state():
+    return (
+        dict(os.environ), rank_zero_only.rank, torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory, torch.get_num_threads(),
+        float(torch.tensor(1e-40) * 1), torch.initial_seed(),
+        [logging.getLogger(name).level for name in ("pytorch_lightning", "lightning_fabric")],
+    )
+
+before = state()
+import lovasz_repro.__main__, lovasz_repro.bench.steps, lovasz_repro.study.grid
+assert state() == before, (before, state())
+import sys
+sys.exit(lovasz_repro.__main__.main(sys.argv[1:]))
+"""
+"""Imports all of the package, which changes no global state, then runs a command."""
+
+
 def test_a_process_of_slurm_is_no_rank_of_a_training(shapes_root: Path, tmp_path: Path) -> None:
-    """The second process of a SLURM job, as Ray's on its second node is, logs like any other."""
+    """The second process of a SLURM job, as Ray's on its second node is, logs like any other.
+    Lightning takes its rank from SLURM when it is imported; our package leaves that as it is."""
     slurm = {
         "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "study", "SLURM_NTASKS": "2", "SLURM_PROCID": "1",
         "SLURM_LOCALID": "0", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "here",
     }  # fmt: skip
-    run = [sys.executable, "-m", "lovasz_repro", *command(shapes_root, tmp_path)]
+    run = [sys.executable, "-c", STATE, *command(shapes_root, tmp_path)]
     few = ["--tuning.lrs", "[]", "--cells.categories", "[bird]", "--cells.losses", "[hinge]"]
-    subprocess.run([*run, *few], env={**os.environ, **slurm}, check=True, capture_output=True)
+    done = subprocess.run(
+        [*run, *few], env={**os.environ, **slurm}, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
     assert len(load(tmp_path / "demo").results) == 2
     assert list((tmp_path / "demo/tensorboard/bird/hinge/fold0-seed0").glob("events.*"))
 
