@@ -539,24 +539,25 @@ def test_zero_bias_has_no_minus() -> None:
     assert signed(-1e-9) == "+0.00"
 
 
-class TestReadme:
-    @pytest.fixture(scope="class")
-    def made(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        folder = tmp_path_factory.mktemp("made")
-        for name, generated in (("head", False), ("demo", True), ("finetune", False)):
-            runs = folder / "runs" / name
-            synthetic.write_study(
-                runs,
-                categories=CATEGORIES,
-                seeds=(0, 1) if name == "head" else (3,),
-                images_per_cell=4,
-                experiment=name,
-                generated=generated,
-            )
-            archive = folder / "reports" / name / "records.zip"
-            write_bytes(archive, pack(read_files(runs, load(runs))))
-        return folder
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    for name, generated in (("head", False), ("demo", True), ("finetune", False)):
+        runs = folder / "runs" / name
+        synthetic.write_study(
+            runs,
+            categories=CATEGORIES,
+            seeds=(0, 1) if name == "head" else (3,),
+            images_per_cell=4,
+            experiment=name,
+            generated=generated,
+        )
+        archive = folder / "reports" / name / "records.zip"
+        write_bytes(archive, pack(read_files(runs, load(runs))))
+    return folder
 
+
+class TestReadme:
     @pytest.fixture
     def reports(self, made: Path, tmp_path: Path) -> Path:
         shutil.copytree(made, tmp_path, dirs_exist_ok=True)
