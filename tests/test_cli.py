@@ -24,7 +24,6 @@ from lovasz_repro.options import parser
 from tests.helpers.places import ROOT
 
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
-DEFAULTS: dict[str, Any] = dict(generate.__kwdefaults__ or {})
 SHORT = [
     "--base.optim.steps=2", "--base.optim.validate_every=2", "--base.optim.batch_size=2",
     "--optim.steps=2", "--optim.validate_every=2", "--optim.batch_size=2",
@@ -336,7 +335,8 @@ def test_fit_names_a_damaged_file(
 def test_data_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generate, "__kwdefaults__", {**DEFAULTS, "train": 8, "val": 6})
+    fewer = {**(generate.__kwdefaults__ or {}), "train": 8, "val": 6}
+    monkeypatch.setattr(generate, "__kwdefaults__", fewer)
     root = ["--root", str(tmp_path / "s")]
     assert main(["data", "shapes", *root]) == 0
     assert main(["data", "check", *root]) == 0
