@@ -36,6 +36,11 @@ NETWORK_BYTES = 10 << 30
 """Memory of a GPU that a training needs beside the data; more than ResNet-101's at 321²."""
 
 
+def room_for_data(free: float) -> float:
+    """How many bytes of a GPU's free memory the data may take: all but a training's, or half."""
+    return max(free / 2, free - NETWORK_BYTES)
+
+
 class Workspace:
     """An experiment with its data and networks. Each is opened when first used.
 
@@ -197,7 +202,7 @@ class Workspace:
             if self.device.type == "cuda" and trained_on:
                 size = sum(rows.nbytes for rows in source.needed().values())
                 free = torch.cuda.mem_get_info(self.device)[0] / self.config.runtime.workers
-                if size < max(free / 2, free - NETWORK_BYTES):
+                if size < room_for_data(free):
                     source = source.resident(self.device)
             self._sources[key] = source
         return self._sources[key]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from lovasz_repro.__main__ import main
 from lovasz_repro.errors import UserError
 from lovasz_repro.files import read_json
 from lovasz_repro.records import load
-from lovasz_repro.study.launch import Workers
-from tests.helpers.studies import command, contents
+from lovasz_repro.study.launch import Workers, workspace_of
+from lovasz_repro.study.workspace import room_for_data
+from tests.helpers.studies import command, contents, tiny
 
 ON_RAY = ["--launcher", "ray"]
 
@@ -89,6 +91,22 @@ def test_a_process_of_slurm_is_no_rank_of_a_training(shapes_root: Path, tmp_path
     assert done.returncode == 0, done.stderr
     assert len(load(tmp_path / "demo").results) == 2
     assert list((tmp_path / "demo/tensorboard/bird/hinge/fold0-seed0").glob("events.*"))
+
+
+def test_a_worker_process_has_the_variables_of_a_command(
+    shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray starts its processes without them; cuBLAS reads one at its first call."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    workspace_of(pickle.dumps(tiny(shapes_root, tmp_path)), 1)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_the_images_of_paper_stay_on_a_gpu_with_24_gib() -> None:
+    """10,582 + 1,449 images of 513², three channels and a mask, beside a training's 7 GB."""
+    size, free = 12_031 * 4 * 513**2, 23.2 * 2**30
+    assert size < room_for_data(free) < free - 7e9
+    assert room_for_data(8 * 2**30) == 4 * 2**30
 
 
 def test_a_study_that_fails_leaves_other_processes_alone() -> None:
