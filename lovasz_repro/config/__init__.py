@@ -39,7 +39,8 @@ class Experiment:
         name: its records go to <runs>/<name>, its report to reports/<name>.
         task: `binary`, a category against the rest, as in the paper's main experiment; or
             `multiclass`, all labels at once under the softmax losses.
-        expected: how long it takes on what, for a person who asks before it is run.
+        expected: how long it takes on what, for a person who asks before it is run. If it names a
+            GPU, run_all.sh asks for one.
         runs: folder of all records.
         mixtures: losses of one's own, as weights of registered ones.
         data: which images, and what training and evaluation see of them.

@@ -37,7 +37,7 @@ NETWORK_BYTES = 10 << 30
 
 
 def room_for_data(free: float) -> float:
-    """How many bytes of a GPU's free memory the data may take: all but a training's, or half."""
+    """How many of a GPU's free bytes the data may take: all but `NETWORK_BYTES`, at least half."""
     return max(free / 2, free - NETWORK_BYTES)
 
 

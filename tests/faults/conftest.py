@@ -20,18 +20,28 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Commands:
     return Commands(tmp_path_factory.mktemp("said"))
 
 
-@pytest.fixture(scope="session")
-def finished(run: Commands, shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def options() -> list[str]:
+    """What a module of tests adds to the command of its study."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(
+    run: Commands, shapes_root: Path, options: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The folder of a study that nothing disturbed."""
     runs = tmp_path_factory.mktemp("undisturbed")
-    ended = run(command(shapes_root, runs))
+    ended = run([*command(shapes_root, runs), *options])
     assert ended.status == 0, ended.said
     return runs / "demo"
 
 
 @pytest.fixture
-def study(run: Commands, shapes_root: Path, finished: Path, tmp_path: Path) -> Study:
-    return Study(run, command(shapes_root, tmp_path), tmp_path / "demo", finished)
+def study(
+    run: Commands, shapes_root: Path, options: list[str], finished: Path, tmp_path: Path
+) -> Study:
+    return Study(run, [*command(shapes_root, tmp_path), *options], tmp_path / "demo", finished)
 
 
 @pytest.fixture

@@ -26,24 +26,17 @@ from tests.helpers import studies
 from tests.helpers.archives import Server
 from tests.helpers.studies import contents
 
-
-def command(shapes_root: Path, runs: Path) -> list[str]:
-    """One category: what follows a strike is the same for each."""
-    return [*studies.command(shapes_root, runs), "--cells.categories", "[bird]"]
+ONE_CATEGORY = ["--cells.categories", "[bird]"]
+"""What follows a strike is the same for each."""
 
 
 @pytest.fixture(scope="module")
-def finished(run: Commands, shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of this study when nothing disturbed it."""
-    runs = tmp_path_factory.mktemp("undisturbed")
-    ended = run(command(shapes_root, runs))
-    assert ended.status == 0, ended.said
-    return runs / "demo"
+def options() -> list[str]:
+    return ONE_CATEGORY
 
 
-@pytest.fixture
-def study(run: Commands, shapes_root: Path, finished: Path, tmp_path: Path) -> Study:
-    return Study(run, command(shapes_root, tmp_path), tmp_path / "demo", finished)
+def command(shapes_root: Path, runs: Path) -> list[str]:
+    return [*studies.command(shapes_root, runs), *ONE_CATEGORY]
 
 
 @dataclass(frozen=True)

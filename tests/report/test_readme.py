@@ -117,6 +117,7 @@ def test_the_gain_falls_as_the_rate_of_cross_entropy_rises(text: str) -> None:
     every = pd.concat(map(folds, SPLITS))
     assert len(every) == 6
     low, high = (every[(every["rate"] > 1e-4) == above]["all"] for above in (False, True))
+    assert every["rate"].rank().corr(every["all"].rank()) < -0.9
     assert len(low) == len(high) == 3
     assert low.min() > high.max()
     (least, most), (lowest, highest) = (in_points(own.agg(["min", "max"])) for own in (low, high))
@@ -155,6 +156,9 @@ def test_the_splits_as_they_were_announced(text: str, compared: str) -> None:
         assert max(stored(name, "study.json")["config"]["tuning"]["lrs"]) == 1e-4
     old, new = pd.concat(map(rates, ANNOUNCED[1:])), rates("finetune_wide")
     assert old.index.equals(new.index)
+    before, after = pd.concat(map(folds, ANNOUNCED[1:])), folds("finetune_wide")
+    other = before["rate"].to_numpy() != after["rate"].to_numpy()
+    assert list(before["all"][other]) == [before["all"].max()]  # the fold with the largest gain
     changed = [(fold, loss) for (fold, loss), lr in new.items() if lr != old[fold, loss]]
     assert {fold for fold, _ in changed} == {"fold4"}
     assert sorted(loss for _, loss in changed) == ["cross_entropy", "hinge"]
@@ -166,6 +170,35 @@ def test_the_splits_as_they_were_announced(text: str, compared: str) -> None:
         for loss in ("soft_jaccard", "cross_entropy")
     ]
     assert max(tried[0]) > 1e-4 >= max(tried[1])
+
+
+def test_what_the_protocol_says_of_the_wide_range(text: str, runs: str) -> None:
+    """Its gain, its new trials, and its time."""
+    protocol = words("experiments/README.md")
+    table = pd.read_csv(REPORTS / "compare/tables/gains-table.csv").set_index("experiment")
+    row = table.loc["finetune_wide"].set_index("loss").loc["lovasz_hinge"]
+    change, low, high = (points(row[name]) for name in ("difference", "low", "high"))
+    assert row["difference"] == pytest.approx(gains("finetune_wide")[1].mean() / 100)
+    assert f"and the gain is {change} [{low}, {high}]" in protocol
+
+    def trials(report: str) -> set[tuple[Any, ...]]:
+        return {
+            (fold, loss, trial["lr"], trial["category"])
+            for fold, own in stored(report, "tuning.json").items() if isinstance(own, dict)
+            for loss in ("hinge", "soft_jaccard", "mixed")
+            for trial in own[loss]["trials"]
+        }  # fmt: skip
+
+    new = len(trials("finetune_wide").difference(*map(trials, ANNOUNCED[1:])))
+    assert f"before any of the {new} new trials" in protocol
+    assert f"before the {new} trials of hinge, soft Jaccard and the mixture" in runs
+    for name, said in (
+        ("finetune_repeat", "half as many cells took almost {} hours"),
+        ("finetune_wide", "in-all-folds), about {} hours."),
+    ):
+        machine = stored(name, "machine.json")
+        seconds = sum(part["seconds"] for part in (machine, *machine["earlier"]))
+        assert said.format(round(seconds / 3600)) in text
 
 
 def test_where_the_cells_of_the_wide_range_come_from(runs: str) -> None:
